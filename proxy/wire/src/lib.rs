@@ -1,0 +1,8 @@
+//! What bytes mean: parsing and writing of everything that crosses the network.
+//!
+//! Invariants: no IO, no clock, no unsafe code; "incomplete" is not an error; every bound is in [`limits`]. Deliberately
+//! absent: any decision about what to do with the bytes (that is `sluice-policy`), and any socket (`sluice`).
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod limits;

@@ -1,0 +1,74 @@
+//! Every bound of the wire and the data plane, in one place.
+//!
+//! Invariants: relations between bounds are asserted at compile time, below. A bound that an operator may change has its
+//! *default* here and its range in the configuration. Deliberately absent: timeouts (they are configuration).
+
+/// Largest request or response head (request line or status line, header fields, final CRLF), in bytes. Beyond: 431 to a
+/// client, `upstream_protocol_error` for a provider.
+pub const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Most header fields in one head.
+pub const HEADER_FIELDS_MAX: usize = 100;
+/// Longest request target, in bytes. Beyond: 414.
+pub const TARGET_BYTES_MAX: usize = 8 * 1024;
+/// Default for the largest request body, in bytes (`limits.body_bytes`). Beyond: 413.
+pub const BODY_BYTES_DEFAULT: u64 = 32 * 1024 * 1024;
+/// Largest value that `limits.body_bytes` may be set to.
+pub const BODY_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// Deepest nesting of arrays and objects in a request's JSON. Beyond: 400.
+pub const JSON_DEPTH_MAX: u32 = 128;
+/// Longest chunk-size line (size and extensions, without CRLF), in bytes (RFC 9112 §7.1).
+pub const CHUNK_LINE_BYTES_MAX: usize = 1024;
+/// Largest trailer section of a chunked body, in bytes.
+pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
+/// Most 1xx responses before the final one; the next one is a protocol error.
+pub const INTERIM_RESPONSES_MAX: u32 = 16;
+/// Longest model name, `provider/` prefix included, in bytes.
+pub const MODEL_BYTES_MAX: usize = 256;
+/// Largest single server-sent event that is held back to be delivered whole, in bytes; a larger one is passed on in pieces.
+pub const SSE_EVENT_BYTES_MAX: usize = 256 * 1024;
+/// Longest line of one server-sent event that a translator buffers, in bytes; a longer one is a protocol error.
+pub const SSE_LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Largest AWS event-stream message, in bytes (the service's own limit is 16 MiB of payload and 128 KiB of headers).
+pub const EVENTSTREAM_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024 + 128 * 1024 + 16;
+/// Largest upstream response body that is translated (and therefore collected) rather than relayed, in bytes.
+pub const TRANSLATED_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Longest multipart boundary, in bytes (RFC 2046 §5.1.1).
+pub const MULTIPART_BOUNDARY_BYTES_MAX: usize = 70;
+/// Largest head of one multipart part, in bytes.
+pub const MULTIPART_PART_HEAD_BYTES_MAX: usize = 4 * 1024;
+/// Most parts of one multipart body that are looked at for the model field.
+pub const MULTIPART_PARTS_MAX: u32 = 64;
+/// Longest PROXY protocol v1 line including CRLF, in bytes (specification §2.1).
+pub const PROXY_V1_BYTES_MAX: usize = 107;
+/// Longest PROXY protocol v2 header, address block and TLVs included, in bytes.
+pub const PROXY_V2_BYTES_MAX: usize = 16 + 4096;
+
+/// Receive buffer of a connection that waits: all that an idle connection holds, in bytes.
+pub const RECV_SMALL_BYTES: usize = 4 * 1024;
+/// Receive buffer of a connection in the middle of something large, in bytes.
+pub const RECV_LARGE_BYTES: usize = 64 * 1024;
+/// Free small receive buffers that a core keeps for reuse.
+pub const RECV_SMALL_FREE_MAX: usize = 4096;
+/// Free large receive buffers that a core keeps for reuse.
+pub const RECV_LARGE_FREE_MAX: usize = 64;
+/// Most pieces handed to the kernel in one vectored write (`IOV_MAX` is 1024).
+pub const SEND_PARTS_MAX: usize = 512;
+/// Targets that one request may be sent to, the first one included.
+pub const TARGETS_MAX: usize = 8;
+/// Keys of one provider.
+pub const KEYS_MAX: usize = 64;
+/// Idle keep-alive connections that a core keeps per origin, default (`upstream.idle_connections`).
+pub const IDLE_CONNECTIONS_DEFAULT: u32 = 256;
+/// Entries of each ring between a core and the control thread.
+pub const RING_ENTRIES: usize = 4096;
+
+const _: () = {
+    assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);
+    assert!(HEAD_BYTES_MAX <= RECV_LARGE_BYTES, "a head must fit one large buffer");
+    assert!(RECV_SMALL_BYTES < RECV_LARGE_BYTES);
+    assert!(HEAD_BYTES_MAX < u16::MAX as usize, "head spans are 16 bits wide");
+    assert!(BODY_BYTES_DEFAULT <= BODY_BYTES_MAX);
+    assert!(PROXY_V2_BYTES_MAX < RECV_LARGE_BYTES);
+    assert!(SEND_PARTS_MAX <= 1024, "IOV_MAX");
+    assert!(KEYS_MAX <= 64, "tried keys are a 64-bit mask");
+};
