@@ -97,6 +97,10 @@ codes! {
     UpstreamReset = "upstream_reset", 502, "server_error", Upstream, OtherTarget;
     /// The provider's name does not resolve.
     UpstreamDns = "upstream_dns", 502, "server_error", Upstream, OtherTarget;
+    /// The provider answered 5xx; only ever seen if its own answer could not be passed on.
+    UpstreamError = "upstream_error", 502, "server_error", Upstream, OtherTarget;
+    /// The provider answered 429; only ever seen if its own answer could not be passed on.
+    UpstreamRateLimited = "upstream_rate_limited", 429, "rate_limit_error", Upstream, OtherTarget;
     /// TLS or certificate failure towards the provider.
     UpstreamTls = "upstream_tls", 502, "server_error", Upstream, OtherTarget;
     /// The provider refused the gateway's own credentials.

@@ -1,0 +1,49 @@
+//! The gateway's clocks: monotonic microseconds for durations, a millisecond of the current tick for deadlines, and the
+//! wall clock for log lines.
+//!
+//! Invariants: durations and deadlines never look at the wall clock, so a step of it changes neither.
+//! Deliberately absent: a clock in `wire` or `policy`; they are told the time.
+
+use std::cell::Cell;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// One core's view of time. Its zero is the moment it was made.
+pub struct Clock {
+    zero: Instant,
+    zero_unix_us: Cell<u64>,
+    tick_ms: Cell<u64>,
+}
+
+impl Clock {
+    /// A clock that starts now.
+    pub fn start() -> Self {
+        Self { zero: Instant::now(), zero_unix_us: Cell::new(unix_us()), tick_ms: Cell::new(0) }
+    }
+
+    /// Microseconds since the clock's zero.
+    pub fn now_us(&self) -> u64 {
+        self.zero.elapsed().as_micros() as u64
+    }
+
+    /// Milliseconds since the clock's zero, as of the last tick: cheap, and late by at most a tick.
+    pub fn tick_ms(&self) -> u64 {
+        self.tick_ms.get()
+    }
+
+    /// Moves [`Clock::tick_ms`] on, and follows the wall clock; returns the former.
+    pub fn tick(&self) -> u64 {
+        let now_us = self.now_us();
+        self.zero_unix_us.set(unix_us().saturating_sub(now_us));
+        self.tick_ms.set(now_us / 1000);
+        now_us / 1000
+    }
+
+    /// The wall clock, in microseconds since the epoch, at a moment of this clock.
+    pub fn unix_us(&self, at_us: u64) -> u64 {
+        self.zero_unix_us.get() + at_us
+    }
+}
+
+fn unix_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+}

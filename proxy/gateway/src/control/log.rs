@@ -1,0 +1,286 @@
+//! The request log: one line per request, JSON or text, formatted and written here, away from the cores.
+//!
+//! Invariants: never a body, never a key's secret; one line is one JSON object; failed requests are always written, others
+//! by the sampled share; a log that cannot be written never stops a request. Deliberately absent: rotation by the gateway
+//! itself (the file is opened for append; `logrotate` with `copytruncate`, or a pipe, does the rest).
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+
+use sluice_wire::error::write_string;
+
+use crate::record::{Outcome, Record};
+use crate::reply::hex;
+
+/// Bytes gathered before they are written.
+const FLUSH_BYTES: usize = 64 * 1024;
+
+/// Where lines go and how they look.
+pub struct RequestLog {
+    output: Output,
+    json: bool,
+    /// A record is sampled if the upper half of its id is below this.
+    sampled_below: u64,
+    lines: Vec<u8>,
+    day: (u64, [u8; 10]),
+}
+
+enum Output {
+    Stdout,
+    File(File),
+}
+
+impl RequestLog {
+    /// Opens the log. `sample` is the share of successful requests that are written, 0 to 1.
+    ///
+    /// # Errors
+    /// When the file cannot be opened for append.
+    pub fn open(output: &str, json: bool, sample: f64) -> io::Result<Self> {
+        let output = match output {
+            "stdout" => Output::Stdout,
+            path => Output::File(OpenOptions::new().create(true).append(true).open(path)?),
+        };
+        // The product is at most 2^64; the cast saturates.
+        let sampled_below = (sample.clamp(0.0, 1.0) * 2f64.powi(64)) as u64;
+        Ok(Self { output, json, sampled_below, lines: Vec::with_capacity(FLUSH_BYTES), day: (u64::MAX, [b' '; 10]) })
+    }
+
+    /// Adds the line of one request.
+    pub fn add(&mut self, record: &Record) {
+        let failed = record.outcome != Outcome::Done || record.status >= 400;
+        let sampled = self.sampled_below == u64::MAX || ((record.id >> 64) as u64) < self.sampled_below;
+        if !failed && !sampled {
+            return;
+        }
+        if self.json { self.json_line(record) } else { self.text_line(record) }
+        if self.lines.len() >= FLUSH_BYTES {
+            self.flush();
+        }
+    }
+
+    /// Writes what has been gathered.
+    pub fn flush(&mut self) {
+        if self.lines.is_empty() {
+            return;
+        }
+        let written = match &mut self.output {
+            Output::Stdout => io::stdout().lock().write_all(&self.lines),
+            Output::File(file) => file.write_all(&self.lines),
+        };
+        if let Err(error) = written {
+            tracing::warn!(%error, lost_bytes = self.lines.len(), "the request log cannot be written");
+        }
+        self.lines.clear();
+    }
+
+    fn json_line(&mut self, record: &Record) {
+        self.lines.extend_from_slice(b"{\"ts\":\"");
+        self.timestamp(record.unix_us);
+        let out = &mut self.lines;
+        out.extend_from_slice(b"\",\"level\":\"info\",\"msg\":\"request\",\"id\":\"");
+        out.extend_from_slice(&hex(record.id));
+        out.push(b'"');
+        text_member(out, "method", record.method.as_str());
+        text_member(out, "path", record.path.as_str());
+        text_member(out, "model", record.model.as_str());
+        text_member(out, "provider", record.provider.as_str());
+        text_member(out, "key", record.key.as_str());
+        number_member(out, "status", u64::from(record.status));
+        text_member(out, "outcome", outcome_text(record.outcome));
+        if let Some(reason) = record.reason {
+            text_member(out, "fallback_reason", reason.as_str());
+        }
+        for (name, flag) in [("stream", record.stream), ("fallback", record.fallback)] {
+            key(out, name);
+            out.extend_from_slice(if flag { b"true" } else { b"false" });
+        }
+        number_member(out, "attempts", u64::from(record.attempts));
+        number_member(out, "bytes_in", record.bytes_in);
+        number_member(out, "bytes_out", record.bytes_out);
+        number_member(out, "received_us", u64::from(record.received_us));
+        number_member(out, "upstream_us", u64::from(record.upstream_us));
+        number_member(out, "first_byte_us", u64::from(record.first_byte_us));
+        number_member(out, "total_us", u64::from(record.total_us));
+        number_member(out, "core", u64::from(record.core));
+        if let Some(client) = record.client {
+            key(out, "client");
+            // Writing to a vector cannot fail.
+            let _ = write!(out, "\"{client}\"");
+        }
+        out.extend_from_slice(b"}\n");
+    }
+
+    fn text_line(&mut self, record: &Record) {
+        self.timestamp(record.unix_us);
+        let dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+        // Writing to a vector cannot fail.
+        let _ = writeln!(
+            self.lines,
+            " {} {} {} {} {} -> {}/{} attempts={} in={} out={} upstream={}us total={}us{}{} id={}",
+            record.status,
+            outcome_text(record.outcome),
+            record.method.as_str(),
+            record.path.as_str(),
+            dash(record.model.as_str()),
+            dash(record.provider.as_str()),
+            dash(record.key.as_str()),
+            record.attempts,
+            record.bytes_in,
+            record.bytes_out,
+            record.upstream_us,
+            record.total_us,
+            if record.stream { " stream" } else { "" },
+            record.reason.map_or_else(String::new, |reason| format!(" fallback={}", reason.as_str())),
+            String::from_utf8_lossy(&hex(record.id)),
+        );
+    }
+
+    /// RFC 3339 in UTC with microseconds; the date is worked out once a day.
+    fn timestamp(&mut self, unix_us: u64) {
+        let seconds = unix_us / 1_000_000;
+        let day = seconds / 86_400;
+        if self.day.0 != day {
+            self.day = (day, date(day));
+        }
+        let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+        let mut text = *b"T00:00:00.000000Z";
+        digits(&mut text[1..3], hour);
+        digits(&mut text[4..6], minute);
+        digits(&mut text[7..9], second);
+        digits(&mut text[10..16], unix_us % 1_000_000);
+        self.lines.extend_from_slice(&self.day.1);
+        self.lines.extend_from_slice(&text);
+    }
+}
+
+impl Drop for RequestLog {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+fn outcome_text(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Done => "ok",
+        Outcome::Refused(code) => code.as_str(),
+        Outcome::ClientGone => "client_gone",
+        Outcome::Interrupted => "stream_interrupted",
+    }
+}
+
+fn key(out: &mut Vec<u8>, name: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+fn text_member(out: &mut Vec<u8>, name: &str, value: &str) {
+    if !value.is_empty() {
+        key(out, name);
+        write_string(value, out);
+    }
+}
+
+fn number_member(out: &mut Vec<u8>, name: &str, value: u64) {
+    key(out, name);
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+fn digits(place: &mut [u8], mut value: u64) {
+    for digit in place.iter_mut().rev() {
+        *digit = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+}
+
+/// `YYYY-MM-DD` of a day since the epoch, in the proleptic Gregorian calendar.
+fn date(day: u64) -> [u8; 10] {
+    // Days since 0000-03-01; a leap day is then the last day of its year.
+    let days = day + 719_468;
+    let era = days / 146_097;
+    let of_era = days % 146_097;
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * of_year + 2) / 153;
+    let day_of_month = of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let mut text = *b"0000-00-00";
+    digits(&mut text[0..4], year);
+    digits(&mut text[5..7], month);
+    digits(&mut text[8..10], day_of_month);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Label;
+    use sluice_wire::error::Code;
+
+    fn record() -> Record {
+        Record {
+            unix_us: 1_763_824_170_000_042,
+            id: 7 << 64 | 9,
+            core: 1,
+            status: 200,
+            attempts: 2,
+            fallback: true,
+            stream: false,
+            outcome: Outcome::Done,
+            method: Label::new("POST"),
+            path: Label::new("/v1/chat/completions"),
+            model: Label::new("evil\"\n\u{1b}[31m"),
+            provider: Label::new("openai"),
+            key: Label::new("PRIMARY"),
+            reason: Some(Code::UpstreamTimeout),
+            client: Some([127, 0, 0, 1].into()),
+            bytes_in: 1700,
+            bytes_out: 700,
+            received_us: 1,
+            first_byte_us: 2,
+            total_us: 3,
+            upstream_us: 1,
+        }
+    }
+
+    fn line(json: bool, sample: f64, record: &Record) -> String {
+        let mut log = RequestLog::open("stdout", json, sample).unwrap();
+        log.add(record);
+        String::from_utf8(std::mem::take(&mut log.lines)).unwrap()
+    }
+
+    #[test]
+    fn a_json_line_is_one_object_whatever_the_client_sent() {
+        let text = line(true, 1.0, &record());
+        assert_eq!(text.matches('\n').count(), 1);
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["ts"], "2025-11-22T15:09:30.000042Z");
+        assert_eq!(value["model"], "evil\"\n\u{1b}[31m");
+        assert_eq!(value["fallback_reason"], "upstream_timeout");
+        assert_eq!(value["attempts"], 2);
+    }
+
+    #[test]
+    fn dates_are_right_around_leap_days() {
+        for (day, text) in [(0, "1970-01-01"), (11_016, "2000-02-29"), (11_017, "2000-03-01"), (20_514, "2026-03-02")] {
+            assert_eq!(date(day), text.as_bytes(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sampling_drops_successes_and_keeps_failures() {
+        assert!(line(true, 0.0, &record()).is_empty());
+        assert!(!line(true, 0.0, &Record { status: 502, ..record() }).is_empty());
+        assert!(!line(true, 0.0, &Record { outcome: Outcome::ClientGone, ..record() }).is_empty());
+        assert!(line(true, 0.5, &Record { id: u128::MAX, ..record() }).is_empty());
+        assert!(!line(true, 0.5, &record()).is_empty());
+    }
+
+    #[test]
+    fn a_text_line_holds_what_a_person_looks_for() {
+        let text = line(false, 1.0, &Record { model: Label::new("openai/gpt-4o-mini"), ..record() });
+        assert!(text.contains("200 ok POST /v1/chat/completions openai/gpt-4o-mini -> openai/PRIMARY"), "{text}");
+        assert!(text.contains("fallback=upstream_timeout"), "{text}");
+    }
+}

@@ -1,0 +1,175 @@
+//! [`Core`]: all that one data-plane thread owns.
+//!
+//! Invariants: every `RefCell` is a private field, borrowed only inside a synchronous method, so no borrow crosses an await;
+//! nothing here is shared with another thread except the counters (one writer) and the rings of `mesh.rs`.
+//! Deliberately absent: sockets (they belong to the tasks) and decisions (they belong to `sluice-policy`).
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rtrb::Producer;
+use sluice_policy::meter::CoreMeter;
+
+use crate::buffer::Buffers;
+use crate::clock::Clock;
+use crate::deadline::Deadlines;
+use crate::plane::Plane;
+use crate::record::Record;
+use crate::scratch::Scratch;
+use crate::upstream::pool::Pools;
+
+/// Working memory kept for reuse; more requests at once than this allocate theirs.
+const SCRATCH_FREE_MAX: usize = 256;
+
+/// All that one data-plane thread owns.
+pub struct Core {
+    /// Which core this is, from 0.
+    pub index: usize,
+    /// Receive buffers.
+    pub buffers: Buffers,
+    /// Time limits of all sockets.
+    pub deadlines: Deadlines,
+    /// Time.
+    pub clock: Clock,
+    /// Idle connections to providers.
+    pub pools: Pools,
+    /// What this core counts; read by the control thread.
+    pub meter: Arc<CoreMeter>,
+    // An `Rc` of its own around the shared plane: taking it per request touches no memory of another core.
+    plane: RefCell<Rc<Arc<Plane>>>,
+    scratch: RefCell<Vec<Box<Scratch>>>,
+    records: RefCell<Producer<Record>>,
+    draining: Cell<bool>,
+    connections: Cell<u32>,
+    body_bytes: Cell<u64>,
+    random: Cell<u64>,
+}
+
+impl Core {
+    /// A core without any connection.
+    pub fn new(index: usize, plane: Arc<Plane>, records: Producer<Record>, meter: Arc<CoreMeter>, seed: u64) -> Self {
+        Self {
+            index,
+            buffers: Buffers::new(),
+            deadlines: Deadlines::default(),
+            clock: Clock::start(),
+            pools: Pools::new(&plane),
+            meter,
+            plane: RefCell::new(Rc::new(plane)),
+            scratch: RefCell::new(Vec::new()),
+            records: RefCell::new(records),
+            draining: Cell::new(false),
+            connections: Cell::new(0),
+            body_bytes: Cell::new(0),
+            random: Cell::new(seed),
+        }
+    }
+
+    /// What a request that begins now is served by.
+    pub fn plane(&self) -> Rc<Arc<Plane>> {
+        self.plane.borrow().clone()
+    }
+
+    /// Serves requests that begin from now on by `plane`.
+    pub fn set_plane(&self, plane: Arc<Plane>) {
+        self.pools.follow(&plane);
+        *self.plane.borrow_mut() = Rc::new(plane);
+    }
+
+    /// True once the gateway has been asked to stop.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// From now on, connections close after the request under way.
+    pub fn start_draining(&self) {
+        self.draining.set(true);
+    }
+
+    /// Working memory for one request.
+    pub fn lease_scratch(&self) -> Box<Scratch> {
+        self.scratch.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Gives working memory back.
+    pub fn return_scratch(&self, mut scratch: Box<Scratch>) {
+        scratch.clear();
+        let mut free = self.scratch.borrow_mut();
+        if free.len() < SCRATCH_FREE_MAX {
+            free.push(scratch);
+        }
+    }
+
+    /// Sends a record to the control thread; drops and counts it if the ring is full.
+    pub fn record(&self, record: Record) {
+        if self.records.borrow_mut().push(record).is_err() {
+            self.meter.records_dropped.add(1);
+        }
+    }
+
+    /// The next of this core's pseudo-random numbers (SplitMix64): for choices that need no secrecy.
+    pub fn random(&self) -> u64 {
+        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(state);
+        let mut mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Client connections now open.
+    pub fn connections(&self) -> u32 {
+        self.connections.get()
+    }
+
+    /// Counts a client connection for as long as the returned value lives.
+    pub fn open_connection(self: &Rc<Self>) -> OpenConnection {
+        self.connections.set(self.connections.get() + 1);
+        self.meter.connections_opened.add(1);
+        self.meter.connections.set(u64::from(self.connections.get()));
+        OpenConnection(self.clone())
+    }
+
+    /// Sets memory aside for a request's body; `None` if the core's cap is reached.
+    pub fn reserve_body(self: &Rc<Self>, bytes: u64, cap: u64) -> Option<BodyMemory> {
+        let mut memory = BodyMemory { core: self.clone(), bytes: 0 };
+        memory.grow(bytes, cap).then_some(memory)
+    }
+}
+
+/// One open client connection.
+#[must_use = "the connection counts only while this lives"]
+pub struct OpenConnection(Rc<Core>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+        self.0.meter.connections.set(u64::from(self.0.connections.get()));
+    }
+}
+
+/// Memory set aside for one request's body.
+#[must_use = "the memory is set aside only while this lives"]
+pub struct BodyMemory {
+    core: Rc<Core>,
+    bytes: u64,
+}
+
+impl BodyMemory {
+    /// Sets more aside; false, and nothing changes, if that would exceed the core's cap.
+    pub fn grow(&mut self, bytes: u64, cap: u64) -> bool {
+        let total = self.core.body_bytes.get().saturating_add(bytes);
+        if total > cap {
+            return false;
+        }
+        self.core.body_bytes.set(total);
+        self.bytes += bytes;
+        true
+    }
+}
+
+impl Drop for BodyMemory {
+    fn drop(&mut self) {
+        self.core.body_bytes.set(self.core.body_bytes.get() - self.bytes);
+    }
+}

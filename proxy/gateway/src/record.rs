@@ -1,0 +1,108 @@
+//! [`Record`]: what one request was, for the log and for whatever is counted later. It crosses from a core to the control
+//! thread by value.
+//!
+//! Invariants: plain data of bounded size, no heap, no reference into a request; never a body, never a key's secret.
+//! Deliberately absent: formatting (the control thread's work).
+
+use sluice_wire::error::Code;
+
+/// Text of at most `N` bytes, stored in place; longer text is cut at a character boundary.
+#[derive(Clone, Copy)]
+pub struct Label<const N: usize> {
+    bytes: [u8; N],
+    len: u8,
+}
+
+impl<const N: usize> Label<N> {
+    /// Nothing.
+    pub const EMPTY: Self = Self { bytes: [0; N], len: 0 };
+
+    /// Stores as much of `text` as fits.
+    pub fn new(text: &str) -> Self {
+        let mut end = text.len().min(N).min(usize::from(u8::MAX));
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let mut label = Self::EMPTY;
+        label.bytes[..end].copy_from_slice(&text.as_bytes()[..end]);
+        label.len = end as u8;
+        label
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
+    }
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A complete answer was delivered, whatever its status.
+    Done,
+    /// The gateway answered with an error of its own.
+    Refused(Code),
+    /// The client closed the connection first.
+    ClientGone,
+    /// The stream was cut after the first byte, and the client was told so.
+    Interrupted,
+}
+
+/// The life of one request, from its first byte to its end. Times are microseconds.
+#[derive(Clone, Copy)]
+pub struct Record {
+    /// Wall clock at the first byte, microseconds since the epoch.
+    pub unix_us: u64,
+    /// The request's id, as in `x-request-id`.
+    pub id: u128,
+    /// The core that served it.
+    pub core: u16,
+    /// The status that the client saw; 0 if it saw none.
+    pub status: u16,
+    /// Attempts at providers, stale connections not counted.
+    pub attempts: u8,
+    /// True if another target than the first answered.
+    pub fallback: bool,
+    /// True if the answer was a stream.
+    pub stream: bool,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Method of the request.
+    pub method: Label<7>,
+    /// Path of the request, without the query.
+    pub path: Label<64>,
+    /// The model as the client named it.
+    pub model: Label<64>,
+    /// The provider that answered (or failed last).
+    pub provider: Label<32>,
+    /// The name of the key that was used last.
+    pub key: Label<32>,
+    /// Why the first target did not answer, if it did not.
+    pub reason: Option<Code>,
+    /// The client's address.
+    pub client: Option<std::net::IpAddr>,
+    /// Bytes of the request's body.
+    pub bytes_in: u64,
+    /// Bytes of the answer's body.
+    pub bytes_out: u64,
+    /// From the first byte of the request until it was complete.
+    pub received_us: u32,
+    /// From the first byte of the request until the first byte of the answer left.
+    pub first_byte_us: u32,
+    /// From the first byte of the request until the last byte of the answer left.
+    pub total_us: u32,
+    /// Time spent waiting for the provider that answered, until its first byte.
+    pub upstream_us: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_cuts_long_text_between_characters() {
+        assert_eq!(Label::<4>::new("abé").as_str(), "abé");
+        assert_eq!(Label::<3>::new("abé").as_str(), "ab");
+        assert_eq!(Label::<8>::new("").as_str(), "");
+    }
+}

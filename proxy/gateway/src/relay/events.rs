@@ -1,0 +1,259 @@
+//! A stream of server-sent events, brought to the client as it comes, event by event.
+//!
+//! Invariants: nothing is sent before the first event, so that until then another target can take over; the client gets
+//! whole events: the beginning of one is held back, within a bound, until its end arrives; a stream that ends before it is
+//! complete ends with an error event and without its final chunk; one that is complete but lacks `[DONE]` gets it.
+//! Deliberately absent: any change to an event, and any delay.
+
+use sluice_policy::route::PlannedTarget;
+use sluice_wire::error::{ApiError, Code};
+use sluice_wire::http::body::{LAST_CHUNK, Step};
+use sluice_wire::limits::SSE_EVENT_BYTES_MAX;
+
+use super::head::{self, BodyFrame};
+use super::{Piece, Undelivered, emit, next_piece, settle};
+use crate::attempt::{Answer, Failure};
+use crate::buffer::Chunk;
+use crate::connection::Downstream;
+use crate::exchange::{Context, End, Request};
+use crate::scratch::Work;
+
+/// How long the end of a body may take after `[DONE]`, in milliseconds: long enough for a packet on its way, so that the
+/// connection can be kept; the client has its whole answer already.
+const END_GRACE_MS: u64 = 50;
+
+/// What is known of the stream so far.
+struct Stream {
+    frame: BodyFrame,
+    /// The head, and with it the first event, has been sent.
+    begun: bool,
+    /// A data event has been seen.
+    content: bool,
+    /// `data: [DONE]` has been seen.
+    done: bool,
+    /// A finish reason has been seen.
+    finished: bool,
+    /// Bytes in `work.answer`: the beginning of an event.
+    held_bytes: usize,
+    /// A piece of an event has been sent without its end, because it is larger than the bound.
+    torn: bool,
+    /// The provider's own final chunk has been forwarded.
+    closed_by_provider: bool,
+    /// Where in the last span the last complete event ends, and which span that is.
+    boundary: Option<(usize, usize)>,
+}
+
+/// Relays the events of `answer`.
+///
+/// # Errors
+/// [`Undelivered`].
+pub async fn relay(
+    context: &Context<'_>,
+    down: &mut Downstream,
+    work: &mut Work,
+    request: &mut Request,
+    target: &PlannedTarget<'_>,
+    mut answer: Answer,
+) -> Result<(), Undelivered> {
+    let write_ms = context.plane.snapshot.downstream().write_ms;
+    let with_done = context.endpoint.stream_ends_with_done();
+    let first_by_ms = answer.sent_at_ms + u64::from(target.timeouts.first_token_ms);
+    let mut stream = Stream::new(request.stream_frame());
+    work.events.reset();
+    work.answer.clear();
+    work.parts.clear();
+    loop {
+        let deadline_ms = (!stream.begun).then_some(first_by_ms);
+        let (ended, sound) = match next_piece(context, down, work, &mut answer, target, deadline_ms).await? {
+            Piece::Data(chunk, step) => {
+                let error = stream.scan(work, &chunk);
+                if error && !stream.begun {
+                    return Err(Undelivered::Failed(Failure::new(Code::UpstreamError, target.provider)));
+                }
+                stream.begin(work, request, target, &answer);
+                stream.forward(work, request, chunk, step, with_done);
+                (step.done, true)
+            }
+            Piece::End => (true, true),
+            Piece::Broken(code) if !stream.begun => {
+                return Err(Undelivered::Failed(Failure::new(code, target.provider)));
+            }
+            Piece::Broken(_) => (true, false),
+        };
+        let complete = stream.is_complete(with_done, sound);
+        if ended && !complete && !stream.begun {
+            return Err(Undelivered::Failed(Failure::new(Code::UpstreamReset, target.provider)));
+        }
+        if ended || stream.done && with_done {
+            stream.close(work, request, complete, with_done);
+        }
+        if request.record.first_byte_us == 0 && !work.parts.is_empty() {
+            request.record.first_byte_us = request.since(context.core);
+        }
+        if !work.parts.is_empty() {
+            down.send(context.core, &mut work.parts, write_ms).await?;
+        }
+        if ended && !complete {
+            request.keep_alive = false;
+            return Err(Undelivered::Ended(End::Interrupted));
+        }
+        if ended {
+            settle(context, answer);
+            return Ok(());
+        }
+        if stream.done && with_done {
+            let grace = Some(context.core.clock.tick_ms() + END_GRACE_MS);
+            // Whatever comes after `[DONE]` is not the client's; only the end of the body is of interest.
+            if let Piece::Data(_, step) = next_piece(context, down, work, &mut answer, target, grace).await?
+                && step.done
+            {
+                settle(context, answer);
+            }
+            return Ok(());
+        }
+    }
+}
+
+impl Stream {
+    fn new(frame: BodyFrame) -> Self {
+        Self {
+            frame,
+            begun: false,
+            content: false,
+            done: false,
+            finished: false,
+            held_bytes: 0,
+            torn: false,
+            closed_by_provider: false,
+            boundary: None,
+        }
+    }
+
+    /// Looks at the payload of one piece; true if it holds an error event.
+    fn scan(&mut self, work: &mut Work, chunk: &Chunk) -> bool {
+        let mut error = false;
+        self.boundary = None;
+        for (index, &(start, end)) in work.spans.iter().enumerate() {
+            let seen = work.events.push(&chunk[start as usize..end as usize]);
+            self.content |= seen.content;
+            self.done |= seen.done;
+            self.finished |= seen.finished;
+            error |= seen.error;
+            if seen.complete > 0 {
+                self.boundary = Some((index, seen.complete));
+            }
+        }
+        error
+    }
+
+    /// Writes the head before the first event.
+    fn begin(&mut self, work: &mut Work, request: &Request, target: &PlannedTarget<'_>, answer: &Answer) {
+        let first_event = (self.content || self.done) && self.boundary.is_some();
+        if !self.begun && (first_event || self.held_bytes > SSE_EVENT_BYTES_MAX) {
+            self.begun = true;
+            head::write(work, &answer.head_bytes, request, target, self.frame);
+        }
+    }
+
+    /// Forwards whole events and holds back the rest.
+    fn forward(&mut self, work: &mut Work, request: &mut Request, chunk: Chunk, step: Step, with_done: bool) {
+        let last = work.spans.len().wrapping_sub(1);
+        let whole = self
+            .boundary
+            .is_some_and(|(index, at)| index == last && at == (work.spans[last].1 - work.spans[last].0) as usize);
+        let ends_well = !step.done || self.done || !with_done;
+        if self.begun && whole && step.verbatim && ends_well && self.held_bytes == 0 && self.frame == BodyFrame::Chunked {
+            request.record.bytes_out += work.spans.iter().map(|&(start, end)| u64::from(end - start)).sum::<u64>();
+            let bytes = chunk.slice(0, step.consumed);
+            if work.parts.is_empty() { work.parts.chunk_uncopied(bytes) } else { work.parts.chunk(bytes) }
+            self.closed_by_provider = step.done;
+            return;
+        }
+        let boundary = if self.begun { self.boundary } else { None };
+        let ready = boundary.map_or(0, |(index, at)| self.held_bytes + bytes_before(&work.spans, index, at));
+        if ready > 0 {
+            self.torn = false;
+        }
+        let (at_span, at_byte) = boundary.unwrap_or((0, 0));
+        emit(work, request, self.frame, ready, |work| {
+            let Work { answer, parts, spans, .. } = work;
+            answer.drain(..).for_each(|held| parts.chunk(held));
+            for (index, &(start, end)) in spans.iter().enumerate().take(at_span + 1) {
+                let end = if index == at_span { start as usize + at_byte } else { end as usize };
+                parts.chunk(chunk.slice(start as usize, end));
+            }
+        });
+        if ready > 0 {
+            self.held_bytes = 0;
+        }
+        self.hold(work, &chunk, boundary);
+        if self.begun && self.held_bytes > SSE_EVENT_BYTES_MAX {
+            self.release_held(work, request);
+            self.torn = true;
+        }
+    }
+
+    /// Keeps what comes after `boundary` for later.
+    fn hold(&mut self, work: &mut Work, chunk: &Chunk, boundary: Option<(usize, usize)>) {
+        for (index, &(start, end)) in work.spans.iter().enumerate() {
+            let from = match boundary {
+                Some((at, _)) if index < at => continue,
+                Some((at, byte)) if index == at => start as usize + byte,
+                _ => start as usize,
+            };
+            if from < end as usize {
+                work.answer.push(chunk.slice(from, end as usize));
+                self.held_bytes += end as usize - from;
+            }
+        }
+    }
+
+    fn release_held(&mut self, work: &mut Work, request: &mut Request) {
+        let bytes = std::mem::take(&mut self.held_bytes);
+        emit(work, request, self.frame, bytes, |work| {
+            let Work { answer, parts, .. } = work;
+            answer.drain(..).for_each(|held| parts.chunk(held));
+        });
+    }
+
+    /// Whether the stream may be presented as a success if it ends now.
+    fn is_complete(&self, with_done: bool, sound: bool) -> bool {
+        if with_done { self.done || self.finished } else { sound }
+    }
+
+    /// Writes the end of the client's stream.
+    fn close(&mut self, work: &mut Work, request: &mut Request, complete: bool, with_done: bool) {
+        if self.closed_by_provider {
+            return;
+        }
+        if complete {
+            self.release_held(work, request);
+            if with_done && !self.done {
+                const DONE: &[u8] = b"data: [DONE]\n\n";
+                emit(work, request, self.frame, DONE.len(), |work| work.parts.text().extend_from_slice(DONE));
+            }
+            if self.frame == BodyFrame::Chunked {
+                work.parts.text().extend_from_slice(LAST_CHUNK);
+            }
+            return;
+        }
+        work.answer.clear();
+        let mut event = Vec::with_capacity(256);
+        if self.torn {
+            // Ends the event that was sent in part.
+            event.extend_from_slice(b"\n\n");
+        }
+        event.extend_from_slice(b"data: ");
+        let error = ApiError::new(
+            Code::UpstreamStreamInterrupted,
+            "the provider's stream ended before it was complete; what was received is not the whole answer",
+        );
+        error.write_openai(&mut event);
+        event.extend_from_slice(b"\n\n");
+        emit(work, request, self.frame, event.len(), |work| work.parts.text().extend_from_slice(&event));
+    }
+}
+
+fn bytes_before(spans: &[(u32, u32)], index: usize, at: usize) -> usize {
+    spans[..index].iter().map(|&(start, end)| (end - start) as usize).sum::<usize>() + at
+}

@@ -1,0 +1,83 @@
+//! The head of an answer as the client sees it: the provider's own fields, without hop-by-hop ones, plus what the gateway says.
+//!
+//! Invariants: the provider's status, reason and end-to-end fields are forwarded verbatim; framing is the gateway's own;
+//! nothing of another provider's answer is left. Deliberately absent: bodies.
+
+use sluice_policy::route::PlannedTarget;
+use sluice_wire::http::FieldId;
+use sluice_wire::http::Version;
+
+use crate::exchange::Request;
+use crate::reply;
+use crate::scratch::Work;
+
+/// How the client finds the end of the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyFrame {
+    /// There is none: the provider's own `Content-Length` stands (HEAD), if any.
+    None,
+    /// `Content-Length`.
+    Length(u64),
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
+    /// The connection's end: clients of HTTP/1.0.
+    Close,
+}
+
+impl Request {
+    /// The frame of an answer whose length is not known; an HTTP/1.0 client gets it until the connection's end.
+    pub(super) fn stream_frame(&mut self) -> BodyFrame {
+        match self.view().version {
+            Version::Http11 => BodyFrame::Chunked,
+            Version::Http10 => {
+                self.keep_alive = false;
+                BodyFrame::Close
+            }
+        }
+    }
+}
+
+/// Writes the head of the answer in `work.response` for the client.
+pub fn write(work: &mut Work, head_bytes: &[u8], request: &Request, target: &PlannedTarget<'_>, frame: BodyFrame) {
+    let response = &work.response;
+    let text = work.parts.text();
+    text.extend_from_slice(b"HTTP/1.1 ");
+    text.extend_from_slice(itoa::Buffer::new().format(response.status).as_bytes());
+    text.push(b' ');
+    text.extend_from_slice(response.reason.of(head_bytes));
+    text.extend_from_slice(b"\r\n");
+    let keep_length = frame == BodyFrame::None;
+    response.copy_fields(head_bytes, text, |field| {
+        !field.hop && field.id != FieldId::Sluice && (keep_length || field.id != FieldId::ContentLength)
+    });
+    match frame {
+        BodyFrame::Length(bytes) => reply::number_field(text, b"content-length: ", bytes),
+        BodyFrame::Chunked => text.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        BodyFrame::None | BodyFrame::Close => {}
+    }
+    if response.field(FieldId::XRequestId).is_none() {
+        reply::request_id_field(text, request.record.id);
+    }
+    say(text, b"x-sluice-provider: ", target.provider.name.as_bytes());
+    if !target.model.is_empty() {
+        say(text, b"x-sluice-model: ", target.model.as_bytes());
+    }
+    say(text, b"x-sluice-key: ", request.record.key.as_str().as_bytes());
+    reply::number_field(text, b"x-sluice-attempts: ", u64::from(request.record.attempts));
+    if let Some(reason) = request.record.reason {
+        say(text, b"x-sluice-fallback-reason: ", reason.as_str().as_bytes());
+    }
+    reply::connection_field(text, request.view());
+    text.extend_from_slice(b"\r\n");
+}
+
+/// A field with a value that may come from a client or an operator: bytes that a head cannot hold are left out.
+fn say(text: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    text.extend_from_slice(name);
+    if value.iter().all(|byte| matches!(byte, 0x20..=0x7e)) {
+        text.extend_from_slice(value);
+    } else {
+        text.extend(value.iter().filter(|byte| matches!(byte, 0x20..=0x7e)));
+    }
+    text.extend_from_slice(b"\r\n");
+}

@@ -1,0 +1,72 @@
+//! [`Scratch`]: the working memory of one request, leased from the core and given back, so that the steady path allocates
+//! nothing and an idle connection holds nothing.
+//!
+//! Invariants: cleared before reuse; what an unusual request made large is cut back; [`Asked`] is written while the request
+//! is read and only read afterwards, so that it can be borrowed for as long as the request lives.
+//! Deliberately absent: meaning. Each field belongs to the module named beside it.
+
+use sluice_wire::http::head::{RequestHead, ResponseHead};
+use sluice_wire::json::TopKeys;
+use sluice_wire::multipart::ModelScan;
+use sluice_wire::sse::EventScan;
+
+use crate::buffer::Chunk;
+use crate::parts::Parts;
+
+/// Pieces of bodies kept in the vectors below; more are dropped with their memory.
+const PIECES_KEPT: usize = 64;
+
+/// The working memory of one request.
+#[derive(Default)]
+pub struct Scratch {
+    /// What the client asked.
+    pub asked: Asked,
+    /// What is under way.
+    pub work: Work,
+}
+
+/// What the client asked.
+#[derive(Default)]
+pub struct Asked {
+    /// The request's head (`connection.rs`).
+    pub head: RequestHead,
+    /// The bytes that the head's spans refer to.
+    pub head_bytes: Chunk,
+    /// What the body's top level says (`intake.rs`).
+    pub keys: TopKeys,
+    /// The same for multipart bodies.
+    pub form: Option<Box<ModelScan>>,
+    /// The body, in the buffers it arrived in.
+    pub body: Vec<Chunk>,
+}
+
+/// What is under way.
+#[derive(Default)]
+pub struct Work {
+    /// Payload ranges of the piece at hand.
+    pub spans: Vec<(u32, u32)>,
+    /// The head of the provider's answer (`attempt.rs`).
+    pub response: ResponseHead,
+    /// The provider's answer while it is collected, or the part of an event that is held back (`relay.rs`).
+    pub answer: Vec<Chunk>,
+    /// What the events of a stream say.
+    pub events: EventScan,
+    /// The message under construction, to either side.
+    pub parts: Parts,
+}
+
+impl Scratch {
+    /// Forgets the request and keeps the memory.
+    pub fn clear(&mut self) {
+        let Self { asked, work } = self;
+        asked.head_bytes = Chunk::empty();
+        asked.form = None;
+        asked.body.clear();
+        asked.body.shrink_to(PIECES_KEPT);
+        work.spans.clear();
+        work.spans.shrink_to(PIECES_KEPT);
+        work.answer.clear();
+        work.answer.shrink_to(PIECES_KEPT);
+        work.parts.clear();
+    }
+}

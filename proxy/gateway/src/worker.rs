@@ -1,0 +1,177 @@
+//! A data-plane thread: runtime, listeners, the tick, and drain.
+//!
+//! Invariants: one runtime per thread, pinned if asked; orders and deadlines are looked at on the tick, a bounded number at
+//! a time, so that no request needs a wake-up from another thread. monoio is named here and in `net.rs` only.
+//! Deliberately absent: anything about requests.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use monoio::net::TcpStream;
+use rtrb::Consumer;
+use sluice_policy::meter::CoreMeter;
+
+use crate::connection;
+use crate::core::Core;
+use crate::deadline::{self, TICK_MS};
+use crate::mesh::{CoreEnd, Order};
+use crate::net::{self, Listener};
+use crate::plane::Plane;
+
+/// Entries of a core's submission ring.
+const RING_ENTRIES: u32 = 2048;
+/// How often idle connections and gauges are looked at, in ticks.
+const SWEEP_TICKS: u64 = 100;
+/// How long an idle client connection may still send a request once draining has begun, in milliseconds.
+const IDLE_GRACE_MS: u64 = 1_000;
+/// Pause after a failed accept or at the connection limit, in milliseconds.
+const ACCEPT_PAUSE_MS: u64 = 20;
+
+/// What a worker is made of.
+pub struct Worker {
+    /// Its number, from 0.
+    pub index: usize,
+    /// The processor to stay on; `None` leaves it to the kernel.
+    pub cpu: Option<core_affinity::CoreId>,
+    /// Its own listening sockets, one per address.
+    pub listeners: Vec<TcpListener>,
+    /// What to serve by at first.
+    pub plane: Arc<Plane>,
+    /// Its ends of the rings.
+    pub end: CoreEnd,
+    /// What it counts.
+    pub meter: Arc<CoreMeter>,
+    /// For choices that need no secrecy.
+    pub seed: u64,
+    /// Use epoll even where io_uring works.
+    pub force_epoll: bool,
+}
+
+/// Starts the thread; it ends after [`Order::Drain`] and the last connection, or after [`Order::Stop`].
+///
+/// # Errors
+/// When no thread can be made.
+pub fn spawn(worker: Worker) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("core-{}", worker.index)).spawn(move || run(worker))
+}
+
+fn run(worker: Worker) {
+    if let Some(cpu) = worker.cpu
+        && !core_affinity::set_for_current(cpu)
+    {
+        tracing::warn!(core = worker.index, cpu = cpu.id, "cannot pin the thread to its processor");
+    }
+    if !worker.force_epoll {
+        let mut ring = io_uring::IoUring::builder();
+        ring.setup_single_issuer().setup_defer_taskrun().setup_coop_taskrun();
+        let runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
+            .with_entries(RING_ENTRIES)
+            .uring_builder(ring)
+            .enable_timer()
+            .build();
+        match runtime {
+            Ok(mut runtime) => return runtime.block_on(serve(worker)),
+            Err(error) => {
+                tracing::warn!(core = worker.index, %error, "io_uring is not available here; using epoll, at a higher cost");
+            }
+        }
+    }
+    match monoio::RuntimeBuilder::<monoio::LegacyDriver>::new().enable_timer().build() {
+        Ok(mut runtime) => runtime.block_on(serve(worker)),
+        Err(error) => tracing::error!(core = worker.index, %error, "this core cannot run"),
+    }
+}
+
+async fn serve(worker: Worker) {
+    let Worker { index, listeners, plane, end, meter, seed, .. } = worker;
+    let CoreEnd { mut orders, records } = end;
+    let core = Rc::new(Core::new(index, plane, records, meter, seed));
+    let mut fds = Vec::new();
+    for listener in listeners {
+        match Listener::new(listener) {
+            Ok(listener) => {
+                fds.push(listener.fd());
+                monoio::spawn(accept_loop(core.clone(), listener));
+            }
+            Err(error) => tracing::error!(core = index, %error, "cannot listen"),
+        }
+    }
+    let mut ticks: u64 = 0;
+    loop {
+        net::sleep_ms(TICK_MS).await;
+        ticks += 1;
+        let now_ms = core.clock.tick();
+        core.meter.deadlines_passed.add(core.deadlines.sweep(now_ms) as u64);
+        if !obey(&core, &mut orders, &fds, now_ms) {
+            break;
+        }
+        if ticks.is_multiple_of(SWEEP_TICKS) {
+            let oldest_ms = now_ms.saturating_sub(core.plane().idle_timeout_ms);
+            core.meter.upstream_idle.set(core.pools.sweep(oldest_ms) as u64);
+            core.meter.buffer_bytes.set(core.buffers.leased_bytes() as u64);
+        }
+        if core.is_draining() && core.connections() == 0 {
+            break;
+        }
+    }
+    core.pools.clear();
+}
+
+/// Works off what the control thread has said; false if it said to stop.
+fn obey(core: &Rc<Core>, orders: &mut Consumer<Order>, listeners: &[i32], now_ms: u64) -> bool {
+    const AT_MOST: usize = 8;
+    for _ in 0..AT_MOST {
+        match orders.pop() {
+            Ok(Order::Serve(plane)) => core.set_plane(plane),
+            Ok(Order::Drain) if core.is_draining() => {}
+            Ok(Order::Drain) => {
+                core.start_draining();
+                listeners.iter().for_each(|&fd| stop_listening(core, fd));
+                core.deadlines.hasten_idle(now_ms + IDLE_GRACE_MS);
+            }
+            Ok(Order::Stop) => return false,
+            Err(_) => break,
+        }
+    }
+    true
+}
+
+async fn accept_loop(core: Rc<Core>, listener: Listener) {
+    loop {
+        if core.connections() >= core.plane().snapshot.downstream().connections_max {
+            net::sleep_ms(ACCEPT_PAUSE_MS).await;
+            continue;
+        }
+        match listener.accept().await {
+            Ok((socket, peer)) => {
+                monoio::spawn(connection::serve(core.clone(), socket, peer));
+            }
+            Err(_) if core.is_draining() => return,
+            Err(error) => {
+                core.meter.accept_errors.add(1);
+                tracing::debug!(%error, "accept failed");
+                net::sleep_ms(ACCEPT_PAUSE_MS).await;
+            }
+        }
+    }
+}
+
+/// Takes what is already in the kernel's queue, then ends the accept in flight: nobody who connected is reset.
+fn stop_listening(core: &Rc<Core>, fd: i32) {
+    // SAFETY: the descriptor stays open for as long as the accept loop owns the listener, which ends after this.
+    let listener = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    let listener = socket2::SockRef::from(&listener);
+    let _ = listener.set_nonblocking(true);
+    while let Ok((socket, peer)) = listener.accept() {
+        let _ = socket.set_nonblocking(net::is_epoll());
+        let peer = peer.as_socket();
+        if let (Ok(socket), Some(peer)) = (TcpStream::from_std(socket.into()), peer) {
+            monoio::spawn(connection::serve(core.clone(), socket, peer));
+        }
+    }
+    deadline::shutdown(listener.as_raw_fd());
+}

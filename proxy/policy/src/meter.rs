@@ -1,0 +1,104 @@
+//! What the data plane counts: one set of counters per core, each written by that core alone and read by anyone.
+//!
+//! Invariants: a counter has one writer, so an increment is a relaxed load and a relaxed store, never a locked instruction;
+//! each name is defined once, in the table below, and every reader (metrics, status) walks that table.
+//! Deliberately absent: labels from a client's text, and any sum over cores (the reader's work).
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One number, written by one thread.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds to it. Only the owning core may call this.
+    pub fn add(&self, count: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+    }
+
+    /// Replaces it (gauges). Only the owning core may call this.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Its value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What kind of number a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only ever grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+}
+
+macro_rules! meter {
+    ($( $kind:ident $field:ident = $name:literal, $help:literal; )*) => {
+        /// The counters of one core, on cache lines of their own.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub struct CoreMeter { $( #[doc = $help] pub $field: Counter, )* }
+
+        impl CoreMeter {
+            /// Every metric: name, what it says, kind.
+            pub const TABLE: &'static [(&'static str, &'static str, Kind)] = &[$( ($name, $help, Kind::$kind), )*];
+
+            /// The values, in the order of [`CoreMeter::TABLE`].
+            pub fn values(&self) -> [u64; Self::TABLE.len()] {
+                [$( self.$field.get(), )*]
+            }
+        }
+    };
+}
+
+meter! {
+    Counter requests = "sluice_requests_total", "Requests that were read completely or refused.";
+    Counter responses_2xx = "sluice_responses_2xx_total", "Answers with a 2xx status.";
+    Counter responses_4xx = "sluice_responses_4xx_total", "Answers with a 4xx status.";
+    Counter responses_5xx = "sluice_responses_5xx_total", "Answers with a 5xx status.";
+    Counter clients_gone = "sluice_clients_gone_total", "Requests whose client closed the connection before the answer was complete.";
+    Counter streams_interrupted = "sluice_streams_interrupted_total", "Streams that a provider cut after the first byte.";
+    Counter attempts = "sluice_upstream_attempts_total", "Requests sent to providers.";
+    Counter attempts_failed = "sluice_upstream_attempts_failed_total", "Attempts that did not give an answer for the client.";
+    Counter fallbacks = "sluice_fallbacks_total", "Requests answered by another target than the first.";
+    Counter stale_connections = "sluice_upstream_stale_connections_total", "Pooled connections that the provider had closed, replaced without counting an attempt.";
+    Counter upstream_connects = "sluice_upstream_connects_total", "Connections made to providers.";
+    Counter upstream_reuses = "sluice_upstream_reuses_total", "Requests sent over a pooled connection.";
+    Gauge upstream_idle = "sluice_upstream_idle_connections", "Idle connections in the pools.";
+    Counter connections_opened = "sluice_connections_opened_total", "Client connections accepted.";
+    Gauge connections = "sluice_connections", "Client connections now open.";
+    Counter accept_errors = "sluice_accept_errors_total", "Failed accepts, for instance for want of descriptors.";
+    Counter deadlines_passed = "sluice_deadlines_passed_total", "Sockets shut down because a time limit passed.";
+    Counter bytes_in = "sluice_request_body_bytes_total", "Bytes of request bodies.";
+    Counter bytes_out = "sluice_response_body_bytes_total", "Bytes of response bodies.";
+    Counter records_dropped = "sluice_log_records_dropped_total", "Request records dropped because the control thread fell behind.";
+    Gauge buffer_bytes = "sluice_buffer_bytes", "Bytes of receive buffers leased out.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_follow_the_order_of_the_table() {
+        let meter = CoreMeter::default();
+        meter.requests.add(3);
+        meter.buffer_bytes.set(7);
+        let values = meter.values();
+        assert_eq!(values[0], 3);
+        assert_eq!(values[values.len() - 1], 7);
+        assert_eq!(CoreMeter::TABLE[0].0, "sluice_requests_total");
+    }
+
+    #[test]
+    fn names_follow_the_conventions_for_counters_and_gauges() {
+        for (name, help, kind) in CoreMeter::TABLE {
+            assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}");
+            assert!(help.ends_with('.'), "{name}");
+        }
+    }
+}
