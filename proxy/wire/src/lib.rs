@@ -5,4 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod http;
 pub mod limits;
+#[cfg(test)]
+mod testing;
