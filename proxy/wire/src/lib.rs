@@ -6,6 +6,7 @@
 
 pub mod error;
 pub mod http;
+pub mod json;
 pub mod limits;
 #[cfg(test)]
 mod testing;
