@@ -5,4 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod http;
+pub mod json;
 pub mod limits;
+#[cfg(test)]
+mod testing;

@@ -8,6 +8,8 @@
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Most header fields in one head.
 pub const HEADER_FIELDS_MAX: usize = 100;
+/// Longest method token, in bytes.
+pub const METHOD_BYTES_MAX: usize = 32;
 /// Longest request target, in bytes. Beyond: 414.
 pub const TARGET_BYTES_MAX: usize = 8 * 1024;
 /// Default for the largest request body, in bytes (`limits.body_bytes`). Beyond: 413.
@@ -18,6 +20,9 @@ pub const BODY_BYTES_MAX: u64 = 512 * 1024 * 1024;
 pub const JSON_DEPTH_MAX: u32 = 128;
 /// Longest chunk-size line (size and extensions, without CRLF), in bytes (RFC 9112 §7.1).
 pub const CHUNK_LINE_BYTES_MAX: usize = 1024;
+/// Most bytes by which the framing of a chunked body may exceed 16 bytes and twice the payload per chunk, summed up: it
+/// bounds what a peer can make us read for next to no payload.
+pub const CHUNK_EXCESS_BYTES_MAX: u64 = 16 * 1024;
 /// Largest trailer section of a chunked body, in bytes.
 pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
 /// Most 1xx responses before the final one; the next one is a protocol error.
