@@ -135,7 +135,12 @@ pub struct ApiError {
 impl ApiError {
     /// An error with the code's own status.
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), param: None, retry_after_s: None }
+        Self {
+            code,
+            message: message.into(),
+            param: None,
+            retry_after_s: None,
+        }
     }
 
     /// Names the parameter at fault.
