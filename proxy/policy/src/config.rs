@@ -132,7 +132,25 @@ pub fn schema_json() -> String {
 }
 
 fn schema() -> serde_json::Value {
-    schemars::schema_for!(Config).to_value()
+    let mut schema = schemars::schema_for!(Config).to_value();
+    unwrap_descriptions(&mut schema);
+    schema
+}
+
+/// Joins the lines of documentation that are broken for the source's sake only. As deep as our own definitions.
+fn unwrap_descriptions(schema: &mut serde_json::Value) {
+    match schema {
+        serde_json::Value::Object(members) => {
+            for (name, member) in members {
+                match member {
+                    serde_json::Value::String(text) if name == "description" => *text = text.replace('\n', " "),
+                    member => unwrap_descriptions(member),
+                }
+            }
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(unwrap_descriptions),
+        _ => {}
+    }
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ pub fn next_key(provider: &Provider, excluded: u64, seed: u64) -> Option<usize> 
             .filter(move |(index, _)| excluded >> index & 1 == 0)
     };
     let random = u128::from(mix(seed));
-    let scaled = |bound: u64| u64::try_from(random * u128::from(bound) >> 64).expect("less than the bound");
+    let scaled = |bound: u64| u64::try_from((random * u128::from(bound)) >> 64).expect("less than the bound");
     let total: u64 = candidates().map(|(_, key)| u64::from(key.weight)).sum();
     if total > 0 {
         let mut point = scaled(total);

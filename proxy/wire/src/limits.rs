@@ -93,10 +93,13 @@ const _: () = {
     assert!(PROXY_V2_BYTES_MAX < RECV_LARGE_BYTES);
     assert!(SEND_PARTS_MAX <= 1024, "IOV_MAX");
     assert!(BODY_BYTES_DEFAULT <= IN_FLIGHT_BODY_BYTES_DEFAULT);
+    assert!(PROVIDERS_MAX < u16::MAX as usize, "provider ids are 16 bits wide");
+    assert!(ROUTES_MAX < u16::MAX as usize, "route ids are 16 bits wide");
     assert!(
-        PROVIDERS_MAX < u16::MAX as usize && ROUTES_MAX < u16::MAX as usize,
-        "ids are 16 bits wide"
+        PROVIDERS_MAX * KEYS_MAX < u16::MAX as usize,
+        "key and origin ids are 16 bits wide"
     );
-    assert!(MODEL_BYTES_MAX <= u16::MAX as usize && NAME_BYTES_MAX < MODEL_BYTES_MAX);
+    assert!(TARGETS_MAX <= u8::MAX as usize, "a plan counts targets in 8 bits");
+    assert!(NAME_BYTES_MAX < MODEL_BYTES_MAX);
     assert!(KEYS_MAX <= 64, "tried keys are a 64-bit mask");
 };

@@ -123,7 +123,12 @@ impl<'a> Checker<'a> {
                 } else {
                     node.position()
                 };
-                self.wrong(position, path, &expected(schema), &found(value))
+                let found = match value {
+                    // Where a list or a mapping belongs, a text may be a secret in the wrong place: not repeated.
+                    Value::Text(text) if !matches!(type_of(schema), "array" | "object") => format!("\"{text}\""),
+                    value => found(value),
+                };
+                self.wrong(position, path, &expected(schema), &found)
             }
         }
     }
@@ -196,16 +201,13 @@ impl<'a> Checker<'a> {
                 let description = properties
                     .and_then(|known| known[required]["description"].as_str())
                     .unwrap_or_default();
-                let first_sentence = description.split(". ").next().unwrap_or_default().trim_end_matches('.');
+                let what = description.split([';', '.']).next().unwrap_or_default();
                 let place = if path.is_empty() {
                     "the file".to_owned()
                 } else {
                     path.to_owned()
                 };
-                let message = format!(
-                    "key \"{required}\" is missing in {place}: {}",
-                    lower_first(first_sentence)
-                );
+                let message = format!("key \"{required}\" is missing in {place}: {}", lower_first(what));
                 self.mistakes.add(at, join(path, required), message);
             }
         }
@@ -370,7 +372,6 @@ fn found(value: &Value) -> String {
         Value::Null => "nothing".to_owned(),
         Value::Bool(value) => format!("{value}"),
         Value::Number(number) => format!("the number {number}"),
-        // Not repeated: it may be a secret that was written in a wrong place.
         Value::Text(_) => "a string".to_owned(),
         Value::List(_) => "a list".to_owned(),
         Value::Mapping(_) => "a mapping".to_owned(),

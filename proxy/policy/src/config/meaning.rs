@@ -110,14 +110,12 @@ impl Checker<'_> {
         match (vendor, provider.dialect, &provider.base_url) {
             (None, None, _) => {
                 let hint = suggestion(name, vendors::VENDORS.iter().map(|vendor| vendor.name));
+                let end = if hint.is_empty() { ": set" } else { " Otherwise set" };
                 self.add_at_key(format!(
-                    "\"{name}\" is not a known vendor{hint}{} Otherwise set dialect and base_url, or vendor",
-                    if hint.is_empty() { "." } else { "" }
+                    "\"{name}\" is not a known vendor{hint}{end} dialect and base_url, or vendor"
                 ));
             }
-            (None, Some(_), None) => {
-                self.add_at_key("base_url is missing: \"{name}\" is not a known vendor".replace("{name}", name))
-            }
+            (None, Some(_), None) => self.add_at_key(format!("base_url is missing: \"{name}\" is not a known vendor")),
             (Some(vendor), _, None) if vendor.base_url.is_none() => {
                 self.add_at_key(format!(
                     "base_url is missing: every customer of {} has an address of their own",
@@ -227,7 +225,7 @@ impl Checker<'_> {
         if stem.unwrap_or(pattern).contains('*') {
             self.add("a * may stand only at the end");
         } else if stem.is_none_or(|stem| stem.contains('/'))
-            && let Err(error) = names.split(&pattern.replace('*', "x"))
+            && let Err(error) = names.split(pattern)
         {
             self.add(error.message);
         }
@@ -266,6 +264,8 @@ impl Checker<'_> {
 
 /// Fields that frame a message, belong to one connection, or carry what the gateway decides (RFC 9110 §7.6.1).
 const FORBIDDEN_HEADERS: &[&str] = &[
+    "api-key",
+    "authorization",
     "connection",
     "content-length",
     "expect",
@@ -276,6 +276,7 @@ const FORBIDDEN_HEADERS: &[&str] = &[
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "x-api-key",
 ];
 
 /// RFC 9110 §5.6.2.

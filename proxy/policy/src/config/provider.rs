@@ -34,7 +34,8 @@ pub struct Provider {
     /// Models that clients may name without `PROVIDER/` before it. The first provider that lists a name gets it.
     #[schemars(length(max = 4096), inner(length(min = 1, max = 256)))]
     pub models: Vec<String>,
-    /// Header fields set on every request to this provider, in place of the client's own of the same name.
+    /// Header fields set on every request to this provider, in place of the client's own of the same name (up to 32). Not for
+    /// secrets: these belong to `keys`.
     #[schemars(extend("maxProperties" = 32))]
     pub headers: IndexMap<String, String>,
     /// TLS towards this provider.

@@ -134,7 +134,6 @@ pub(crate) fn parse(text: &str, mistakes: &mut Mistakes) -> Option<Node> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_depth: limits::CONFIG_DEPTH_MAX,
-            max_documents: 1,
         },
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         strict_booleans: true,
