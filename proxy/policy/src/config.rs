@@ -10,6 +10,7 @@ pub(crate) mod names;
 pub mod provider;
 pub mod server;
 mod tree;
+pub mod url;
 pub mod values;
 
 use std::fmt;

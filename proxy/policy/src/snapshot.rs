@@ -8,13 +8,15 @@ mod compile;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::ApiError;
 
 use crate::config::names::Names;
-use crate::config::{Config, ProviderTls};
+use crate::config::values::Network;
+use crate::config::{Config, Log, ProviderTls, Upstream};
 use crate::vendors::Auth;
 
 macro_rules! ids {
@@ -141,8 +143,7 @@ pub struct Downstream {
     pub in_flight_body_bytes_max: u64,
 }
 
-/// An address that connections are pooled by. Equal origins of two snapshots may share connections if their TLS settings
-/// are equal too.
+/// An address that connections are pooled by. Between snapshots, [`Snapshot::same_origin`] says which is which.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
     /// The TLS settings; `None`: plain TCP.
@@ -311,6 +312,9 @@ pub struct Snapshot {
     tls: Box<[ProviderTls]>,
     routes: Box<[Route]>,
     downstream: Downstream,
+    trusted_proxies: Box<[Network]>,
+    upstream: Upstream,
+    log: Log,
     keys_len: usize,
 }
 
@@ -334,6 +338,21 @@ impl Snapshot {
     /// What a client is allowed.
     pub fn downstream(&self) -> &Downstream {
         &self.downstream
+    }
+
+    /// Whether a connection from `address` begins with a PROXY header.
+    pub fn trusts_proxy(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(address))
+    }
+
+    /// How connections to providers are kept and resolved.
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// What is logged.
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
     /// Every provider, in the order of the file.
@@ -374,6 +393,26 @@ impl Snapshot {
     /// Every set of TLS settings, indexed by [`TlsId`].
     pub fn tls_settings(&self) -> &[ProviderTls] {
         &self.tls
+    }
+
+    /// The origin of `older` whose connections may serve `id` of this snapshot: the same address with the same TLS
+    /// settings. Whether the files that these name have changed, the caller must know.
+    pub fn same_origin(&self, id: OriginId, older: &Snapshot) -> Option<OriginId> {
+        let settings =
+            |snapshot: &'_ Snapshot, origin: &Origin| origin.tls.map(|tls| snapshot.tls[tls.index()].clone());
+        let wanted = &self.origins[id.index()];
+        let wanted_settings = settings(self, wanted);
+        if wanted.tls.is_some() && self.upstream.ca_file != older.upstream.ca_file {
+            return None;
+        }
+        let same = |origin: &&Origin| {
+            origin.host == wanted.host && origin.port == wanted.port && settings(older, origin) == wanted_settings
+        };
+        older
+            .origins
+            .iter()
+            .position(|origin| same(&origin))
+            .map(OriginId::from_index)
     }
 
     /// What `model` means. A name that no provider lists is passed on: the provider knows its models best.

@@ -99,7 +99,7 @@ mod tests {
             assert!(seen.insert(vendor.name), "{}", vendor.name);
             if let Some(url) = vendor.base_url {
                 url.replace("{region}", "eu-central-1")
-                    .parse::<crate::config::values::BaseUrl>()
+                    .parse::<crate::config::url::BaseUrl>()
                     .unwrap();
             }
         }

@@ -7,7 +7,8 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::values::{DurationMs, UrlTemplate};
+use super::url::UrlTemplate;
+use super::values::DurationMs;
 use crate::vendors::{self, Vendor};
 
 /// One provider account. Everything but the keys follows from the name if it is a known vendor's.

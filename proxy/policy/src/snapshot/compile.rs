@@ -14,7 +14,8 @@ use super::{
     SecretRef, Snapshot, Target, Timeouts, TlsId, Warning,
 };
 use crate::config::names::Names;
-use crate::config::values::{BaseUrl, DurationMs, UrlTemplate};
+use crate::config::url::{BaseUrl, UrlTemplate};
+use crate::config::values::DurationMs;
 use crate::config::{self, AuthName, Config, DialectName, ProviderTls, TimeoutOverrides};
 use crate::vendors::Auth;
 
@@ -55,6 +56,14 @@ pub(super) fn compile(config: &Config, generation: u64, secrets: Secrets<'_>) ->
         tls: compiler.tls.into(),
         routes: routes.into(),
         downstream: downstream(config),
+        trusted_proxies: config
+            .server
+            .proxy_protocol
+            .iter()
+            .flat_map(|proxy| proxy.trusted.iter().copied())
+            .collect(),
+        upstream: config.upstream.clone(),
+        log: config.log.clone(),
         keys_len: compiler.keys_len,
     };
     (snapshot, compiler.warnings)

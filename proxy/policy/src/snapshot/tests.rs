@@ -357,3 +357,31 @@ fn a_key_may_be_for_certain_models_only() {
     assert_eq!(provider.excluded_keys("o3-mini"), 0b101);
     assert_eq!(provider.excluded_keys("x"), 0b001);
 }
+
+#[test]
+fn an_origin_is_found_again_after_a_reload_only_if_nothing_about_it_changed() {
+    let (older, _) =
+        compile("providers: {openai: {keys: [{env: A}]}, anthropic: {keys: [{env: B}]}, mistral: {keys: [{env: C}]}}");
+    let (newer, _) = compile(
+        "providers:
+  mistral: {keys: [{env: C}], tls: {ca_file: own.pem}}
+  anthropic: {keys: [{env: D}]}
+  groq: {keys: [{env: E}]}",
+    );
+    let origin = |snapshot: &Snapshot, name: &str| snapshot.provider_by_name(name).unwrap().keys[0].origin;
+    let anthropic = newer.same_origin(origin(&newer, "anthropic"), &older);
+    assert_eq!(anthropic, Some(origin(&older, "anthropic")));
+    assert_eq!(newer.same_origin(origin(&newer, "mistral"), &older), None);
+    assert_eq!(newer.same_origin(origin(&newer, "groq"), &older), None);
+    let (trusting, _) = compile("upstream: {ca_file: x.pem}\nproviders: {anthropic: {keys: [{env: B}]}}");
+    assert_eq!(trusting.same_origin(origin(&trusting, "anthropic"), &older), None);
+}
+
+#[test]
+fn proxy_headers_are_trusted_from_the_listed_networks_only() {
+    let (snapshot, _) = compile("server: {proxy_protocol: {trusted: [10.0.0.0/8, '::1']}}\nproviders: {vllm: }");
+    let trusted = |address: &str| snapshot.trusts_proxy(address.parse().unwrap());
+    assert!(trusted("10.1.2.3") && trusted("::ffff:10.1.2.3") && trusted("::1"));
+    assert!(!trusted("11.1.2.3") && !trusted("127.0.0.1"));
+    assert!(!compile(USERS_FILE).0.trusts_proxy("10.1.2.3".parse().unwrap()));
+}
