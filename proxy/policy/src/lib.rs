@@ -1,1 +1,11 @@
-//! proxy/policy
+//! What we decide: configuration, the compiled snapshot, and the plan of a request.
+//!
+//! Invariants: no IO, no clock, no randomness, no environment: files, seeds and secrets are passed in; no panic on any
+//! configuration or request. Deliberately absent: sockets, threads and files (`sluice`), and the meaning of bytes on the
+//! wire (`sluice-wire`).
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod route;
+pub mod snapshot;
+pub mod vendors;

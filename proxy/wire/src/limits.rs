@@ -62,6 +62,28 @@ pub const SEND_PARTS_MAX: usize = 512;
 pub const TARGETS_MAX: usize = 8;
 /// Keys of one provider.
 pub const KEYS_MAX: usize = 64;
+/// Providers of one configuration.
+pub const PROVIDERS_MAX: usize = 256;
+/// Routes of one configuration.
+pub const ROUTES_MAX: usize = 4096;
+/// Model names or patterns of one route, one provider's list or one key's allow-list.
+pub const MODELS_MAX: usize = 4096;
+/// Extra header fields of one provider.
+pub const PROVIDER_HEADERS_MAX: usize = 32;
+/// Longest name of a provider or a key, in bytes.
+pub const NAME_BYTES_MAX: usize = 64;
+/// Largest secret read from a variable or a file, in bytes.
+pub const SECRET_BYTES_MAX: usize = 4096;
+/// Largest configuration file, in bytes.
+pub const CONFIG_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Deepest nesting of lists and mappings in a configuration file.
+pub const CONFIG_DEPTH_MAX: usize = 32;
+/// Most mistakes of one configuration file that are reported.
+pub const CONFIG_MISTAKES_MAX: usize = 100;
+/// Client connections of one core, default (`limits.connections`).
+pub const CONNECTIONS_DEFAULT: u32 = 16_384;
+/// Bytes of request bodies that one core holds at a time, default (`limits.in_flight_body_bytes`).
+pub const IN_FLIGHT_BODY_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
 /// Idle keep-alive connections that a core keeps per origin, default (`upstream.idle_connections`).
 pub const IDLE_CONNECTIONS_DEFAULT: u32 = 256;
 /// Entries of each ring between a core and the control thread.
@@ -75,5 +97,14 @@ const _: () = {
     assert!(BODY_BYTES_DEFAULT <= BODY_BYTES_MAX);
     assert!(PROXY_V2_BYTES_MAX < RECV_LARGE_BYTES);
     assert!(SEND_PARTS_MAX <= 1024, "IOV_MAX");
+    assert!(BODY_BYTES_DEFAULT <= IN_FLIGHT_BODY_BYTES_DEFAULT);
+    assert!(PROVIDERS_MAX < u16::MAX as usize, "provider ids are 16 bits wide");
+    assert!(ROUTES_MAX < u16::MAX as usize, "route ids are 16 bits wide");
+    assert!(
+        PROVIDERS_MAX * KEYS_MAX < u16::MAX as usize,
+        "key and origin ids are 16 bits wide"
+    );
+    assert!(TARGETS_MAX <= u8::MAX as usize, "a plan counts targets in 8 bits");
+    assert!(NAME_BYTES_MAX < MODEL_BYTES_MAX);
     assert!(KEYS_MAX <= 64, "tried keys are a 64-bit mask");
 };

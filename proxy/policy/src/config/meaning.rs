@@ -1,0 +1,302 @@
+//! What the schema cannot say: relations between keys, and names that must exist.
+//!
+//! Invariants: every mistake points at the very key or value that is wrong; nothing is said about a part whose shape has
+//! been reported already. Deliberately absent: whether variables are set and files exist (`Snapshot::compile` warns).
+
+use sluice_wire::limits;
+
+use super::check::{Mistakes, suggestion};
+use super::names::Names;
+use super::tree::{Node, Step};
+use super::{AuthName, ClientAuth, Config, Key, Provider};
+use crate::vendors;
+
+/// Adds every mistake of meaning.
+pub(crate) fn check(config: &Config, root: &Node, mistakes: &mut Mistakes) {
+    let mut checker = Checker {
+        config,
+        root,
+        mistakes,
+        path: Vec::new(),
+    };
+    checker.server();
+    checker.bounds();
+    for (name, provider) in &config.providers {
+        checker.within(&["providers", name], |checker| checker.provider(name, provider));
+    }
+    checker.default_provider();
+    checker.routes();
+}
+
+struct Checker<'a> {
+    config: &'a Config,
+    root: &'a Node,
+    mistakes: &'a mut Mistakes,
+    path: Vec<Step>,
+}
+
+impl Checker<'_> {
+    fn within(&mut self, keys: &[&str], inner: impl FnOnce(&mut Self)) {
+        let len = self.path.len();
+        self.path.extend(keys.iter().map(|key| Step::Key((*key).to_owned())));
+        inner(self);
+        self.path.truncate(len);
+    }
+
+    fn at(&mut self, index: usize, inner: impl FnOnce(&mut Self)) {
+        self.path.push(Step::Index(index));
+        inner(self);
+        self.path.pop();
+    }
+
+    /// A mistake at the current path: at its value, or at its key if the key is what is wrong.
+    fn add(&mut self, message: impl AsRef<str>) {
+        let path = spell(&self.path);
+        if !self.mistakes.touch(&path) {
+            let message = format!("{path}: {}", message.as_ref());
+            self.mistakes.add(self.root.find(&self.path), path, message);
+        }
+    }
+
+    /// A mistake about the name of the last key.
+    fn add_at_key(&mut self, message: impl AsRef<str>) {
+        let path = spell(&self.path);
+        if !self.mistakes.touch(&path) {
+            let message = format!("{path}: {}", message.as_ref());
+            self.mistakes.add(self.root.find_key(&self.path), path, message);
+        }
+    }
+
+    fn server(&mut self) {
+        let Some(tls) = &self.config.server.tls else { return };
+        if tls.client_ca.is_none() && tls.client_auth() != ClientAuth::None {
+            self.within(&["server", "tls", "client_auth"], |c| {
+                c.add("client certificates cannot be verified without client_ca");
+            });
+        }
+    }
+
+    fn bounds(&mut self) {
+        let limits = &self.config.limits;
+        if limits.body_bytes.0 > limits::BODY_BYTES_MAX {
+            let message = format!("expected at most {}MiB", limits::BODY_BYTES_MAX >> 20);
+            self.within(&["limits", "body_bytes"], |c| c.add(message));
+        }
+        if limits.in_flight_body_bytes < limits.body_bytes {
+            let message = format!("must not be less than limits.body_bytes ({})", limits.body_bytes);
+            self.within(&["limits", "in_flight_body_bytes"], |c| c.add(message));
+        }
+        let upstream = &self.config.upstream;
+        if upstream.dns_ttl_max < upstream.dns_ttl_min {
+            let message = format!("must not be less than upstream.dns_ttl_min ({})", upstream.dns_ttl_min);
+            self.within(&["upstream", "dns_ttl_max"], |c| c.add(message));
+        }
+        if self.config.log.requests.output.is_empty() {
+            self.within(&["log", "requests", "output"], |c| {
+                c.add("expected stdout or the name of a file")
+            });
+        }
+    }
+
+    fn provider(&mut self, name: &str, provider: &Provider) {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if name.is_empty() || name.len() > limits::NAME_BYTES_MAX || !name.bytes().all(fits) {
+            let max = limits::NAME_BYTES_MAX;
+            self.add_at_key(format!(
+                "a provider's name has 1 to {max} letters, digits, -, _ or . (a / would end it)"
+            ));
+        }
+        let vendor = provider.vendor(name);
+        match (vendor, provider.dialect, &provider.base_url) {
+            (None, None, _) => {
+                let hint = suggestion(name, vendors::VENDORS.iter().map(|vendor| vendor.name));
+                let end = if hint.is_empty() { ": set" } else { " Otherwise set" };
+                self.add_at_key(format!(
+                    "\"{name}\" is not a known vendor{hint}{end} dialect and base_url, or vendor"
+                ));
+            }
+            (None, Some(_), None) => self.add_at_key(format!("base_url is missing: \"{name}\" is not a known vendor")),
+            (Some(vendor), _, None) if vendor.base_url.is_none() => {
+                self.add_at_key(format!(
+                    "base_url is missing: every customer of {} has an address of their own",
+                    vendor.name
+                ));
+            }
+            _ => {}
+        }
+        let keyless = provider.auth == Some(AuthName::None) || vendor.is_some_and(|vendor| vendor.keyless);
+        if provider.keys.is_empty() && !keyless {
+            self.add_at_key("keys are missing; write keys: [{env: VARIABLE}], or auth: none if it needs no key");
+        }
+        if !provider.keys.is_empty() && provider.auth == Some(AuthName::None) {
+            self.within(&["keys"], |c| c.add_at_key("keys are of no use with auth: none"));
+        }
+        self.keys(name, provider);
+        self.headers(provider);
+        if provider.tls.client_cert.is_some() != provider.tls.client_key.is_some() {
+            self.within(&["tls"], |c| c.add_at_key("client_cert and client_key need each other"));
+        }
+    }
+
+    fn keys(&mut self, name: &str, provider: &Provider) {
+        let regional = match (&provider.base_url, provider.vendor(name)) {
+            (Some(url), _) => url.is_regional(),
+            (None, vendor) => vendor
+                .and_then(|vendor| vendor.base_url)
+                .is_some_and(|url| url.contains("{region}")),
+        };
+        for (index, key) in provider.keys.iter().enumerate() {
+            self.within(&["keys"], |c| {
+                c.at(index, |c| {
+                    if key.env.is_some() == key.file.is_some() {
+                        c.add("expected either env (a variable) or file, and not both");
+                    }
+                    if key.env.as_deref().is_some_and(|env| !is_variable(env)) {
+                        c.within(&["env"], |c| {
+                            c.add("expected the name of an environment variable (letters, digits and _), not the secret itself");
+                        });
+                    }
+                    if regional && key.region.is_none() && provider.region.is_none() {
+                        c.add("region is missing: write it here or once for the provider, such as region: eu-central-1");
+                    }
+                    let twin = |other: &Key| other.name.is_some() && other.name == key.name;
+                    if provider.keys[..index].iter().any(twin) {
+                        c.within(&["name"], |c| c.add("another key of this provider has this name already"));
+                    }
+                });
+            });
+        }
+        if regional && provider.keys.is_empty() && provider.region.is_none() {
+            self.add_at_key("region is missing, such as region: eu-central-1");
+        }
+    }
+
+    fn headers(&mut self, provider: &Provider) {
+        for (name, value) in &provider.headers {
+            self.within(&["headers", name], |c| {
+                if name.is_empty() || !name.bytes().all(is_token) {
+                    c.add_at_key("this is not the name of a header field");
+                } else if FORBIDDEN_HEADERS
+                    .iter()
+                    .any(|forbidden| name.eq_ignore_ascii_case(forbidden))
+                {
+                    c.add_at_key("the gateway itself sets this header field");
+                }
+                if value.bytes().any(|b| b < b' ' && b != b'\t' || b == 0x7f) {
+                    c.add("a header field's value holds no control characters");
+                }
+            });
+        }
+    }
+
+    fn default_provider(&mut self) {
+        let Some(name) = &self.config.default_provider else {
+            return;
+        };
+        if !self.config.providers.contains_key(name) {
+            let hint = suggestion(name, self.config.providers.keys().map(String::as_str));
+            self.within(&["default_provider"], |c| {
+                c.add(format!("no provider \"{name}\" is configured{hint}"))
+            });
+        }
+    }
+
+    fn routes(&mut self) {
+        let names = Names::new(self.config);
+        let mut seen = std::collections::HashMap::new();
+        for (index, route) in self.config.routes.iter().enumerate() {
+            self.path.extend([Step::Key("routes".into()), Step::Index(index)]);
+            for (at, pattern) in route.models.iter().enumerate() {
+                self.within(&["models"], |c| c.at(at, |c| c.pattern(&names, pattern)));
+                if let Some(first) = seen.insert(pattern.as_str(), index) {
+                    let message = format!("\"{pattern}\" is in routes[{first}] already, which comes first");
+                    self.within(&["models"], |c| c.at(at, |c| c.add(message)));
+                }
+            }
+            for (at, fallback) in route.fallbacks.iter().enumerate() {
+                self.within(&["fallbacks"], |c| c.at(at, |c| c.fallback(&names, fallback)));
+            }
+            self.path.truncate(self.path.len() - 2);
+        }
+    }
+
+    fn pattern(&mut self, names: &Names, pattern: &str) {
+        let stem = pattern.strip_suffix('*');
+        if stem.unwrap_or(pattern).contains('*') {
+            self.add("a * may stand only at the end");
+        } else if stem.is_none_or(|stem| stem.contains('/'))
+            && let Err(error) = names.split(pattern)
+        {
+            self.add(error.message);
+        }
+    }
+
+    fn fallback(&mut self, names: &Names, fallback: &str) {
+        if fallback.contains('*') {
+            self.add("a fallback is one model; a * cannot stand in it");
+            return;
+        }
+        match names.split(fallback) {
+            Err(error) => self.add(error.message),
+            // Clients may rely on the default provider, a fallback that means one provider should say so.
+            Ok((_, 0))
+                if !self
+                    .config
+                    .providers
+                    .values()
+                    .any(|provider| provider.models.iter().any(|m| m == fallback)) =>
+            {
+                let providers: Vec<&str> = self.config.providers.keys().map(String::as_str).collect();
+                let prefix = fallback.split('/').next().unwrap_or_default();
+                let hint = if fallback.contains('/') {
+                    suggestion(prefix, providers.iter().copied())
+                } else {
+                    String::new()
+                };
+                let end = if hint.is_empty() { "." } else { "" };
+                let providers = providers.join(", ");
+                self.add(format!("\"{fallback}\" names no configured provider{hint}{end} Write PROVIDER/MODEL; providers: {providers}"));
+            }
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Fields that frame a message, belong to one connection, or carry what the gateway decides (RFC 9110 §7.6.1).
+const FORBIDDEN_HEADERS: &[&str] = &[
+    "api-key",
+    "authorization",
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-api-key",
+];
+
+/// RFC 9110 §5.6.2.
+fn is_token(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
+}
+
+fn is_variable(name: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    !name.is_empty() && name.bytes().all(fits) && !name.as_bytes()[0].is_ascii_digit()
+}
+
+fn spell(path: &[Step]) -> String {
+    let mut text = String::new();
+    for step in path {
+        match step {
+            Step::Key(key) if text.is_empty() => text.push_str(key),
+            Step::Key(key) => text.extend([".", key]),
+            Step::Index(index) => text.push_str(&format!("[{index}]")),
+        }
+    }
+    text
+}
