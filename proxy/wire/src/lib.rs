@@ -9,5 +9,6 @@ pub mod error;
 pub mod http;
 pub mod json;
 pub mod limits;
+pub mod surface;
 #[cfg(test)]
 mod testing;

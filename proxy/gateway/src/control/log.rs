@@ -121,7 +121,8 @@ impl RequestLog {
             outcome_text(record.outcome),
             record.method.as_str(),
             record.path.as_str(),
-            dash(record.model.as_str()),
+            // Escaped: a client's text must not steer the reader's terminal.
+            dash(record.model.as_str()).escape_debug(),
             dash(record.provider.as_str()),
             dash(record.key.as_str()),
             record.attempts,
