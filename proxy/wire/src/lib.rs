@@ -8,5 +8,8 @@ pub mod error;
 pub mod http;
 pub mod json;
 pub mod limits;
+pub mod multipart;
+pub mod proxy_protocol;
+pub mod sse;
 #[cfg(test)]
 mod testing;
