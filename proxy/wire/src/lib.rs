@@ -9,6 +9,9 @@ pub mod error;
 pub mod http;
 pub mod json;
 pub mod limits;
+pub mod multipart;
+pub mod proxy_protocol;
+pub mod sse;
 pub mod surface;
 #[cfg(test)]
 mod testing;

@@ -1,6 +1,7 @@
 //! Bodies as data, each in every split.
 
 use super::*;
+use crate::error::Code;
 use crate::testing::split;
 
 /// What a scan found, with everything that has a place.
