@@ -22,8 +22,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::admin::Status;
 use self::log::RequestLog;
-pub use self::reload::load;
 use self::reload::Watch;
+pub use self::reload::load;
 use self::resolve::Resolver;
 use crate::mesh::{self, ControlEnd, Order};
 use crate::plane::Plane;
@@ -81,13 +81,19 @@ async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<C
     }
     let plane = Arc::new(plane);
     let processors = core_affinity::get_core_ids().unwrap_or_default();
-    let cores = overrides.cores.or(config.server.cores).map_or(processors.len().max(1), usize::from);
+    let cores = overrides
+        .cores
+        .or(config.server.cores)
+        .map_or(processors.len().max(1), usize::from);
     let addresses = match overrides.listen {
         Some(address) => vec![address],
         None => config.server.listen.0.iter().map(|address| address.0).collect(),
     };
     let mut sockets = listen(&addresses, cores)?;
-    let bound: Vec<SocketAddr> = sockets[0].iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
+    let bound: Vec<SocketAddr> = sockets[0]
+        .iter()
+        .map(TcpListener::local_addr)
+        .collect::<Result<_, _>>()?;
     let admin_address = overrides.admin.unwrap_or(config.server.admin.0);
     let admin_socket = tokio::net::TcpListener::bind(admin_address)
         .await
@@ -122,7 +128,16 @@ async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<C
     let log = RequestLog::open(&config.log.requests.output, json, config.log.requests.sample)
         .with_context(|| format!("cannot write the request log to {}", config.log.requests.output))?;
     let watch = Watch::new(path);
-    Ok(Control { cores: control_ends, threads, log, resolver, watch, config, plane, status })
+    Ok(Control {
+        cores: control_ends,
+        threads,
+        log,
+        resolver,
+        watch,
+        config,
+        plane,
+        status,
+    })
 }
 
 impl Control {
@@ -164,7 +179,9 @@ impl Control {
         let generation = self.plane.snapshot.generation() + 1;
         let loaded = self.watch.load();
         let built = match &loaded {
-            Ok(config) => build::plane(config, generation, &mut self.resolver).await.map_err(|error| format!("{error:#}")),
+            Ok(config) => build::plane(config, generation, &mut self.resolver)
+                .await
+                .map_err(|error| format!("{error:#}")),
             Err(mistakes) => Err(mistakes.clone()),
         };
         match (loaded, built) {
@@ -173,11 +190,14 @@ impl Control {
                     tracing::warn!("{warning}");
                 }
                 if reload::needs_restart(&self.config, &config) {
-                    tracing::warn!("server.listen, server.admin, server.cores and log take effect only after a restart");
+                    tracing::warn!(
+                        "server.listen, server.admin, server.cores and log take effect only after a restart"
+                    );
                 }
                 self.config = config;
                 tracing::info!(generation, why, "the configuration is in force");
-                self.status.reloaded(generation, plane.ready_body.clone(), plane.snapshot.ready());
+                self.status
+                    .reloaded(generation, plane.ready_body.clone(), plane.snapshot.ready());
                 self.publish(plane).await;
             }
             (_, Err(reason)) => {
@@ -256,7 +276,11 @@ fn listen(addresses: &[SocketAddr], cores: usize) -> Result<Vec<Vec<TcpListener>
     for core in 0..cores {
         let mut own = Vec::new();
         for (index, address) in addresses.iter().enumerate() {
-            let address = if core == 0 { *address } else { all[0][index].local_addr()? };
+            let address = if core == 0 {
+                *address
+            } else {
+                all[0][index].local_addr()?
+            };
             own.push(bind(address).with_context(|| format!("cannot listen on {address}"))?);
         }
         all.push(own);
@@ -266,7 +290,11 @@ fn listen(addresses: &[SocketAddr], cores: usize) -> Result<Vec<Vec<TcpListener>
 
 fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     let kind = socket2::Type::STREAM.cloexec();
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), kind, Some(socket2::Protocol::TCP))?;
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        kind,
+        Some(socket2::Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.bind(&address.into())?;

@@ -50,13 +50,28 @@ enum Command {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve { config: path, listen, admin, cores, epoll } => {
+        Command::Serve {
+            config: path,
+            listen,
+            admin,
+            cores,
+            epoll,
+        } => {
             let config = match control::load(&path) {
                 Ok(config) => config,
                 Err(mistakes) => return complain(&mistakes),
             };
             start_log(&config);
-            match control::run(config, path, &Overrides { listen, admin, cores, epoll }) {
+            match control::run(
+                config,
+                path,
+                &Overrides {
+                    listen,
+                    admin,
+                    cores,
+                    epoll,
+                },
+            ) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => complain(&format!("sluice cannot run: {error:#}")),
             }
@@ -79,13 +94,19 @@ fn complain(message: &str) -> ExitCode {
 fn summary(config: &Config) -> String {
     let names: Vec<&str> = config.providers.keys().map(String::as_str).collect();
     let routes = config.routes.len();
-    format!("providers {}; {routes} route{}", names.join(", "), if routes == 1 { "" } else { "s" })
+    format!(
+        "providers {}; {routes} route{}",
+        names.join(", "),
+        if routes == 1 { "" } else { "s" }
+    )
 }
 
 /// Messages about the gateway itself go to standard error; `RUST_LOG` overrides the level.
 fn start_log(config: &Config) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(config.log.level.as_str()));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     if control::is_json(config.log.format) {
         builder.json().flatten_event(true).init();
     } else {

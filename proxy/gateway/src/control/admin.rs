@@ -35,9 +35,20 @@ struct Facts {
 impl Status {
     /// The state at start.
     pub fn new(meters: Vec<Arc<CoreMeter>>, ready_body: Bytes, ready: bool) -> Self {
-        let state =
-            Facts { generation: 1, reloads: 0, refused: 0, refusal: None, ready, ready_body, draining: false };
-        Self { started: Instant::now(), meters, state: Mutex::new(state) }
+        let state = Facts {
+            generation: 1,
+            reloads: 0,
+            refused: 0,
+            refusal: None,
+            ready,
+            ready_body,
+            draining: false,
+        };
+        Self {
+            started: Instant::now(),
+            meters,
+            state: Mutex::new(state),
+        }
     }
 
     /// A new configuration is in force.
@@ -124,14 +135,33 @@ async fn metrics(State(status): State<Arc<Status>>) -> Response {
     }
     status.change(|state| {
         for (name, help, kind, value) in [
-            ("sluice_config_generation", "Generation of the configuration in force.", "gauge", state.generation),
-            ("sluice_config_reloads_total", "Configurations taken over since start.", "counter", state.reloads),
-            ("sluice_config_refused_total", "Configurations refused since start.", "counter", state.refused),
+            (
+                "sluice_config_generation",
+                "Generation of the configuration in force.",
+                "gauge",
+                state.generation,
+            ),
+            (
+                "sluice_config_reloads_total",
+                "Configurations taken over since start.",
+                "counter",
+                state.reloads,
+            ),
+            (
+                "sluice_config_refused_total",
+                "Configurations refused since start.",
+                "counter",
+                state.refused,
+            ),
         ] {
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
         }
     });
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        text,
+    )
+        .into_response()
 }
 
 fn json(status: StatusCode, body: impl Into<axum::body::Body>) -> Response {

@@ -32,7 +32,8 @@ pub async fn plane(config: &Config, generation: u64, resolver: &mut Resolver) ->
             Some(id) => {
                 let settings = &snapshot.tls_settings()[id.index()];
                 let name = settings.server_name.clone().unwrap_or_else(|| origin.host.to_string());
-                let name = ServerName::try_from(name.clone()).with_context(|| format!("{name} cannot be verified by TLS"))?;
+                let name =
+                    ServerName::try_from(name.clone()).with_context(|| format!("{name} cannot be verified by TLS"))?;
                 Some((tls[id.index()].clone(), name))
             }
             None => None,
@@ -43,9 +44,6 @@ pub async fn plane(config: &Config, generation: u64, resolver: &mut Resolver) ->
     let plane = Plane {
         snapshot: Arc::new(snapshot),
         origins,
-        idle_connections: config.upstream.idle_connections,
-        idle_timeout_ms: config.upstream.idle_timeout.0.into(),
-        proxy_trusted: config.server.proxy_protocol.as_ref().map_or_else(Vec::new, |proxy| proxy.trusted.clone()),
         ready_body,
         server_tls: config.server.tls.as_ref().map(server_config).transpose()?,
     };
@@ -64,9 +62,6 @@ pub async fn with_new_addresses(plane: &Plane, config: &Config, resolver: &mut R
     changed.then(|| Plane {
         snapshot: plane.snapshot.clone(),
         origins,
-        idle_connections: plane.idle_connections,
-        idle_timeout_ms: plane.idle_timeout_ms,
-        proxy_trusted: plane.proxy_trusted.clone(),
         ready_body: plane.ready_body.clone(),
         server_tls: plane.server_tls.clone(),
     })
@@ -96,9 +91,16 @@ fn secret(place: &SecretRef) -> Result<Option<String>, String> {
 
 fn client_configs(config: &Config, snapshot: &Snapshot) -> Result<Vec<Arc<rustls::ClientConfig>>> {
     let client = |tls: &ProviderTls| {
-        let ca = tls.ca_file.as_deref().or(config.upstream.ca_file.as_deref()).map(Path::new);
+        let ca = tls
+            .ca_file
+            .as_deref()
+            .or(config.upstream.ca_file.as_deref())
+            .map(Path::new);
         let certificate = tls.client_cert.as_deref().zip(tls.client_key.as_deref());
-        settings::client(ca, certificate.map(|(certificate, key)| (Path::new(certificate), Path::new(key))))
+        settings::client(
+            ca,
+            certificate.map(|(certificate, key)| (Path::new(certificate), Path::new(key))),
+        )
     };
     snapshot.tls_settings().iter().map(client).collect()
 }
@@ -109,14 +111,22 @@ fn server_config(tls: &ServerTls) -> Result<Arc<rustls::ServerConfig>> {
         ClientAuth::Optional => ClientCertificates::Optional,
         ClientAuth::Required => ClientCertificates::Required,
     };
-    settings::server(Path::new(&tls.cert), Path::new(&tls.key), clients, tls.client_ca.as_deref().map(Path::new))
+    settings::server(
+        Path::new(&tls.cert),
+        Path::new(&tls.key),
+        clients,
+        tls.client_ca.as_deref().map(Path::new),
+    )
 }
 
 /// What `/ready` says: whether there is a usable provider, and why each unusable one is not.
 fn ready_body(snapshot: &Snapshot, warnings: &[Warning]) -> Bytes {
     let providers = snapshot.providers().iter().map(|provider| {
-        let why: Vec<&str> =
-            warnings.iter().filter(|warning| warning.provider == provider.name).map(|warning| &*warning.message).collect();
+        let why: Vec<&str> = warnings
+            .iter()
+            .filter(|warning| warning.provider == provider.name)
+            .map(|warning| &*warning.message)
+            .collect();
         serde_json::json!({
             "name": &*provider.name,
             "available": provider.available(),

@@ -52,7 +52,10 @@ impl Watch {
 /// All mistakes, one a line.
 pub fn load(path: &Path) -> Result<Config, String> {
     let text = std::fs::read_to_string(path).map_err(|error| {
-        format!("{}: {error}; give a configuration file with --config FILE (config/sluice.yaml is a start)", path.display())
+        format!(
+            "{}: {error}; give a configuration file with --config FILE (config/sluice.yaml is a start)",
+            path.display()
+        )
     })?;
     load_text(&text, path)
 }
