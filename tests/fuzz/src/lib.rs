@@ -1,7 +1,13 @@
 //! What the fuzz targets share: cutting an input into the pieces that a network might deliver.
 //!
-//! The first byte of every fuzz input chooses the cuts, so that the fuzzer controls them. Run a target with
-//! `cargo +nightly fuzz run --fuzz-dir tests/fuzz NAME tests/fuzz/corpus/NAME tests/fuzz/seeds/NAME`.
+//! The first byte of every fuzz input chooses the cuts, so that the fuzzer controls them. To add a target: `targets/NAME.rs`,
+//! its `[[bin]]` in `Cargo.toml`, and a few first inputs in `seeds/NAME/`. To run one for a minute (what it learns goes into the
+//! directory that is named first; the code under test has no `unsafe`, hence no sanitizer):
+//!
+//! ```text
+//! mkdir -p tests/fuzz/corpus/NAME
+//! cargo +nightly fuzz run --fuzz-dir tests/fuzz --sanitizer none NAME tests/fuzz/corpus/NAME tests/fuzz/seeds/NAME -- -max_total_time=60
+//! ```
 
 /// Splits a fuzz input into its seed for the cuts and the bytes under test.
 pub fn seeded(input: &[u8]) -> (u8, &[u8]) {
