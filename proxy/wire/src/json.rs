@@ -250,7 +250,7 @@ impl TopKeys {
             }
             match (self.state, byte) {
                 (State::FirstKey | State::Key, b'"') => {
-                    at = self.key(input, at);
+                    at = self.key(input, at)?;
                     if self.state == State::InKey {
                         return Ok(at);
                     }
@@ -285,7 +285,7 @@ impl TopKeys {
 
     /// A key that begins at `at`: read in place, if it is whole and plain.
     #[inline]
-    fn key(&mut self, input: &[u8], at: usize) -> usize {
+    fn key(&mut self, input: &[u8], at: usize) -> Result<usize, JsonError> {
         self.key_start = self.base + at as u64;
         if self.state == State::FirstKey {
             self.comma = None;
@@ -293,14 +293,18 @@ impl TopKeys {
         let rest = &input[at + 1..];
         match text::find_special(rest) {
             Some(length) if rest[length] == b'"' => {
-                self.key = Key::of(&rest[..length]);
-                at + length + 2
+                let name = &rest[..length];
+                if text::holds_control(name) {
+                    return Err(JsonError::Syntax);
+                }
+                self.key = Key::of(name);
+                Ok(at + length + 2)
             }
             _ => {
                 self.scratch.clear();
                 self.unescape = Unescape::default();
                 self.state = State::InKey;
-                at + 1
+                Ok(at + 1)
             }
         }
     }
@@ -383,7 +387,7 @@ impl TopKeys {
                 if length > MODEL_BYTES_MAX {
                     return Err(JsonError::ModelTooLong);
                 }
-                if text.iter().any(|&byte| byte < b' ') {
+                if text::holds_control(text) {
                     return Err(JsonError::ModelText);
                 }
                 let text = std::str::from_utf8(text).map_err(|_| JsonError::ModelText)?;

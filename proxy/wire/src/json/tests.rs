@@ -213,6 +213,7 @@ fn bodies_that_parsers_read_differently_are_refused() {
         (Syntax, br#"{/**/"a":1}"#),
         (Syntax, b"{\"a\":[\x00]}"),
         (Syntax, b"{\"a\\\n\":1}"),
+        (Syntax, b"{\"a\n\":1}"),
         (BracketMismatch, br#"{"a":[1}"#),
         (BracketMismatch, br#"{"a":{"b":1]}"#),
         (BracketMismatch, br#"{"a":1]"#),
