@@ -3,8 +3,12 @@
 //! Each is a program of its own with the same three flags. They do no validation, have no deadlines and keep no log:
 //! what the gateway costs beyond them is what its features cost.
 
+pub mod glommio_proxy;
 pub mod http;
 pub mod l4;
+pub mod monoio_proxy;
+pub mod rewrite;
+pub mod tokio_proxy;
 
 use std::net::SocketAddr;
 
