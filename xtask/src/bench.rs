@@ -15,6 +15,7 @@ mod report;
 mod scenario;
 mod subject;
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -159,6 +160,13 @@ fn save(
     Ok(())
 }
 
+/// Replaces the line that says what is going on; a log file gets none.
+fn progress(text: &str) {
+    if std::io::stderr().is_terminal() {
+        eprint!("\r\x1b[K{text}");
+    }
+}
+
 fn measure_scenario(args: &Args, stage: &Stage, scenario: Scenario) -> Result<Outcome> {
     let wanted = scenario
         .subjects
@@ -193,7 +201,8 @@ fn measure_scenario(args: &Args, stage: &Stage, scenario: Scenario) -> Result<Ou
             }
         }
     }
-    eprint!("\r\x1b[K");
+    progress("");
+    // Memory that a subject gives back only after a while is given back by then, or never.
     std::thread::sleep(Duration::from_secs(1));
     for subject in &running {
         if let Some(last) = samples.iter_mut().rev().find(|sample| sample.subject == subject.name) {

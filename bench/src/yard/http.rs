@@ -1,6 +1,6 @@
 //! The floor of answering without an upstream: a bare io_uring HTTP responder with one pre-rendered answer.
 //!
-//! It reads a head and skips the body, then writes the same bytes each time. Absent on purpose: routing, streams, any
+//! It reads a head, skips the body to its end, then writes the same bytes each time. Absent on purpose: routing, streams, any
 //! look at the request beyond its framing. Also the upstream of a trial run when nothing better is at hand.
 
 use std::net::SocketAddr;
@@ -59,32 +59,37 @@ fn answer(bytes: usize) -> Vec<u8> {
 
 async fn serve(mut client: TcpStream, answer: &'static [u8]) {
     let mut buffer = Vec::with_capacity(BUFFER_BYTES);
-    let (mut filled, mut skip) = (0_usize, 0_u64);
+    // Bytes of the current request's body still to come; `None` between requests.
+    let mut skip: Option<u64> = None;
     if client.set_nodelay(true).is_err() {
         return;
     }
     loop {
-        // What is in the buffer first: the rest of a body, then whole requests.
-        let skipped = skip.min(filled as u64) as usize;
-        buffer.drain(..skipped);
-        skip -= skipped as u64;
-        let Ok(head) = h1::request_head(&buffer) else { return };
-        if let (0, Some(head)) = (skip, head) {
-            let Framing::Length(length) = head.framing else { return };
-            buffer.drain(..head.len);
-            skip = length;
-            filled = buffer.len();
-            if client.write_all(answer).await.0.is_err() {
-                return;
+        if let Some(left) = skip {
+            let skipped = left.min(buffer.len() as u64);
+            buffer.drain(..skipped as usize);
+            skip = Some(left - skipped);
+            if left == skipped {
+                skip = None;
+                if client.write_all(answer).await.0.is_err() {
+                    return;
+                }
             }
-            continue;
         }
-        filled = buffer.len();
+        if skip.is_none() {
+            let Ok(head) = h1::request_head(&buffer) else { return };
+            if let Some(head) = head {
+                let Framing::Length(length) = head.framing else { return };
+                buffer.drain(..head.len);
+                skip = Some(length);
+                continue;
+            }
+        }
+        let filled = buffer.len();
         let (read, slice) = client.read(buffer.slice_mut(filled..)).await;
         buffer = slice.into_inner();
-        match read {
-            Ok(n) if n > 0 => filled += n,
-            _ => return,
+        if !matches!(read, Ok(n) if n > 0) {
+            return;
         }
     }
 }

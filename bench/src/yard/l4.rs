@@ -10,8 +10,8 @@ use monoio::net::{TcpListener, TcpStream};
 use super::Flags;
 use crate::rt;
 
-/// One direction's buffer in bytes: large enough that a 1 MB body is a handful of turns.
-const BUFFER_BYTES: usize = 64 * 1024;
+/// One direction's buffer in bytes: measured the cheapest for 1 MB bodies, and no dearer than less for small ones.
+const BUFFER_BYTES: usize = 256 * 1024;
 
 /// Serves until killed.
 ///

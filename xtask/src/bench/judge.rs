@@ -162,6 +162,7 @@ mod tests {
             cpu_us,
             cpu_user_us: 0.0,
             ksoftirqd_us: 0.0,
+            core_others: 0.0,
             rss_idle: 10_000_000,
             rss_load: 0,
             rss_after: 0,

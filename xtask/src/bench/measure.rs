@@ -25,6 +25,8 @@ pub struct Sample {
     pub cpu_user_us: f64,
     /// What the core's ksoftirqd did meanwhile, per request or chunk, in microseconds: in nobody's account.
     pub ksoftirqd_us: f64,
+    /// The share of its core that others used meanwhile, 0 to 1: above a few hundredths the sample is a noisy one.
+    pub core_others: f64,
     /// Resident bytes before the first request of the scenario.
     pub rss_idle: u64,
     /// Resident bytes at the end of the measured window.
@@ -60,10 +62,15 @@ impl Sample {
 struct Edge {
     cpu: CpuTime,
     ksoftirqd_ns: u64,
+    core_busy: u64,
+    core_all: u64,
 }
 
 fn edge(stage: &Stage, subject: &Running) -> Edge {
+    let (core_busy, core_all) = process::core_ticks(stage.proxy_cpu());
     Edge {
+        core_busy,
+        core_all,
         cpu: subject.pid().map(process::cpu_time).unwrap_or_default(),
         ksoftirqd_ns: process::ksoftirqd_ns(stage.proxy_cpu()),
     }
@@ -118,11 +125,27 @@ pub fn run(stage: &Stage, scenario: &Scenario, subject: &Running, round: usize, 
         cpu_us: micros(cpu.total_ns),
         cpu_user_us: micros(cpu.total_ns) * cpu.user_share(),
         ksoftirqd_us: micros(end.ksoftirqd_ns.saturating_sub(begin.ksoftirqd_ns)),
+        core_others: core_others(&begin, &end),
         rss_idle: subject.rss_idle,
         rss_load,
         rss_after: 0,
         load,
     })
+}
+
+/// The share of the core that was busy with neither the subject nor its left-over network work.
+fn core_others(begin: &Edge, end: &Edge) -> f64 {
+    let ticks = |from: u64, to: u64| to.saturating_sub(from) as f64;
+    let own_ns = end.cpu.since(begin.cpu).total_ns + end.ksoftirqd_ns.saturating_sub(begin.ksoftirqd_ns);
+    let (busy, all) = (
+        ticks(begin.core_busy, end.core_busy),
+        ticks(begin.core_all, end.core_all),
+    );
+    if all > 0.0 {
+        ((busy - own_ns as f64 / 1e7) / all).max(0.0)
+    } else {
+        0.0
+    }
 }
 
 /// The gateway takes `provider/model` and has to splice the model; everything else passes on what the provider knows.

@@ -182,6 +182,26 @@ pub fn ksoftirqd_ns(cpu: usize) -> u64 {
     found.map_or(0, |pid| schedstat_ns(Path::new(&format!("/proc/{pid}"))))
 }
 
+/// Clock ticks (10 ms) that a core has been busy for anybody, and ticks in all, time taken by the hypervisor included.
+#[must_use]
+pub fn core_ticks(cpu: usize) -> (u64, u64) {
+    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let wanted = format!("cpu{cpu}");
+    let line = text
+        .lines()
+        .find(|line| line.split_whitespace().next() == Some(wanted.as_str()))
+        .unwrap_or_default();
+    // user, nice, system, idle, iowait, irq, softirq, steal; guest time is part of user.
+    let ticks: Vec<u64> = line
+        .split_whitespace()
+        .skip(1)
+        .take(8)
+        .filter_map(|field| field.parse().ok())
+        .collect();
+    let all = ticks.iter().sum();
+    (all - ticks.iter().skip(3).take(2).sum::<u64>(), all)
+}
+
 /// Resident memory of a process tree in bytes; pages shared between its processes count in each.
 #[must_use]
 pub fn rss_bytes(root: u32) -> u64 {

@@ -87,6 +87,7 @@ fn load_table(outcome: &Outcome) -> Vec<Vec<String>> {
         "added p50".to_owned(),
         "added p99".to_owned(),
         "RSS MB idle/load/after".to_owned(),
+        "noise %".to_owned(),
         "failures".to_owned(),
     ]];
     if stream {
@@ -134,6 +135,7 @@ fn load_table(outcome: &Outcome) -> Vec<Vec<String>> {
             } else {
                 figure(None, 0)
             },
+            figure(outcome.median(name, |sample| Some(100.0 * sample.core_others)), 1),
             outcome.failures(name).to_string(),
         ];
         if stream {
@@ -203,7 +205,8 @@ pub fn markdown(machine: &Machine, args: &Args, outcomes: &[Outcome], verdicts: 
         "# Load measurement of {}\n\n{}, {} cores, kernel {}, {}, {}; revision {}; `{}`.\n\n\
          The process under test has core {} with all its threads, generator and simulator share core {}. {} rounds of \
          {} s, subjects interleaved; figures are medians, ratios medians of the ratio within a round. Latency counts \
-         from when a request was due. `direct` is the simulator alone.\n",
+         from when a request was due. `direct` is the simulator alone; noise is \
+         the share of the core under test that others used.\n",
         machine.date,
         machine.cpu,
         machine.cores,
