@@ -189,12 +189,12 @@ fn measure_scenario(args: &Args, stage: &Stage, scenario: Scenario) -> Result<Ou
     };
     for round in 0..rounds {
         for subject in &mut running {
-            eprint!(
-                "\r\x1b[K{} round {}/{rounds}: {}",
+            progress(&format!(
+                "{} round {}/{rounds}: {}",
                 scenario.name,
                 round + 1,
                 subject.name
-            );
+            ));
             match measure::run(stage, &scenario, subject, round, args.seconds()) {
                 Ok(sample) => samples.push(sample),
                 Err(error) => eprintln!("\n{}: {}: {error:#}", scenario.name, subject.name),

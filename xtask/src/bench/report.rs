@@ -135,7 +135,7 @@ fn load_table(outcome: &Outcome) -> Vec<Vec<String>> {
             } else {
                 figure(None, 0)
             },
-            figure(outcome.median(name, |sample| Some(100.0 * sample.core_others)), 1),
+            figure(cpu(|sample| 100.0 * sample.core_others), 1),
             outcome.failures(name).to_string(),
         ];
         if stream {

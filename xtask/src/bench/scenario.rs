@@ -1,6 +1,7 @@
 //! What is measured: the load of each scenario and who takes part.
 //!
-//! The simulator's script stands behind the model name: `gpt-4o-mini+bytes=700`.
+//! The simulator's script stands behind the model name: `gpt-4o-mini+tps=50`. Its healthy answer needs none and is
+//! 0.7 KB long.
 
 use super::subject::Name;
 
@@ -20,7 +21,7 @@ pub struct Scenario {
     pub name: &'static str,
     /// What it is, for people.
     pub what: &'static str,
-    /// Script behind the model name.
+    /// Script behind the model name; empty for the simulator's healthy answer.
     pub script: &'static str,
     /// The generator's flags besides target, model and times.
     pub flags: &'static [&'static str],
@@ -60,7 +61,7 @@ const EVERYONE: &[Name] = &[
 const UNARY: Scenario = Scenario {
     name: "",
     what: "",
-    script: "bytes=700",
+    script: "",
     flags: &[],
     subjects: PLAIN,
     per: Per::Request,

@@ -253,10 +253,10 @@ impl Stage {
             "--cores",
             "1",
         ]);
-        let errors = std::fs::File::create(self.directory.join(format!("{name}.err")))?;
-        command.stdout(Stdio::null()).stderr(errors);
+        let errors = self.directory.join(format!("{name}.err"));
+        command.stdout(Stdio::null()).stderr(std::fs::File::create(&errors)?);
         let mut process = Kept::spawn(command, self.proxy_cpu)?;
-        wait_until_listening(&mut process, listen)?;
+        wait_until_listening(&mut process, listen).with_context(|| last_lines(&errors))?;
         Ok(Some((process, listen)))
     }
 
@@ -306,6 +306,14 @@ fn start_tls(program: &Path, directory: &Path, cpu: usize) -> Result<(Kept, Sock
     command.args(["--listen", "127.0.0.1:0", "--cpu", &cpu.to_string()]);
     command.arg("--tls-cert").arg(&certificate).arg("--tls-key").arg(&key);
     start_announced(command, cpu)
+}
+
+/// What a program said last, for an error message.
+fn last_lines(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().rev().take(3).collect();
+    let lines: Vec<&str> = lines.into_iter().rev().collect();
+    format!("its last words: {:?}", lines.join(" / "))
 }
 
 /// An address that was free a moment ago.
