@@ -11,7 +11,7 @@ use sluice_policy::route::{self, Plan};
 use sluice_policy::snapshot::{Resolved, Snapshot};
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
-use sluice_wire::http::{FieldId, Method, Version};
+use sluice_wire::http::{FieldId, Framing, Method, Version};
 use sluice_wire::surface::{self, Endpoint, ModelField};
 
 use crate::attempt::{self, Failure, Next};
@@ -125,7 +125,8 @@ async fn serve(
     let snapshot = &*plane.snapshot;
     let head = &scratch.asked.head;
     // Until the body has been read, the connection cannot carry another request.
-    let keep_alive = std::mem::replace(&mut request.keep_alive, false);
+    let has_body = !matches!(head.framing, Framing::Empty | Framing::Length(0));
+    let keep_alive = std::mem::replace(&mut request.keep_alive, request.keep_alive && !has_body);
     let endpoint = surface::classify(head.method, head.path.of(&scratch.asked.head_bytes))?;
     if let Some(encoding) = head.field(FieldId::ContentEncoding)
         && !encoding

@@ -99,7 +99,7 @@ fn versioned(path: &[u8]) -> Result<(Endpoint, &'static [Method]), ApiError> {
     const POST: &[Method] = &[Method::Post];
     const READ: &[Method] = &[Method::Get, Method::Head, Method::Delete];
     const ANY: &[Method] = &[Method::Get, Method::Head, Method::Post, Method::Delete];
-    if is_ambiguous(path) {
+    if path.len() > 1 && is_ambiguous(path) {
         return Err(ApiError::new(
             Code::BadRequest,
             "the path holds an empty, `.` or `..` segment, or an encoded slash, backslash or dot; send it in its plain form",
