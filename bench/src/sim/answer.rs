@@ -91,8 +91,6 @@ pub enum Event {
     Sign,
     /// A text token.
     Text(u32),
-    /// The padding after the text.
-    Pad,
     /// A piece of a call's arguments.
     Args {
         /// Index of the call.
