@@ -16,8 +16,6 @@ pub enum End {
     Reset,
     /// Nothing more within the client's patience.
     Silence,
-    /// The response was complete and the connection is still open.
-    Open,
 }
 
 /// A response as it came.
