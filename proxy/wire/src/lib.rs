@@ -4,6 +4,7 @@
 //! absent: any decision about what to do with the bytes (that is `sluice-policy`), and any socket (`sluice`).
 #![forbid(unsafe_code)]
 
+pub mod chat;
 pub mod dialect;
 pub mod error;
 pub mod http;
@@ -11,3 +12,4 @@ pub mod json;
 pub mod limits;
 #[cfg(test)]
 mod testing;
+pub mod provider;

@@ -37,6 +37,17 @@ pub const SSE_LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const EVENTSTREAM_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024 + 128 * 1024 + 16;
 /// Largest upstream response body that is translated (and therefore collected) rather than relayed, in bytes.
 pub const TRANSLATED_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Shortest string that a translated body references in its source instead of copying, in bytes.
+pub const SPLICE_BYTES_MIN: usize = 4 * 1024;
+/// Most losses that one translated request names in its warning header.
+pub const NOTES_MAX: usize = 32;
+/// Longest name of an unknown field in a warning header, in bytes.
+pub const NOTE_BYTES_MAX: usize = 64;
+/// Most parts (text, tool calls, …) of one streamed answer; beyond it is a protocol error.
+pub const STREAM_PARTS_MAX: u32 = 4096;
+/// Most answers (`n`) that a streamed response is followed for; beyond it is a protocol error.
+pub const STREAM_CHOICES_MAX: usize = 128;
+
 /// Longest multipart boundary, in bytes (RFC 2046 §5.1.1).
 pub const MULTIPART_BOUNDARY_BYTES_MAX: usize = 70;
 /// Largest head of one multipart part, in bytes.
@@ -106,5 +117,9 @@ const _: () = {
     );
     assert!(TARGETS_MAX <= u8::MAX as usize, "a plan counts targets in 8 bits");
     assert!(NAME_BYTES_MAX < MODEL_BYTES_MAX);
+    assert!(
+        NOTES_MAX * (NOTE_BYTES_MAX + 12) < HEAD_BYTES_MAX / 4,
+        "a warning header must leave room in a head"
+    );
     assert!(KEYS_MAX <= 64, "tried keys are a 64-bit mask");
 };
