@@ -5,6 +5,7 @@
 //! the dialects can say; what a target cannot say is decided by one table, [`loss`], never by a translator alone.
 //! Deliberately absent: defaults (`None` means "the client did not say") and any opinion about a model's abilities.
 
+mod effort;
 mod event;
 mod failure;
 mod ids;
@@ -15,6 +16,7 @@ mod out;
 mod response;
 mod usage;
 
+pub use effort::{budget_for_effort, effort_for_budget};
 pub use event::{ChatEvent, Delta, Open, StreamEnd};
 pub use failure::{ErrorKind, UpstreamError};
 pub use ids::{ToolIdRule, tool_id};
@@ -82,6 +84,8 @@ pub struct ChatRequest<'a> {
     pub include_usage: bool,
     /// Top-level fields that only their own dialect understands, in order.
     pub extras: Vec<Extra<'a>>,
+    /// Names of fields below the top level that mean nothing to the model, each once.
+    pub ignored: Vec<std::borrow::Cow<'a, str>>,
 }
 
 /// A field that only one dialect understands; written back for that dialect alone.

@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 
 use crate::error::{ApiError, Code};
-use crate::limits::JSON_DEPTH_MAX;
+use crate::limits::{JSON_DEPTH_MAX, NOTES_MAX};
 
 /// What the next value is, judged by its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +144,16 @@ impl<'a> Text<'a> {
         Text(Cow::Owned(self.0.into_owned()))
     }
 
+    /// This text and `other` behind it.
+    pub fn joined(self, other: Text<'a>) -> Text<'a> {
+        if self.is_empty() {
+            return other;
+        }
+        let mut text = self.0.into_owned();
+        text.push_str(&other.0);
+        Text(Cow::Owned(text))
+    }
+
     /// Part of this text that is known to be cut between two characters, neither inside an escape.
     pub(crate) fn slice_from(&self, from: usize) -> Text<'a> {
         match &self.0 {
@@ -243,6 +253,7 @@ pub struct Reader<'a> {
     depth: u32,
     /// Directly behind an opening bracket, where no comma is due.
     fresh: bool,
+    ignored: Vec<Cow<'a, str>>,
 }
 
 impl<'a> Reader<'a> {
@@ -260,6 +271,7 @@ impl<'a> Reader<'a> {
             at: 0,
             depth: 0,
             fresh: false,
+            ignored: Vec::new(),
         }
     }
 
@@ -417,6 +429,22 @@ impl<'a> Reader<'a> {
         let from = self.at;
         self.skip()?;
         Ok(Raw(Cow::Borrowed(&self.text[from..self.at])))
+    }
+
+    /// Passes over the value of a key that means nothing here, and remembers the key, unless the value is null.
+    pub fn ignore(&mut self, key: &Cow<'a, str>) -> Result<(), JsonError> {
+        if !self.null()? {
+            if self.ignored.len() < NOTES_MAX && !self.ignored.contains(key) {
+                self.ignored.push(key.clone());
+            }
+            self.skip()?;
+        }
+        Ok(())
+    }
+
+    /// The keys that [`Reader::ignore`] remembers, each once, at most [`NOTES_MAX`].
+    pub fn take_ignored(&mut self) -> Vec<Cow<'a, str>> {
+        std::mem::take(&mut self.ignored)
     }
 
     /// Checks that nothing but white space follows.

@@ -8,6 +8,7 @@
 
 use std::borrow::Cow;
 
+use crate::chat::ChatRequest;
 use crate::dialect::Dialect;
 use crate::error::{ApiError, Code};
 use crate::limits::{NOTE_BYTES_MAX, NOTES_MAX};
@@ -174,6 +175,21 @@ impl Notes {
             name: Cow::Owned(name),
             loss: Loss::Dropped,
         });
+    }
+
+    /// Notes, or refuses, what `request` holds for other dialects than `target` alone: unknown fields, at any level.
+    pub fn lose_extras(&mut self, request: &ChatRequest<'_>, target: Dialect) -> Result<(), ApiError> {
+        for extra in request.extras.iter().filter(|extra| extra.dialect != target) {
+            match &*extra.key {
+                "modalities" | "audio" if extra.value.as_json().contains("audio") || extra.key == "audio" => {
+                    self.lose(Param::AudioOutput, target)?;
+                }
+                "functions" | "function_call" => self.lose(Param::LegacyFunctions, target)?,
+                key => self.drop_extra(key),
+            }
+        }
+        request.ignored.iter().for_each(|key| self.drop_extra(key));
+        Ok(())
     }
 
     /// The value of a warning header: `seed;dropped, temperature;adapted`. Only letters, digits and `_-.;, ?`.
