@@ -14,6 +14,7 @@ mod loss;
 mod media;
 mod out;
 mod response;
+mod schema;
 mod usage;
 
 pub use effort::{budget_for_effort, effort_for_budget};
@@ -25,6 +26,7 @@ pub use loss::{LOSSES, Loss, Note, Notes, Param, loss, losses_markdown};
 pub use media::{DataUrl, data_url, document_format, document_media_type, image_format, image_media_type};
 pub use out::Out;
 pub use response::{ChatResponse, Choice, Citation, Finish, Location};
+pub use schema::write_object_schema;
 pub use usage::Usage;
 
 use crate::dialect::Dialect;

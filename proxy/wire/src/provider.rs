@@ -8,12 +8,17 @@
 //! parse_response(body: &'a [u8]) -> Result<ChatResponse<'a>, ApiError>
 //! write_response(&ChatResponse, &Reply, &mut Out)
 //! parse_error(&ErrorHead, body: &[u8]) -> UpstreamError
-//! write_error(&UpstreamError, &mut Vec<u8>)                        write_own_error(&ApiError, &mut Vec<u8>)
+//! write_error(&UpstreamError, &mut Out)                            write_own_error(&ApiError, &mut Out)
 //! StreamDecoder::new()  .push(&mut self, &[u8], Sink) -> Result<(), ApiError>  .finish(&mut self, Sink) -> StreamEnd
 //! StreamEncoder::new(&Reply)  .push(&mut self, &ChatEvent, &mut Out)  .interrupt(&mut self, &ApiError, &mut Out)
 //! ```
 //! Invariants: a translation is parse, then write, with nothing in between; nothing here keeps a byte of a
 //! body. Deliberately absent: same-dialect traffic, which is spliced and never translated, and credentials.
+
+pub mod anthropic;
+mod fields;
+mod lines;
+pub mod openai;
 
 use crate::chat::{ChatEvent, ToolIdRule};
 

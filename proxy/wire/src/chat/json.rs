@@ -432,10 +432,10 @@ impl<'a> Reader<'a> {
     }
 
     /// Passes over the value of a key that means nothing here, and remembers the key, unless the value is null.
-    pub fn ignore(&mut self, key: &Cow<'a, str>) -> Result<(), JsonError> {
+    pub fn ignore(&mut self, key: Cow<'a, str>) -> Result<(), JsonError> {
         if !self.null()? {
-            if self.ignored.len() < NOTES_MAX && !self.ignored.contains(key) {
-                self.ignored.push(key.clone());
+            if self.ignored.len() < NOTES_MAX && !self.ignored.contains(&key) {
+                self.ignored.push(key);
             }
             self.skip()?;
         }

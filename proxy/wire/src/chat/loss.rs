@@ -55,6 +55,8 @@ losses! {
     Temperature = "temperature", Kept, Adapted, Adapted, "Above 1 it is cut to 1, the end of the scale.";
     ThinkingSampling = "sampling", Kept, Dropped, Dropped,
         "Claude takes no temperature, top_p or top_k while it thinks, and its newest models none at all.";
+    TopPBesideTemperature = "top_p", Kept, Dropped, Kept, "Claude takes either temperature or top_p.";
+    BlankStop = "stop", Kept, Dropped, Dropped, "Stop sequences of white space alone are not taken.";
     Seed = "seed", Kept, Dropped, Dropped, "No seed.";
     Several = "n", Kept, Refused, Refused, "One answer a request.";
     PresencePenalty = "presence_penalty", Kept, Dropped, Dropped, "No penalties.";
@@ -90,6 +92,8 @@ losses! {
     ReasoningOff = "reasoning", Dropped, Dropped, Dropped, "The request leaves the model no tokens to think with.";
     ThinkingDisplay = "thinking.display", Dropped, Kept, Kept, "No choice of what is shown.";
     ForcedToolThinking = "thinking", Kept, Dropped, Dropped, "Claude does not think when it is forced to call a tool.";
+    ThinkingHistory = "thinking", Kept, Dropped, Kept,
+        "Where thinking has a budget, Claude does not think on from tool calls whose own reasoning is not in the request.";
     ServerTool = "tools", Refused, Refused, Refused, "A tool that another provider's servers run.";
     CustomTool = "tools.custom", Kept, Refused, Refused, "Tools take JSON, not free text.";
     ToolChoice = "tool_choice", Refused, Refused, Refused, "A choice that only one dialect knows.";

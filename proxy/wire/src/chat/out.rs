@@ -122,6 +122,9 @@ impl Out {
         self.token(if value { "true" } else { "false" })
     }
 
+    /// Ends a chain of writes where nothing is to be returned.
+    pub fn done(&mut self) {}
+
     fn place(&mut self, text: &str) -> &mut Self {
         let from = text.as_ptr() as usize;
         if text.len() >= SPLICE_BYTES_MIN && from >= self.source.start && from + text.len() <= self.source.end {

@@ -47,7 +47,10 @@ impl SseLines {
 
     fn hold(&mut self, bytes: &[u8]) -> Result<(), ApiError> {
         if self.partial.len() + self.data.len() + bytes.len() > SSE_LINE_BYTES_MAX {
-            return Err(ApiError::new(Code::UpstreamProtocolError, "The provider's stream has an event that is too long."));
+            return Err(ApiError::new(
+                Code::UpstreamProtocolError,
+                "The provider's stream has an event that is too long.",
+            ));
         }
         self.partial.extend_from_slice(bytes);
         Ok(())
@@ -56,7 +59,11 @@ impl SseLines {
     fn line(&mut self, line: &[u8], on_event: OnEvent<'_>) -> Result<(), ApiError> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() {
-            let result = if self.has_data { on_event(&self.event, &self.data) } else { Ok(()) };
+            let result = if self.has_data {
+                on_event(&self.event, &self.data)
+            } else {
+                Ok(())
+            };
             self.event.clear();
             self.data.clear();
             self.has_data = false;
@@ -73,7 +80,10 @@ impl SseLines {
             self.has_data = true;
             self.data.extend_from_slice(value);
             if self.data.len() > SSE_LINE_BYTES_MAX {
-                return Err(ApiError::new(Code::UpstreamProtocolError, "The provider's stream has an event that is too long."));
+                return Err(ApiError::new(
+                    Code::UpstreamProtocolError,
+                    "The provider's stream has an event that is too long.",
+                ));
             }
         } else if let Some(value) = field(b"event:") {
             self.event.clear();

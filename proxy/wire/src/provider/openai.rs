@@ -11,9 +11,6 @@ pub use request::{parse_request, write_request};
 pub use response::{parse_response, write_response};
 pub use stream::{StreamDecoder, StreamEncoder};
 
-pub(super) use request::{cache_control, stop, thinking_mode, write_cache_control};
-pub(super) use response::count;
-
 use crate::chat::{ErrorKind, JsonError, Kind, Out, Reader, UpstreamError};
 use crate::error::{ApiError, write_string};
 use crate::provider::{ErrorHead, Target};
@@ -51,7 +48,9 @@ fn error_body(reader: &mut Reader<'_>, error: &mut UpstreamError) -> Result<(), 
     while let Some(key) = reader.key()? {
         match (&*key, reader.kind()?) {
             ("error", Kind::Object) => return error_object(reader, error),
-            ("error" | "message" | "detail", _) => error.message = response::said(reader)?.unwrap_or_default().into_owned(),
+            ("error" | "message" | "detail", _) => {
+                error.message = response::said(reader)?.unwrap_or_default().into_owned()
+            }
             ("code", _) => code = response::said(reader)?,
             ("type", _) => kind = response::said(reader)?,
             _ => reader.skip()?,
@@ -72,7 +71,10 @@ fn error_object(reader: &mut Reader<'_>, error: &mut UpstreamError) -> Result<()
             "type" => kind = response::said(reader)?,
             "param" => error.param = response::said(reader)?.map(|param| param.into_owned()),
             "status_code" if error.status == 200 => {
-                error.status = reader.whole_or_null()?.and_then(|status| u16::try_from(status).ok()).unwrap_or(200);
+                error.status = reader
+                    .whole_or_null()?
+                    .and_then(|status| u16::try_from(status).ok())
+                    .unwrap_or(200);
             }
             _ => reader.skip()?,
         }
@@ -84,7 +86,9 @@ fn error_object(reader: &mut Reader<'_>, error: &mut UpstreamError) -> Result<()
 /// Sharpens the kind that the status gave by the vendor's own words; inside a 200 stream they are all there is.
 fn classify(error: &mut UpstreamError, code: Option<&str>, kind: Option<&str>) {
     if error.status == 200 {
-        let number = code.and_then(|code| code.parse::<u16>().ok()).filter(|status| (400..600).contains(status));
+        let number = code
+            .and_then(|code| code.parse::<u16>().ok())
+            .filter(|status| (400..600).contains(status));
         error.kind = match (number, kind) {
             (Some(status), _) => ErrorKind::from_status(status),
             (None, Some("invalid_request_error")) => ErrorKind::InvalidRequest,
@@ -100,7 +104,9 @@ fn classify(error: &mut UpstreamError, code: Option<&str>, kind: Option<&str>) {
     }
     match code {
         Some("context_length_exceeded") => error.kind = ErrorKind::ContextLength,
-        Some("content_policy_violation" | "content_filter" | "moderation_blocked") => error.kind = ErrorKind::ContentPolicy,
+        Some("content_policy_violation" | "content_filter" | "moderation_blocked") => {
+            error.kind = ErrorKind::ContentPolicy
+        }
         Some("insufficient_quota") => error.kind = ErrorKind::Billing,
         Some("rate_limit_exceeded") => error.kind = ErrorKind::RateLimit,
         _ => {}
@@ -117,10 +123,16 @@ pub fn write_error(error: &UpstreamError, out: &mut Out) {
         ErrorKind::ContentPolicy => ("invalid_request_error", Some("content_policy_violation")),
         ErrorKind::NotFound => ("invalid_request_error", Some("model_not_found")),
         ErrorKind::RateLimit => ("rate_limit_error", Some("rate_limit_exceeded")),
-        ErrorKind::Authentication | ErrorKind::Permission | ErrorKind::Billing => ("server_error", Some("upstream_auth")),
+        ErrorKind::Authentication | ErrorKind::Permission | ErrorKind::Billing => {
+            ("server_error", Some("upstream_auth"))
+        }
         ErrorKind::Overloaded | ErrorKind::Timeout | ErrorKind::Server => ("server_error", error.code.as_deref()),
     };
-    out.token("{\"error\":{\"message\":").string(error.client_message()).key("type").string(kind).key("param");
+    out.token("{\"error\":{\"message\":")
+        .string(error.client_message())
+        .key("type")
+        .string(kind)
+        .key("param");
     match &error.param {
         Some(param) => out.string(param),
         None => out.token("null"),
@@ -128,7 +140,7 @@ pub fn write_error(error: &UpstreamError, out: &mut Out) {
     out.key("code");
     match code {
         Some(code) => write_string(code, &mut out.buf),
-        None => drop(out.token("null")),
+        None => out.token("null").done(),
     }
     out.token("}}");
 }

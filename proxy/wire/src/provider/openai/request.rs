@@ -11,12 +11,13 @@ use std::borrow::Cow;
 pub use write::write_request;
 
 use crate::chat::{
-    Arguments, CacheMark, ChatRequest, Content, Document, Extra, Format, JsonError, Kind, Message, Part, Reader, Role, Source,
-    Text, Thinking, Tool, ToolChoice, data_url,
+    Arguments, CacheMark, ChatRequest, Content, Document, Extra, Format, JsonError, Kind, Message, Part, Reader, Role,
+    Source, Text, Thinking, Tool, ToolChoice, data_url,
 };
 use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::provider::Ingress;
+use crate::provider::fields::{cache_control, stop, thinking_mode};
 
 const DIALECT: Dialect = Dialect::OpenAi;
 
@@ -33,6 +34,7 @@ pub fn parse_request<'a>(body: &'a [u8], _: &Ingress<'_>) -> Result<ChatRequest<
     Ok(request)
 }
 
+#[expect(clippy::ptr_arg, reason = "an unknown key is kept as it is, borrowed or not")]
 fn field<'a>(reader: &mut Reader<'a>, key: &Cow<'a, str>, request: &mut ChatRequest<'a>) -> Result<(), JsonError> {
     match &**key {
         "model" => request.model = reader.text()?,
@@ -66,7 +68,11 @@ fn field<'a>(reader: &mut Reader<'a>, key: &Cow<'a, str>, request: &mut ChatRequ
         _ => {
             let value = reader.raw()?;
             if value.kind() != Kind::Null {
-                request.extras.push(Extra { dialect: DIALECT, key: key.clone(), value });
+                request.extras.push(Extra {
+                    dialect: DIALECT,
+                    key: key.clone(),
+                    value,
+                });
             }
         }
     }
@@ -118,7 +124,7 @@ fn message<'a>(reader: &mut Reader<'a>) -> Result<Message<'a>, JsonError> {
             "cache_control" => fields.cache = cache_control(reader)?,
             "function_call" if reader.kind()? == Kind::Null => reader.skip()?,
             "annotations" => reader.skip()?,
-            _ => reader.ignore(&key)?,
+            _ => reader.ignore(key)?,
         }
     }
     fields.into_message()
@@ -131,19 +137,38 @@ impl<'a> Fields<'a> {
             "developer" => Role::Developer,
             "user" | "tool" | "function" => Role::User,
             "assistant" => Role::Assistant,
-            _ => return Err(JsonError::Expected("an array of messages with the role system, developer, user, assistant or tool")),
+            _ => {
+                return Err(JsonError::Expected(
+                    "an array of messages with the role system, developer, user, assistant or tool",
+                ));
+            }
         };
         let mut parts = if matches!(&*self.role, "tool" | "function") {
             // The legacy role `function` names the function in place of an id.
-            let id = if self.call_id.is_empty() { self.name.take().unwrap_or_default() } else { self.call_id };
-            vec![Content::ToolResult { id, parts: self.content, is_error: None }.into()]
+            let id = if self.call_id.is_empty() {
+                self.name.take().unwrap_or_default()
+            } else {
+                self.call_id
+            };
+            vec![
+                Content::ToolResult {
+                    id,
+                    parts: self.content,
+                    is_error: None,
+                }
+                .into(),
+            ]
         } else {
             assemble(self.reasoning, self.details, self.content, self.refusal, self.calls)
         };
         if let (Some(mark), Some(last)) = (self.cache, parts.last_mut()) {
             last.cache = Some(mark);
         }
-        Ok(Message { role, name: self.name, parts })
+        Ok(Message {
+            role,
+            name: self.name,
+            parts,
+        })
     }
 }
 
@@ -157,7 +182,9 @@ pub(super) fn assemble<'a>(
     calls: Vec<Part<'a>>,
 ) -> Vec<Part<'a>> {
     let mut parts = details;
-    let told = parts.iter().any(|part| matches!(&part.content, Content::Thinking { text, .. } if !text.is_empty()));
+    let told = parts
+        .iter()
+        .any(|part| matches!(&part.content, Content::Thinking { text, .. } if !text.is_empty()));
     if let (false, Some(text)) = (told, reasoning.filter(|text| !text.is_empty())) {
         match parts.first_mut().map(|part| &mut part.content) {
             Some(Content::Thinking { text: empty, .. }) => *empty = text,
@@ -169,7 +196,11 @@ pub(super) fn assemble<'a>(
     } else {
         parts.extend(content);
     }
-    parts.extend(refusal.filter(|text| !text.is_empty()).map(|text| Part::from(Content::Refusal(text))));
+    parts.extend(
+        refusal
+            .filter(|text| !text.is_empty())
+            .map(|text| Part::from(Content::Refusal(text))),
+    );
     parts.extend(calls);
     parts
 }
@@ -180,7 +211,11 @@ pub(super) fn content<'a>(reader: &mut Reader<'a>) -> Result<Vec<Part<'a>>, Json
         Kind::Null => reader.skip().map(|()| Vec::new()),
         Kind::String => {
             let text = reader.text()?;
-            Ok(if text.is_empty() { Vec::new() } else { vec![Content::text(text).into()] })
+            Ok(if text.is_empty() {
+                Vec::new()
+            } else {
+                vec![Content::text(text).into()]
+            })
         }
         Kind::Array => {
             let mut parts = Vec::with_capacity(2);
@@ -190,7 +225,9 @@ pub(super) fn content<'a>(reader: &mut Reader<'a>) -> Result<Vec<Part<'a>>, Json
             }
             Ok(parts)
         }
-        _ => Err(JsonError::Expected("an array of messages whose content is a string or an array of parts")),
+        _ => Err(JsonError::Expected(
+            "an array of messages whose content is a string or an array of parts",
+        )),
     }
 }
 
@@ -211,21 +248,29 @@ fn part<'a>(reader: &mut Reader<'a>) -> Result<Part<'a>, JsonError> {
             "input_audio" => source = Some(audio(reader)?),
             "file" => (source, name) = file(reader)?,
             "cache_control" => cache = cache_control(reader)?,
-            _ => reader.ignore(&key)?,
+            _ => reader.ignore(key)?,
         }
     }
     let content = match (&*kind, text, source) {
         ("text", Some(text), _) => Content::text(text),
         ("refusal", Some(text), _) => Content::Refusal(text),
-        ("thinking", _, _) => Content::Thinking { text: thinking.unwrap_or_default(), signature: None },
+        ("thinking", _, _) => Content::Thinking {
+            text: thinking.unwrap_or_default(),
+            signature: None,
+        },
         ("image_url", _, Some(source)) => Content::Image { source, detail },
         ("video_url", _, Some(source)) => Content::Video(source),
         ("input_audio", _, Some(source)) => Content::Audio(source),
-        ("file" | "document_url", _, Some(source)) => {
-            Content::Document(Box::new(Document { source, name, context: None, citations: None }))
-        }
+        ("file" | "document_url", _, Some(source)) => Content::Document(Box::new(Document {
+            source,
+            name,
+            context: None,
+            citations: None,
+        })),
         ("text" | "refusal" | "image_url" | "video_url" | "input_audio" | "file" | "document_url", ..) => {
-            return Err(JsonError::Expected("an array of messages whose content parts hold what their type says"));
+            return Err(JsonError::Expected(
+                "an array of messages whose content parts hold what their type says",
+            ));
         }
         _ => Content::Other(DIALECT, whole.raw()?),
     };
@@ -261,7 +306,10 @@ fn url<'a>(reader: &mut Reader<'a>) -> Result<(Option<Source<'a>>, Option<Text<'
             }
         }
     }
-    Ok((Some(data_url(&address).map_or(Source::Url(address), Source::from)), detail))
+    Ok((
+        Some(data_url(&address).map_or(Source::Url(address), Source::from)),
+        detail,
+    ))
 }
 
 fn audio<'a>(reader: &mut Reader<'a>) -> Result<Source<'a>, JsonError> {
@@ -284,7 +332,10 @@ fn file<'a>(reader: &mut Reader<'a>) -> Result<(Option<Source<'a>>, Option<Text<
         match &*key {
             "file_data" => {
                 let data = reader.text()?;
-                let bare = |data| Source::Base64 { media_type: Text::plain("application/pdf"), data };
+                let bare = |data| Source::Base64 {
+                    media_type: Text::plain("application/pdf"),
+                    data,
+                };
                 // Some vendors take a web address here; bare base64 is a PDF, the only type OpenAI documents.
                 source = Some(match data_url(&data) {
                     Some(url) => url.into(),
@@ -320,7 +371,15 @@ pub(super) fn tool_calls<'a>(reader: &mut Reader<'a>) -> Result<Vec<Part<'a>>, J
             }
         }
         if let Some((name, arguments)) = if is_custom { custom } else { function.or(custom) } {
-            calls.push(Content::ToolCall { id, name, arguments, custom: is_custom }.into());
+            calls.push(
+                Content::ToolCall {
+                    id,
+                    name,
+                    arguments,
+                    custom: is_custom,
+                }
+                .into(),
+            );
         }
     }
     Ok(calls)
@@ -359,11 +418,23 @@ pub(super) fn reasoning_details<'a>(reader: &mut Reader<'a>) -> Result<Vec<Part<
         last_index = detail.index;
         match (detail.data, parts.last_mut().map(|part| &mut part.content)) {
             (Some(data), _) => parts.push(Content::RedactedThinking(data).into()),
-            (None, Some(Content::Thinking { text, signature: open @ None })) if same => {
+            (
+                None,
+                Some(Content::Thinking {
+                    text,
+                    signature: open @ None,
+                }),
+            ) if same => {
                 *text = std::mem::take(text).joined(detail.text);
                 *open = detail.signature;
             }
-            (None, _) => parts.push(Content::Thinking { text: detail.text, signature: detail.signature }.into()),
+            (None, _) => parts.push(
+                Content::Thinking {
+                    text: detail.text,
+                    signature: detail.signature,
+                }
+                .into(),
+            ),
         }
     }
     Ok(parts)
@@ -384,7 +455,7 @@ pub(super) struct Detail<'a> {
 
 impl<'a> Detail<'a> {
     pub(super) fn parse(reader: &mut Reader<'a>) -> Result<Self, JsonError> {
-        let mut detail = Self::default();
+        let (mut detail, mut foreign) = (Self::default(), false);
         reader.object("an array of messages whose reasoning_details are objects")?;
         while let Some(key) = reader.key()? {
             match &*key {
@@ -392,27 +463,20 @@ impl<'a> Detail<'a> {
                 "signature" => detail.signature = reader.text_or_null()?.filter(|signature| !signature.is_empty()),
                 "data" => detail.data = reader.text_or_null()?,
                 "index" => detail.index = reader.whole_or_null()?,
+                "format" => {
+                    foreign = reader
+                        .text_or_null()?
+                        .is_some_and(|format| !format.as_json().starts_with("anthropic"))
+                }
                 _ => reader.skip()?,
             }
         }
+        if foreign {
+            // Another family's proof, which no dialect here can carry: without it the reasoning counts as unsigned.
+            (detail.signature, detail.data) = (None, None);
+        }
         Ok(detail)
     }
-}
-
-/// `cache_control` as Anthropic defines it, which several vendors take on this surface too.
-pub(in crate::provider) fn cache_control(reader: &mut Reader<'_>) -> Result<Option<CacheMark>, JsonError> {
-    if reader.null()? {
-        return Ok(None);
-    }
-    let mut ttl = None;
-    reader.object("carried by a cache_control that is an object")?;
-    while let Some(key) = reader.key()? {
-        match &*key {
-            "ttl" => ttl = reader.text_or_null()?,
-            _ => reader.skip()?,
-        }
-    }
-    Ok(Some(CacheMark::from_ttl(ttl.as_ref().map(Text::as_json))))
 }
 
 fn tools<'a>(reader: &mut Reader<'a>) -> Result<Vec<Tool<'a>>, JsonError> {
@@ -433,9 +497,19 @@ fn tools<'a>(reader: &mut Reader<'a>) -> Result<Vec<Tool<'a>>, JsonError> {
             }
         }
         tools.push(match function {
-            Some(Tool::Function { name, description, parameters, strict, .. }) => {
-                Tool::Function { name, description, parameters, strict, cache: mark }
-            }
+            Some(Tool::Function {
+                name,
+                description,
+                parameters,
+                strict,
+                ..
+            }) => Tool::Function {
+                name,
+                description,
+                parameters,
+                strict,
+                cache: mark,
+            },
             _ => Tool::Other(DIALECT, whole.raw()?),
         });
     }
@@ -454,7 +528,13 @@ fn function<'a>(reader: &mut Reader<'a>) -> Result<Tool<'a>, JsonError> {
             _ => reader.skip()?,
         }
     }
-    Ok(Tool::Function { name, description, parameters, strict, cache: None })
+    Ok(Tool::Function {
+        name,
+        description,
+        parameters,
+        strict,
+        cache: None,
+    })
 }
 
 fn tool_choice<'a>(reader: &mut Reader<'a>) -> Result<Option<ToolChoice<'a>>, JsonError> {
@@ -523,23 +603,12 @@ fn json_schema<'a>(reader: &mut Reader<'a>) -> Result<Option<Format<'a>>, JsonEr
             _ => reader.skip()?,
         }
     }
-    Ok(schema.map(|schema| Format::JsonSchema { name, description, schema, strict }))
-}
-
-/// A string, an array of strings, or null.
-pub(in crate::provider) fn stop<'a>(reader: &mut Reader<'a>) -> Result<Vec<Text<'a>>, JsonError> {
-    match reader.kind()? {
-        Kind::Null => reader.skip().map(|()| Vec::new()),
-        Kind::String => reader.text().map(|text| vec![text]),
-        _ => {
-            let mut list = Vec::new();
-            reader.array("a string or an array of strings")?;
-            while reader.item()? {
-                list.push(reader.text()?);
-            }
-            Ok(list)
-        }
-    }
+    Ok(schema.map(|schema| Format::JsonSchema {
+        name,
+        description,
+        schema,
+        strict,
+    }))
 }
 
 /// OpenRouter's `reasoning` and the `thinking` of several vendors: `effort`, a budget, on or off. A string is neither.
@@ -563,16 +632,6 @@ fn reasoning<'a>(reader: &mut Reader<'a>, request: &mut ChatRequest<'a>) -> Resu
         }
     }
     Ok(())
-}
-
-/// Anthropic's `thinking.type`.
-pub(in crate::provider) fn thinking_mode(word: &str) -> Option<Thinking> {
-    match word {
-        "enabled" => Some(Thinking::Enabled),
-        "disabled" => Some(Thinking::Disabled),
-        "adaptive" => Some(Thinking::Adaptive),
-        _ => None,
-    }
 }
 
 fn stream_options(reader: &mut Reader<'_>, request: &mut ChatRequest<'_>) -> Result<(), JsonError> {

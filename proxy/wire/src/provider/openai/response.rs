@@ -9,11 +9,13 @@
 use std::borrow::Cow;
 
 use crate::chat::{
-    ChatResponse, Choice, Citation, Content, Finish, JsonError, Kind, Location, Out, Part, Reader, Text, ToolIdRule, Usage, tool_id,
+    ChatResponse, Choice, Citation, Content, Finish, JsonError, Kind, Location, Out, Part, Reader, Text, ToolIdRule,
+    Usage, tool_id,
 };
 use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::provider::Reply;
+use crate::provider::fields::count;
 use crate::provider::openai::request::{assemble, content, reasoning_details, tool_calls};
 
 const DIALECT: Dialect = Dialect::OpenAi;
@@ -56,13 +58,23 @@ fn response(body: &[u8]) -> Result<ChatResponse<'_>, JsonError> {
 /// Seconds since the epoch; some vendors send fractions, or nothing of use.
 pub(super) fn created(reader: &mut Reader<'_>) -> Result<Option<u64>, JsonError> {
     Ok(match reader.kind()? {
-        Kind::Number => reader.number_or_null()?.map(|number| number.f64()).filter(|seconds| *seconds >= 1.0).map(|s| s as u64),
+        Kind::Number => reader
+            .number_or_null()?
+            .map(|number| number.f64())
+            .filter(|seconds| *seconds >= 1.0)
+            .map(|s| s as u64),
         _ => reader.skip().map(|()| None)?,
     })
 }
 
 fn choice<'a>(reader: &mut Reader<'a>) -> Result<Choice<'a>, JsonError> {
-    let mut choice = Choice { index: 0, parts: Vec::new(), finish: None, stop_sequence: None, logprobs: None };
+    let mut choice = Choice {
+        index: 0,
+        parts: Vec::new(),
+        finish: None,
+        stop_sequence: None,
+        logprobs: None,
+    };
     reader.object("a list of choices")?;
     while let Some(key) = reader.key()? {
         match &*key {
@@ -73,7 +85,10 @@ fn choice<'a>(reader: &mut Reader<'a>) -> Result<Choice<'a>, JsonError> {
             _ => reader.skip()?,
         }
     }
-    let calls = choice.parts.iter().any(|part| matches!(part.content, Content::ToolCall { .. }));
+    let calls = choice
+        .parts
+        .iter()
+        .any(|part| matches!(part.content, Content::ToolCall { .. }));
     if matches!(choice.finish, None | Some(Finish::Stop)) {
         // A forced call finishes with `stop`; some vendors leave the reason empty.
         choice.finish = Some(if calls { Finish::ToolCalls } else { Finish::Stop });
@@ -233,23 +248,22 @@ impl Details {
     }
 }
 
-/// A count of tokens; anything else than a number counts as unsaid, because an answer is worth more than its accounting.
-pub(in crate::provider) fn count(reader: &mut Reader<'_>) -> Result<Option<u64>, JsonError> {
-    match reader.kind()? {
-        // The bound keeps sums of counts far from overflow.
-        Kind::Number => {
-            Ok(reader.number_or_null()?.map(|number| number.f64()).filter(|n| *n >= 0.0).map(|n| n.min(1e15) as u64))
-        }
-        _ => reader.skip().map(|()| None),
-    }
-}
-
 /// Appends a whole answer.
 pub fn write_response(response: &ChatResponse<'_>, reply: &Reply<'_>, out: &mut Out) {
     out.token("{\"id\":");
-    if response.id.is_empty() { out.string(reply.id) } else { out.text(&response.id) };
-    out.token(",\"object\":\"chat.completion\",\"created\":").whole(response.created.unwrap_or(reply.created)).key("model");
-    if response.model.is_empty() { out.string(reply.model) } else { out.text(&response.model) };
+    if response.id.is_empty() {
+        out.string(reply.id)
+    } else {
+        out.text(&response.id)
+    };
+    out.token(",\"object\":\"chat.completion\",\"created\":")
+        .whole(response.created.unwrap_or(reply.created))
+        .key("model");
+    if response.model.is_empty() {
+        out.string(reply.model)
+    } else {
+        out.text(&response.model)
+    };
     out.key("choices").token("[");
     for choice in &response.choices {
         write_choice(choice, out);
@@ -280,20 +294,32 @@ pub(super) fn tier_word(tier: &Text<'_>) -> &'static str {
 }
 
 fn write_choice(choice: &Choice<'_>, out: &mut Out) {
-    out.comma().token("{\"index\":").whole(u64::from(choice.index)).key("message").token("{\"role\":\"assistant\",\"content\":");
-    let texts = || choice.parts.iter().filter_map(|part| match &part.content {
-        Content::Text { text, citations } => Some((text, citations)),
-        _ => None,
-    });
+    out.comma()
+        .token("{\"index\":")
+        .whole(u64::from(choice.index))
+        .key("message")
+        .token("{\"role\":\"assistant\",\"content\":");
+    let texts = || {
+        choice.parts.iter().filter_map(|part| match &part.content {
+            Content::Text { text, citations } => Some((text, citations)),
+            _ => None,
+        })
+    };
     if texts().next().is_some() {
         out.token("\"");
-        texts().for_each(|(text, _)| drop(out.fragment(text)));
+        texts().for_each(|(text, _)| out.fragment(text).done());
         out.token("\"");
     } else {
         out.token("null");
     }
     out.key("refusal");
-    match choice.parts.iter().find_map(|part| if let Content::Refusal(text) = &part.content { Some(text) } else { None }) {
+    match choice.parts.iter().find_map(|part| {
+        if let Content::Refusal(text) = &part.content {
+            Some(text)
+        } else {
+            None
+        }
+    }) {
         Some(text) => out.text(text),
         None => out.token("null"),
     };
@@ -302,7 +328,9 @@ fn write_choice(choice: &Choice<'_>, out: &mut Out) {
         let mut at = 0;
         for (text, citations) in texts() {
             let end = at + text.decode().chars().count() as u64;
-            citations.iter().for_each(|citation| write_annotation(citation, at, end, out));
+            citations
+                .iter()
+                .for_each(|citation| write_annotation(citation, at, end, out));
             at = end;
         }
         out.token("]");
@@ -315,7 +343,9 @@ fn write_choice(choice: &Choice<'_>, out: &mut Out) {
     } else {
         out.key("logprobs").token("null");
     }
-    out.key("finish_reason").string(finish_reason(choice.finish.unwrap_or(Finish::Stop))).token("}");
+    out.key("finish_reason")
+        .string(finish_reason(choice.finish.unwrap_or(Finish::Stop)))
+        .token("}");
 }
 
 /// One entry of `annotations`; sources without an address have no place there.
@@ -325,9 +355,20 @@ pub(super) fn write_annotation(citation: &Citation<'_>, start: u64, end: u64, ou
         return;
     }
     let Some(url) = &citation.url else { return };
-    let (start, end) = if let Location::Answer { start, end } = citation.location { (start, end) } else { (start, end) };
-    out.comma().token("{\"type\":\"url_citation\",\"url_citation\":{\"start_index\":").whole(start).key("end_index").whole(end);
-    out.key("url").text(url).key("title").text(citation.title.as_ref().unwrap_or(url));
+    let (start, end) = if let Location::Answer { start, end } = citation.location {
+        (start, end)
+    } else {
+        (start, end)
+    };
+    out.comma()
+        .token("{\"type\":\"url_citation\",\"url_citation\":{\"start_index\":")
+        .whole(start)
+        .key("end_index")
+        .whole(end);
+    out.key("url")
+        .text(url)
+        .key("title")
+        .text(citation.title.as_ref().unwrap_or(url));
     if let Some(cited) = &citation.cited_text {
         out.key("content").text(cited);
     }
@@ -336,9 +377,12 @@ pub(super) fn write_annotation(citation: &Citation<'_>, start: u64, end: u64, ou
 
 /// Appends `,"reasoning_content":…,"reasoning_details":[…]` for the reasoning among `parts`, if there is any.
 pub(super) fn write_reasoning(parts: &[Part<'_>], out: &mut Out) {
-    let thoughts = || parts.iter().map(|part| &part.content).filter(|content| {
-        matches!(content, Content::Thinking { .. } | Content::RedactedThinking(_))
-    });
+    let thoughts = || {
+        parts
+            .iter()
+            .map(|part| &part.content)
+            .filter(|content| matches!(content, Content::Thinking { .. } | Content::RedactedThinking(_)))
+    };
     if thoughts().next().is_none() {
         return;
     }
@@ -348,7 +392,7 @@ pub(super) fn write_reasoning(parts: &[Part<'_>], out: &mut Out) {
     });
     if let Some(first) = texts.next() {
         out.key("reasoning_content").token("\"").fragment(first);
-        texts.for_each(|text| drop(out.token("\\n\\n").fragment(text)));
+        texts.for_each(|text| out.token("\\n\\n").fragment(text).done());
         out.token("\"");
     }
     out.key("reasoning_details").token("[");
@@ -361,14 +405,23 @@ pub(super) fn write_reasoning(parts: &[Part<'_>], out: &mut Out) {
 fn write_detail(content: &Content<'_>, index: u64, out: &mut Out) {
     match content {
         Content::Thinking { text, signature } => {
-            out.comma().token("{\"type\":\"reasoning.text\",\"index\":").whole(index).key("text").text(text);
+            out.comma()
+                .token("{\"type\":\"reasoning.text\",\"index\":")
+                .whole(index)
+                .key("text")
+                .text(text);
             if let Some(signature) = signature {
                 out.key("signature").text(signature);
             }
             out.token("}");
         }
         Content::RedactedThinking(data) => {
-            out.comma().token("{\"type\":\"reasoning.encrypted\",\"index\":").whole(index).key("data").text(data).token("}");
+            out.comma()
+                .token("{\"type\":\"reasoning.encrypted\",\"index\":")
+                .whole(index)
+                .key("data")
+                .text(data)
+                .token("}");
         }
         _ => {}
     }
@@ -378,16 +431,28 @@ fn write_detail(content: &Content<'_>, index: u64, out: &mut Out) {
 pub(super) fn write_tool_calls(parts: &[Part<'_>], rule: ToolIdRule, out: &mut Out) {
     let mut any = false;
     for part in parts {
-        let Content::ToolCall { id, name, arguments, custom } = &part.content else { continue };
+        let Content::ToolCall {
+            id,
+            name,
+            arguments,
+            custom,
+        } = &part.content
+        else {
+            continue;
+        };
         if !any {
             out.key("tool_calls").token("[");
             any = true;
         }
         out.comma().token("{\"id\":").text(&tool_id(id, rule));
         if *custom {
-            out.token(",\"type\":\"custom\",\"custom\":{\"name\":").text(name).key("input");
+            out.token(",\"type\":\"custom\",\"custom\":{\"name\":")
+                .text(name)
+                .key("input");
         } else {
-            out.token(",\"type\":\"function\",\"function\":{\"name\":").text(name).key("arguments");
+            out.token(",\"type\":\"function\",\"function\":{\"name\":")
+                .text(name)
+                .key("arguments");
         }
         arguments.write_string(out);
         out.token("}}");
@@ -399,14 +464,24 @@ pub(super) fn write_tool_calls(parts: &[Part<'_>], rule: ToolIdRule, out: &mut O
 
 /// Appends a `usage` object.
 pub(super) fn write_usage(usage: &Usage, out: &mut Out) {
-    out.token("{\"prompt_tokens\":").whole(usage.input_total()).key("completion_tokens").whole(usage.output);
-    out.key("total_tokens").whole(usage.total()).token(",\"prompt_tokens_details\":{\"cached_tokens\":").whole(usage.cache_read);
-    for (key, value) in [("cache_write_tokens", usage.cache_write_total()), ("audio_tokens", usage.input_audio)] {
+    out.token("{\"prompt_tokens\":")
+        .whole(usage.input_total())
+        .key("completion_tokens")
+        .whole(usage.output);
+    out.key("total_tokens")
+        .whole(usage.total())
+        .token(",\"prompt_tokens_details\":{\"cached_tokens\":")
+        .whole(usage.cache_read);
+    for (key, value) in [
+        ("cache_write_tokens", usage.cache_write_total()),
+        ("audio_tokens", usage.input_audio),
+    ] {
         if value > 0 {
             out.key(key).whole(value);
         }
     }
-    out.token("},\"completion_tokens_details\":{\"reasoning_tokens\":").whole(usage.reasoning.unwrap_or(0));
+    out.token("},\"completion_tokens_details\":{\"reasoning_tokens\":")
+        .whole(usage.reasoning.unwrap_or(0));
     if usage.output_audio > 0 {
         out.key("audio_tokens").whole(usage.output_audio);
     }

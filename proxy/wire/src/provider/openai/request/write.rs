@@ -4,11 +4,12 @@
 //! message holds. Deliberately absent: same-dialect requests, which are never written anew.
 
 use crate::chat::{
-    CacheMark, ChatRequest, Content, Document, Format, Message, Notes, Out, Param, Part, Role, Source, Text, Thinking, Tool,
-    ToolChoice, effort_for_budget, tool_id,
+    CacheMark, ChatRequest, Content, Document, Format, Message, Notes, Out, Param, Part, Role, Source, Text, Thinking,
+    Tool, ToolChoice, effort_for_budget, tool_id,
 };
 use crate::dialect::Dialect;
 use crate::error::ApiError;
+use crate::provider::fields::write_cache_control;
 use crate::provider::{Quirks, Target};
 
 const DIALECT: Dialect = Dialect::OpenAi;
@@ -20,7 +21,11 @@ pub fn write_request(
     out: &mut Out,
     notes: &mut Notes,
 ) -> Result<(), ApiError> {
-    let mut writer = Writer { quirks: target.quirks, out, notes };
+    let mut writer = Writer {
+        quirks: target.quirks,
+        out,
+        notes,
+    };
     writer.out.token("{").key("model").string(target.model);
     writer.messages(&request.messages)?;
     writer.tools(request)?;
@@ -82,9 +87,15 @@ impl Writer<'_> {
                 self.notes.lose(Param::ToolResultError, DIALECT)?;
             }
             self.open("tool", None);
-            self.out.key("tool_call_id").text(&tool_id(id, self.quirks.tool_ids)).key("content");
+            self.out
+                .key("tool_call_id")
+                .text(&tool_id(id, self.quirks.tool_ids))
+                .key("content");
             let (words, media): (Vec<_>, Vec<_>) = parts.iter().partition(|part| {
-                matches!(&part.content, Content::Text { .. } | Content::Json(_) | Content::Refusal(_) | Content::Other(..))
+                matches!(
+                    &part.content,
+                    Content::Text { .. } | Content::Json(_) | Content::Refusal(_) | Content::Other(..)
+                )
             });
             self.content(&words)?;
             self.out.token("}");
@@ -108,11 +119,21 @@ impl Writer<'_> {
             [] => {
                 self.out.token("\"\"");
             }
-            [Part { content: Content::Text { text, .. }, cache }] if cache.is_none() || !self.quirks.cache_control => {
+            [
+                Part {
+                    content: Content::Text { text, .. },
+                    cache,
+                },
+            ] if cache.is_none() || !self.quirks.cache_control => {
                 self.cache(*cache, false)?;
                 self.out.text(text);
             }
-            [Part { content: Content::Json(raw), .. }] => {
+            [
+                Part {
+                    content: Content::Json(raw),
+                    ..
+                },
+            ] => {
                 self.out.string(raw.as_json());
             }
             parts => {
@@ -129,7 +150,9 @@ impl Writer<'_> {
     fn part(&mut self, part: &Part<'_>) -> Result<(), ApiError> {
         let out = &mut *self.out;
         match &part.content {
-            Content::Text { text, .. } | Content::Refusal(text) => out.comma().token("{\"type\":\"text\",\"text\":").text(text),
+            Content::Text { text, .. } | Content::Refusal(text) => {
+                out.comma().token("{\"type\":\"text\",\"text\":").text(text)
+            }
             Content::Json(raw) => out.comma().token("{\"type\":\"text\",\"text\":").string(raw.as_json()),
             Content::Image { source, detail } => {
                 self.url(source, "image_url", Param::ImageUrl)?;
@@ -148,7 +171,11 @@ impl Writer<'_> {
             Content::Audio(Source::Base64 { media_type, data }) => {
                 let kind = media_type.decode();
                 let format = kind.strip_prefix("audio/").unwrap_or("wav");
-                out.comma().token("{\"type\":\"input_audio\",\"input_audio\":{\"data\":").text(data).key("format").string(format);
+                out.comma()
+                    .token("{\"type\":\"input_audio\",\"input_audio\":{\"data\":")
+                    .text(data)
+                    .key("format")
+                    .string(format);
                 out.token("}")
             }
             Content::Audio(_) => return self.refuse(Param::FileId),
@@ -159,8 +186,12 @@ impl Writer<'_> {
             }
             Content::Other(..) => return self.notes.lose(Param::ForeignPart, DIALECT),
             // Neither stands in a user's message; an assistant's are written by `assistant`.
-            Content::ToolCall { .. } | Content::ToolResult { .. } => return self.notes.lose(Param::ForeignPart, DIALECT),
-            Content::Thinking { .. } | Content::RedactedThinking(_) => return self.notes.lose(Param::Thinking, DIALECT),
+            Content::ToolCall { .. } | Content::ToolResult { .. } => {
+                return self.notes.lose(Param::ForeignPart, DIALECT);
+            }
+            Content::Thinking { .. } | Content::RedactedThinking(_) => {
+                return self.notes.lose(Param::Thinking, DIALECT);
+            }
         };
         self.cache(part.cache, true)?;
         self.out.token("}");
@@ -180,12 +211,21 @@ impl Writer<'_> {
 
     /// `{"type":KIND,KIND:{"url":…`, left open for more.
     fn url(&mut self, source: &Source<'_>, kind: &str, param: Param) -> Result<(), ApiError> {
-        self.out.comma().token("{\"type\":\"").token(kind).token("\",\"").token(kind).token("\":{\"url\":\"");
+        self.out
+            .comma()
+            .token("{\"type\":\"")
+            .token(kind)
+            .token("\",\"")
+            .token(kind)
+            .token("\":{\"url\":\"");
         match source {
             Source::Url(address) => self.out.fragment(address),
-            Source::Base64 { media_type, data } => {
-                self.out.token("data:").fragment(media_type).token(";base64,").fragment(data)
-            }
+            Source::Base64 { media_type, data } => self
+                .out
+                .token("data:")
+                .fragment(media_type)
+                .token(";base64,")
+                .fragment(data),
             Source::File(..) => return self.refuse(Param::FileId),
             Source::S3 { .. } => return self.refuse(Param::S3),
             Source::Text(_) | Source::Parts(_) => return self.refuse(param),
@@ -205,10 +245,20 @@ impl Writer<'_> {
                     Some(name) => self.out.text(name),
                     None => self.out.token("\"document.pdf\""),
                 };
-                self.out.key("file_data").token("\"data:").fragment(media_type).token(";base64,").fragment(data).token("\"}");
+                self.out
+                    .key("file_data")
+                    .token("\"data:")
+                    .fragment(media_type)
+                    .token(";base64,")
+                    .fragment(data)
+                    .token("\"}");
             }
             Source::File(Dialect::OpenAi, id) => {
-                self.out.comma().token("{\"type\":\"file\",\"file\":{\"file_id\":").text(id).token("}");
+                self.out
+                    .comma()
+                    .token("{\"type\":\"file\",\"file\":{\"file_id\":")
+                    .text(id)
+                    .token("}");
             }
             Source::File(..) => return self.refuse(Param::FileId),
             Source::Url(_) => return self.refuse(Param::DocumentUrl),
@@ -251,7 +301,7 @@ impl Writer<'_> {
         }
         for part in &message.parts {
             match &part.content {
-                Content::Refusal(text) => drop(self.out.key("refusal").text(text)),
+                Content::Refusal(text) => self.out.key("refusal").text(text).done(),
                 Content::Other(..) | Content::ToolResult { .. } | Content::Json(_) => {
                     self.notes.lose(Param::ForeignPart, DIALECT)?;
                 }
@@ -261,7 +311,11 @@ impl Writer<'_> {
                 _ => {}
             }
         }
-        if message.parts.iter().any(|part| matches!(part.content, Content::Thinking { .. } | Content::RedactedThinking(_))) {
+        if message
+            .parts
+            .iter()
+            .any(|part| matches!(part.content, Content::Thinking { .. } | Content::RedactedThinking(_)))
+        {
             if self.quirks.reasoning {
                 super::super::response::write_reasoning(&message.parts, self.out);
             } else {
@@ -280,10 +334,19 @@ impl Writer<'_> {
         self.out.key("tools").token("[");
         for tool in &request.tools {
             match tool {
-                Tool::Other(Dialect::OpenAi, raw) => drop(self.out.comma().raw(raw)),
+                Tool::Other(Dialect::OpenAi, raw) => self.out.comma().raw(raw).done(),
                 Tool::Other(..) => self.refuse(Param::ServerTool)?,
-                Tool::Function { name, description, parameters, strict, cache } => {
-                    self.out.comma().token("{\"type\":\"function\",\"function\":{\"name\":").text(name);
+                Tool::Function {
+                    name,
+                    description,
+                    parameters,
+                    strict,
+                    cache,
+                } => {
+                    self.out
+                        .comma()
+                        .token("{\"type\":\"function\",\"function\":{\"name\":")
+                        .text(name);
                     if let Some(description) = description {
                         self.out.key("description").text(description);
                     }
@@ -302,13 +365,17 @@ impl Writer<'_> {
         self.out.token("]");
         match &request.tool_choice {
             None => {}
-            Some(ToolChoice::Auto) => drop(self.out.key("tool_choice").token("\"auto\"")),
-            Some(ToolChoice::Any) => drop(self.out.key("tool_choice").token("\"required\"")),
-            Some(ToolChoice::None) => drop(self.out.key("tool_choice").token("\"none\"")),
+            Some(ToolChoice::Auto) => self.out.key("tool_choice").token("\"auto\"").done(),
+            Some(ToolChoice::Any) => self.out.key("tool_choice").token("\"required\"").done(),
+            Some(ToolChoice::None) => self.out.key("tool_choice").token("\"none\"").done(),
             Some(ToolChoice::Named(name)) => {
-                self.out.key("tool_choice").token("{\"type\":\"function\",\"function\":{\"name\":").text(name).token("}}");
+                self.out
+                    .key("tool_choice")
+                    .token("{\"type\":\"function\",\"function\":{\"name\":")
+                    .text(name)
+                    .token("}}");
             }
-            Some(ToolChoice::Other(Dialect::OpenAi, raw)) => drop(self.out.key("tool_choice").raw(raw)),
+            Some(ToolChoice::Other(Dialect::OpenAi, raw)) => self.out.key("tool_choice").raw(raw).done(),
             Some(ToolChoice::Other(..)) => self.refuse(Param::ToolChoice)?,
         }
         if let Some(parallel) = request.parallel_tool_calls {
@@ -320,10 +387,21 @@ impl Writer<'_> {
     fn format(&mut self, format: Option<&Format<'_>>) -> Result<(), ApiError> {
         match format {
             None => {}
-            Some(Format::Text) => drop(self.out.key("response_format").token("{\"type\":\"text\"}")),
-            Some(Format::JsonObject) => drop(self.out.key("response_format").token("{\"type\":\"json_object\"}")),
-            Some(Format::JsonSchema { name, description, schema, strict }) => {
-                self.out.key("response_format").token("{\"type\":\"json_schema\",\"json_schema\":{\"name\":");
+            Some(Format::Text) => self.out.key("response_format").token("{\"type\":\"text\"}").done(),
+            Some(Format::JsonObject) => self
+                .out
+                .key("response_format")
+                .token("{\"type\":\"json_object\"}")
+                .done(),
+            Some(Format::JsonSchema {
+                name,
+                description,
+                schema,
+                strict,
+            }) => {
+                self.out
+                    .key("response_format")
+                    .token("{\"type\":\"json_schema\",\"json_schema\":{\"name\":");
                 match name {
                     Some(name) => self.out.text(name),
                     None => self.out.token("\"response\""),
@@ -337,7 +415,7 @@ impl Writer<'_> {
                 }
                 self.out.token("}}");
             }
-            Some(Format::Other(Dialect::OpenAi, raw)) => drop(self.out.key("response_format").raw(raw)),
+            Some(Format::Other(Dialect::OpenAi, raw)) => self.out.key("response_format").raw(raw).done(),
             Some(Format::Other(..)) => self.refuse(Param::Format)?,
         }
         Ok(())
@@ -345,7 +423,13 @@ impl Writer<'_> {
 
     fn sampling(&mut self, request: &ChatRequest<'_>) -> Result<(), ApiError> {
         if let Some(tokens) = request.max_tokens {
-            self.out.key(if self.quirks.max_tokens { "max_tokens" } else { "max_completion_tokens" }).whole(tokens);
+            self.out
+                .key(if self.quirks.max_tokens {
+                    "max_tokens"
+                } else {
+                    "max_completion_tokens"
+                })
+                .whole(tokens);
         }
         let numbers = [
             ("temperature", request.temperature),
@@ -365,7 +449,7 @@ impl Writer<'_> {
         }
         if !request.stop.is_empty() {
             self.out.key("stop").token("[");
-            request.stop.iter().for_each(|stop| drop(self.out.comma().text(stop)));
+            request.stop.iter().for_each(|stop| self.out.comma().text(stop).done());
             self.out.token("]");
         }
         for (key, value) in [("n", request.n), ("top_logprobs", request.top_logprobs)] {
@@ -410,8 +494,8 @@ impl Writer<'_> {
     fn rest(&mut self, request: &ChatRequest<'_>) -> Result<(), ApiError> {
         if let Some(tier) = &request.service_tier {
             match tier.as_json() {
-                "auto" | "default" | "flex" | "priority" | "scale" => drop(self.out.key("service_tier").text(tier)),
-                "standard_only" | "standard" => drop(self.out.key("service_tier").token("\"default\"")),
+                "auto" | "default" | "flex" | "priority" | "scale" => self.out.key("service_tier").text(tier).done(),
+                "standard_only" | "standard" => self.out.key("service_tier").token("\"default\"").done(),
                 _ => self.notes.lose(Param::ServiceTier, DIALECT)?,
             }
         }
@@ -434,13 +518,4 @@ impl Writer<'_> {
         }
         Ok(())
     }
-}
-
-/// `{"type":"ephemeral","ttl":…}`.
-pub(in crate::provider) fn write_cache_control(mark: CacheMark, out: &mut Out) {
-    out.token("{\"type\":\"ephemeral\"");
-    if let Some(ttl) = mark.ttl() {
-        out.key("ttl").string(ttl);
-    }
-    out.token("}");
 }

@@ -3,7 +3,8 @@
 use super::super::response::{annotations, created, finish, usage};
 use super::super::{error_object, request::Detail};
 use crate::chat::{
-    ChatEvent, Citation, Delta, ErrorKind, Finish, JsonError, Kind, Open, Raw, Reader, StreamEnd, Text, UpstreamError, Usage,
+    ChatEvent, Citation, Delta, ErrorKind, Finish, JsonError, Kind, Open, Raw, Reader, StreamEnd, Text, UpstreamError,
+    Usage,
 };
 use crate::error::{ApiError, Code};
 use crate::limits::{STREAM_CHOICES_MAX, STREAM_PARTS_MAX};
@@ -73,7 +74,8 @@ impl StreamDecoder {
         let state = &mut self.state;
         // The last line end may be missing.
         let rest = self.lines.finish(&mut |_, data| state.data(data, sink));
-        if self.state.ended.is_none() && rest.is_ok() && self.state.choices.iter().any(|choice| choice.finish.is_some()) {
+        if self.state.ended.is_none() && rest.is_ok() && self.state.choices.iter().any(|choice| choice.finish.is_some())
+        {
             self.state.end(sink);
         }
         self.state.ended.unwrap_or(StreamEnd::Interrupted)
@@ -93,7 +95,10 @@ impl State {
         }
         match self.chunk(data, sink) {
             Ok(()) => Ok(()),
-            Err(Broken::Bound) => Err(ApiError::new(Code::UpstreamProtocolError, "The provider's stream has too many parts.")),
+            Err(Broken::Bound) => Err(ApiError::new(
+                Code::UpstreamProtocolError,
+                "The provider's stream has too many parts.",
+            )),
             Err(Broken::Json(_)) => {
                 self.malformed = self.malformed.saturating_add(1);
                 Ok(())
@@ -133,7 +138,10 @@ impl State {
         let at = match self.choices.iter().position(|choice| choice.index == delta.index) {
             Some(at) => at,
             None if self.choices.len() < STREAM_CHOICES_MAX => {
-                self.choices.push(ChoiceState { index: delta.index, ..ChoiceState::default() });
+                self.choices.push(ChoiceState {
+                    index: delta.index,
+                    ..ChoiceState::default()
+                });
                 self.choices.len() - 1
             }
             None => return Err(Broken::Bound),
@@ -142,8 +150,16 @@ impl State {
         let choice = &mut self.choices[at];
         choice.reasoning(delta.reasoning, delta.details, sink)?;
         for (is_thinking, text) in delta.words {
-            let kind = if is_thinking { OpenKind::Thinking(None) } else { OpenKind::Text };
-            let piece = if is_thinking { Delta::Thinking(text) } else { Delta::Text(text) };
+            let kind = if is_thinking {
+                OpenKind::Thinking(None)
+            } else {
+                OpenKind::Text
+            };
+            let piece = if is_thinking {
+                Delta::Thinking(text)
+            } else {
+                Delta::Text(text)
+            };
             choice.piece(kind, piece, sink)?;
         }
         if let Some(text) = delta.refusal {
@@ -171,7 +187,11 @@ impl State {
                 None => Finish::Stop,
                 Some(finish) => finish,
             };
-            sink(ChatEvent::Finish { choice: choice.index, finish, stop_sequence: None });
+            sink(ChatEvent::Finish {
+                choice: choice.index,
+                finish,
+                stop_sequence: None,
+            });
         }
         self.ended = Some(StreamEnd::Complete);
         sink(ChatEvent::End);
@@ -181,7 +201,10 @@ impl State {
 impl ChoiceState {
     fn close(&mut self, sink: Sink<'_>) {
         if let Some((part, _)) = self.open.take() {
-            sink(ChatEvent::Close { choice: self.index, part });
+            sink(ChatEvent::Close {
+                choice: self.index,
+                part,
+            });
         }
     }
 
@@ -192,7 +215,11 @@ impl ChoiceState {
         }
         let part = self.parts;
         self.parts += 1;
-        sink(ChatEvent::Open { choice: self.index, part, open });
+        sink(ChatEvent::Open {
+            choice: self.index,
+            part,
+            open,
+        });
         Ok(part)
     }
 
@@ -212,7 +239,11 @@ impl ChoiceState {
                 part
             }
         };
-        sink(ChatEvent::Delta { choice: self.index, part, delta });
+        sink(ChatEvent::Delta {
+            choice: self.index,
+            part,
+            delta,
+        });
         Ok(())
     }
 
@@ -226,7 +257,10 @@ impl ChoiceState {
             let kind = OpenKind::Thinking(detail.index);
             if let Some(data) = detail.data {
                 let part = self.open(Open::RedactedThinking(data), sink)?;
-                sink(ChatEvent::Close { choice: self.index, part });
+                sink(ChatEvent::Close {
+                    choice: self.index,
+                    part,
+                });
                 continue;
             }
             if !detail.text.is_empty() {
@@ -242,24 +276,39 @@ impl ChoiceState {
     fn call(&mut self, call: CallDelta<'_>, salt: u64, sink: Sink<'_>) -> Result<(), Broken> {
         let id_hash = hash(call.id.as_json());
         // Vendors number calls, or repeat index 0 with a new id, or give neither and mean the last one.
-        let known = self.calls.iter().rposition(|known| match (call.index, call.id.is_empty()) {
-            (Some(index), true) => known.index == Some(index),
-            (Some(index), false) => known.index == Some(index) && known.id_hash == id_hash,
-            (None, true) => call.name.is_empty(),
-            (None, false) => known.id_hash == id_hash,
-        });
+        let known = self
+            .calls
+            .iter()
+            .rposition(|known| match (call.index, call.id.is_empty()) {
+                (Some(index), true) => known.index == Some(index),
+                (Some(index), false) => known.index == Some(index) && known.id_hash == id_hash,
+                (None, true) => call.name.is_empty(),
+                (None, false) => known.id_hash == id_hash,
+            });
         let part = match known {
             Some(at) => self.calls[at].part,
             None => {
-                let id = if call.id.is_empty() { Text::owned(format!("call_{salt:x}_{}", self.parts)) } else { call.id };
+                let id = if call.id.is_empty() {
+                    Text::owned(format!("call_{salt:x}_{}", self.parts))
+                } else {
+                    call.id
+                };
                 let part = self.open(Open::ToolCall { id, name: call.name }, sink)?;
                 self.open = Some((part, OpenKind::Call));
-                self.calls.push(Call { index: call.index, id_hash, part });
+                self.calls.push(Call {
+                    index: call.index,
+                    id_hash,
+                    part,
+                });
                 part
             }
         };
         if !call.arguments.is_empty() {
-            sink(ChatEvent::Delta { choice: self.index, part, delta: Delta::Arguments(call.arguments) });
+            sink(ChatEvent::Delta {
+                choice: self.index,
+                part,
+                delta: Delta::Arguments(call.arguments),
+            });
         }
         Ok(())
     }
@@ -267,7 +316,9 @@ impl ChoiceState {
 
 /// FNV-1a.
 fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    })
 }
 
 /// Why a chunk cannot be used.
@@ -394,7 +445,9 @@ impl<'a> ChoiceDelta<'a> {
                 }
                 ("content", Kind::Array) => self.mixed(reader)?,
                 ("reasoning" | "reasoning_content", Kind::String) => {
-                    self.reasoning = Some(reader.text()?).filter(|text| !text.is_empty()).or(self.reasoning.take());
+                    self.reasoning = Some(reader.text()?)
+                        .filter(|text| !text.is_empty())
+                        .or(self.reasoning.take());
                 }
                 ("reasoning_details", Kind::Array) => {
                     reader.array("")?;

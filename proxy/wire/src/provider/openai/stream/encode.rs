@@ -75,11 +75,13 @@ impl StreamEncoder {
             ChatEvent::Finish { choice, finish, .. } => {
                 self.ensure_role(*choice, out);
                 self.begin(*choice, out);
-                out.token("{},\"logprobs\":null,\"finish_reason\":").string(finish_reason(*finish)).token("}]}\n\n");
+                out.token("{},\"logprobs\":null,\"finish_reason\":")
+                    .string(finish_reason(*finish))
+                    .token("}]}\n\n");
             }
             ChatEvent::Usage(usage) => self.usage = Some(*usage),
             ChatEvent::Latency(_) => {}
-            ChatEvent::Ping => drop(out.token(": ping\n\n")),
+            ChatEvent::Ping => out.token(": ping\n\n").done(),
             ChatEvent::Error(error) => {
                 self.ended = true;
                 out.token("data: ");
@@ -101,12 +103,31 @@ impl StreamEncoder {
     }
 
     fn start(&mut self, event: &ChatEvent<'_>) {
-        let ChatEvent::Start { id, model, created, fingerprint, service_tier } = event else { return };
+        let ChatEvent::Start {
+            id,
+            model,
+            created,
+            fingerprint,
+            service_tier,
+        } = event
+        else {
+            return;
+        };
         let mut head = Out::default();
         head.token("data: {\"id\":");
-        if id.is_empty() { head.string(&self.id) } else { head.text(id) };
-        head.token(",\"object\":\"chat.completion.chunk\",\"created\":").whole(created.unwrap_or(self.created)).key("model");
-        if model.is_empty() { head.string(&self.model) } else { head.text(model) };
+        if id.is_empty() {
+            head.string(&self.id)
+        } else {
+            head.text(id)
+        };
+        head.token(",\"object\":\"chat.completion.chunk\",\"created\":")
+            .whole(created.unwrap_or(self.created))
+            .key("model");
+        if model.is_empty() {
+            head.string(&self.model)
+        } else {
+            head.text(model)
+        };
         if let Some(tier) = service_tier {
             head.key("service_tier").string(tier_word(tier));
         }
@@ -119,7 +140,9 @@ impl StreamEncoder {
     /// Up to the value of `delta`.
     fn begin(&self, choice: u32, out: &mut Out) {
         out.buf.extend_from_slice(&self.prefix);
-        out.token(",\"choices\":[{\"index\":").whole(u64::from(choice)).token(",\"delta\":");
+        out.token(",\"choices\":[{\"index\":")
+            .whole(u64::from(choice))
+            .token(",\"delta\":");
     }
 
     fn end_chunk(out: &mut Out) {
@@ -135,7 +158,14 @@ impl StreamEncoder {
         out.token("{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null}");
         Self::end_chunk(out);
         let kind = PartKind::Other;
-        self.open.push(OpenPart { choice, part: u32::MAX, kind, thoughts: 0, filled: false, characters: 0 });
+        self.open.push(OpenPart {
+            choice,
+            part: u32::MAX,
+            kind,
+            thoughts: 0,
+            filled: false,
+            characters: 0,
+        });
     }
 
     fn part(&mut self, choice: u32) -> &mut OpenPart {
@@ -161,7 +191,8 @@ impl StreamEncoder {
             Open::RedactedThinking(data) => {
                 self.part(choice).thoughts += 1;
                 self.begin(choice, out);
-                out.token("{\"reasoning_details\":[{\"type\":\"reasoning.encrypted\",\"index\":").whole(u64::from(thoughts));
+                out.token("{\"reasoning_details\":[{\"type\":\"reasoning.encrypted\",\"index\":")
+                    .whole(u64::from(thoughts));
                 out.key("data").text(data).token("}]}");
                 Self::end_chunk(out);
             }
@@ -171,8 +202,13 @@ impl StreamEncoder {
                     self.calls.push((choice, part, index));
                 }
                 self.begin(choice, out);
-                out.token("{\"tool_calls\":[{\"index\":").whole(u64::from(index)).key("id").text(id);
-                out.token(",\"type\":\"function\",\"function\":{\"name\":").text(name).token(",\"arguments\":\"\"}}]}");
+                out.token("{\"tool_calls\":[{\"index\":")
+                    .whole(u64::from(index))
+                    .key("id")
+                    .text(id);
+                out.token(",\"type\":\"function\",\"function\":{\"name\":")
+                    .text(name)
+                    .token(",\"arguments\":\"\"}}]}");
                 Self::end_chunk(out);
             }
             _ => {}
@@ -184,25 +220,33 @@ impl StreamEncoder {
         match delta {
             Delta::Text(text) => {
                 self.begin(choice, out);
-                let key = if open.kind == PartKind::Refusal { "{\"refusal\":" } else { "{\"content\":" };
+                let key = if open.kind == PartKind::Refusal {
+                    "{\"refusal\":"
+                } else {
+                    "{\"content\":"
+                };
                 out.token(key).text(text).token("}");
             }
             Delta::Thinking(text) => {
                 self.begin(choice, out);
                 out.token("{\"reasoning_content\":").text(text);
-                out.token(",\"reasoning_details\":[{\"type\":\"reasoning.text\",\"index\":").whole(u64::from(open.thoughts));
+                out.token(",\"reasoning_details\":[{\"type\":\"reasoning.text\",\"index\":")
+                    .whole(u64::from(open.thoughts));
                 out.key("text").text(text).token("}]}");
             }
             Delta::Signature(signature) => {
                 self.begin(choice, out);
-                out.token("{\"reasoning_details\":[{\"type\":\"reasoning.text\",\"index\":").whole(u64::from(open.thoughts));
+                out.token("{\"reasoning_details\":[{\"type\":\"reasoning.text\",\"index\":")
+                    .whole(u64::from(open.thoughts));
                 out.key("signature").text(signature).token("}]}");
             }
             Delta::Arguments(text) => {
                 let call = self.calls.iter().rfind(|call| (call.0, call.1) == (choice, part));
                 let Some(&(_, _, index)) = call else { return };
                 self.begin(choice, out);
-                out.token("{\"tool_calls\":[{\"index\":").whole(u64::from(index)).token(",\"function\":{\"arguments\":");
+                out.token("{\"tool_calls\":[{\"index\":")
+                    .whole(u64::from(index))
+                    .token(",\"function\":{\"arguments\":");
                 out.text(text).token("}}]}");
             }
             Delta::Citation(citation) => {
@@ -220,7 +264,11 @@ impl StreamEncoder {
             }
             Delta::Other(..) => return,
         }
-        let counted = if let Delta::Text(text) = delta { text.decode().chars().count() as u64 } else { 0 };
+        let counted = if let Delta::Text(text) = delta {
+            text.decode().chars().count() as u64
+        } else {
+            0
+        };
         let last = self.part(choice);
         last.characters += counted;
         last.filled |= last.part == part;
