@@ -9,6 +9,7 @@ pub mod dialect;
 pub mod error;
 pub mod http;
 pub mod json;
+pub mod eventstream;
 pub mod limits;
 #[cfg(test)]
 mod testing;

@@ -35,6 +35,16 @@ pub const SSE_EVENT_BYTES_MAX: usize = 256 * 1024;
 pub const SSE_LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Largest AWS event-stream message, in bytes (the service's own limit is 16 MiB of payload and 128 KiB of headers).
 pub const EVENTSTREAM_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024 + 128 * 1024 + 16;
+/// Largest header section of one AWS event-stream message, in bytes (the service's own limit).
+pub const EVENTSTREAM_HEADERS_BYTES_MAX: usize = 128 * 1024;
+/// Memory that an event-stream decoder keeps between two messages, in bytes; what one large message needed is given back.
+pub const EVENTSTREAM_RETAINED_BYTES_MAX: usize = 64 * 1024;
+/// Largest distance between the clock and `x-amz-date` of a signed request, either way, in seconds (AWS's own tolerance).
+pub const SIGV4_SKEW_S_MAX: u64 = 300;
+/// Derived AWS signing keys that one core keeps (one an access key, day, region and service).
+pub const SIGV4_KEYS_CACHED: usize = 64;
+/// Longest access key id, region or service in a credential scope, in bytes (AWS: 128 for an access key id).
+pub const SIGV4_SCOPE_PART_BYTES_MAX: usize = 128;
 /// Largest upstream response body that is translated (and therefore collected) rather than relayed, in bytes.
 pub const TRANSLATED_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Shortest string that a translated body references in its source instead of copying, in bytes.
@@ -106,6 +116,12 @@ const _: () = {
     assert!(RECV_SMALL_BYTES < RECV_LARGE_BYTES);
     assert!(HEAD_BYTES_MAX < u16::MAX as usize, "head spans are 16 bits wide");
     assert!(BODY_BYTES_DEFAULT <= BODY_BYTES_MAX);
+    assert!(EVENTSTREAM_HEADERS_BYTES_MAX < EVENTSTREAM_MESSAGE_BYTES_MAX);
+    assert!(
+        EVENTSTREAM_MESSAGE_BYTES_MAX <= u32::MAX as usize,
+        "message lengths are 32 bits wide"
+    );
+    assert!(SIGV4_KEYS_CACHED.is_power_of_two(), "the cache is indexed by a mask");
     assert!(PROXY_V2_BYTES_MAX < RECV_LARGE_BYTES);
     assert!(SEND_PARTS_MAX <= 1024, "IOV_MAX");
     assert!(BODY_BYTES_DEFAULT <= IN_FLIGHT_BODY_BYTES_DEFAULT);
