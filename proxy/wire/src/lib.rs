@@ -14,3 +14,4 @@ pub mod limits;
 #[cfg(test)]
 mod testing;
 pub mod provider;
+pub mod sigv4;
