@@ -7,11 +7,11 @@
 pub mod chat;
 pub mod dialect;
 pub mod error;
+pub mod eventstream;
 pub mod http;
 pub mod json;
-pub mod eventstream;
 pub mod limits;
-#[cfg(test)]
-mod testing;
 pub mod provider;
 pub mod sigv4;
+#[cfg(test)]
+mod testing;

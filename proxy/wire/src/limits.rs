@@ -43,6 +43,10 @@ pub const EVENTSTREAM_RETAINED_BYTES_MAX: usize = 64 * 1024;
 pub const SIGV4_SKEW_S_MAX: u64 = 300;
 /// Derived AWS signing keys that one core keeps (one an access key, day, region and service).
 pub const SIGV4_KEYS_CACHED: usize = 64;
+/// Most pairs of `requestMetadata` that Converse takes.
+pub const BEDROCK_METADATA_MAX: usize = 16;
+/// Longest name of a document that Converse takes, in bytes.
+pub const BEDROCK_DOCUMENT_NAME_BYTES_MAX: usize = 200;
 /// Longest access key id, region or service in a credential scope, in bytes (AWS: 128 for an access key id).
 pub const SIGV4_SCOPE_PART_BYTES_MAX: usize = 128;
 /// Largest upstream response body that is translated (and therefore collected) rather than relayed, in bytes.

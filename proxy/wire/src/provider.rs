@@ -16,6 +16,7 @@
 //! body. Deliberately absent: same-dialect traffic, which is spliced and never translated, and credentials.
 
 pub mod anthropic;
+pub mod bedrock;
 mod fields;
 mod lines;
 pub mod openai;
