@@ -21,7 +21,9 @@ mod fields;
 mod lines;
 pub mod openai;
 
-use crate::chat::{ChatEvent, ToolIdRule};
+use crate::chat::{ChatEvent, ChatRequest, ChatResponse, Notes, Out, StreamEnd, ToolIdRule, UpstreamError, Usage};
+use crate::dialect::Dialect;
+use crate::error::ApiError;
 
 /// What a client's request line says of its body.
 #[derive(Clone, Copy, Debug, Default)]
@@ -108,3 +110,269 @@ pub struct ErrorHead<'h> {
 
 /// Receives the events of a stream.
 pub type Sink<'s> = &'s mut dyn FnMut(ChatEvent<'_>);
+
+/// The path of a chat request, behind the provider's base URL.
+pub fn request_path(dialect: Dialect, target: &Target<'_>, stream: bool, out: &mut Vec<u8>) {
+    match dialect {
+        Dialect::OpenAi => openai::request_path(target, stream, out),
+        Dialect::Anthropic => anthropic::request_path(target, stream, out),
+        Dialect::Bedrock => bedrock::request_path(target, stream, out),
+    }
+}
+
+/// Header fields that the dialect demands, credentials and framing apart.
+pub fn request_headers(dialect: Dialect) -> &'static [(&'static str, &'static str)] {
+    match dialect {
+        Dialect::OpenAi => openai::request_headers(),
+        Dialect::Anthropic => anthropic::request_headers(),
+        Dialect::Bedrock => bedrock::request_headers(),
+    }
+}
+
+/// Reads a client's request. Errors are 400s.
+pub fn parse_request<'a>(dialect: Dialect, body: &'a [u8], ingress: &Ingress<'_>) -> Result<ChatRequest<'a>, ApiError> {
+    match dialect {
+        Dialect::OpenAi => openai::parse_request(body, ingress),
+        Dialect::Anthropic => anthropic::parse_request(body, ingress),
+        Dialect::Bedrock => bedrock::parse_request(body, ingress),
+    }
+}
+
+/// Appends a request for a provider. An error is a 400 that names what the dialect cannot express.
+pub fn write_request(
+    dialect: Dialect,
+    request: &ChatRequest<'_>,
+    target: &Target<'_>,
+    out: &mut Out,
+    notes: &mut Notes,
+) -> Result<(), ApiError> {
+    match dialect {
+        Dialect::OpenAi => openai::write_request(request, target, out, notes),
+        Dialect::Anthropic => anthropic::write_request(request, target, out, notes),
+        Dialect::Bedrock => bedrock::write_request(request, target, out, notes),
+    }
+}
+
+/// Reads a provider's answer. Errors are `upstream_protocol_error`.
+pub fn parse_response(dialect: Dialect, body: &[u8]) -> Result<ChatResponse<'_>, ApiError> {
+    match dialect {
+        Dialect::OpenAi => openai::parse_response(body),
+        Dialect::Anthropic => anthropic::parse_response(body),
+        Dialect::Bedrock => bedrock::parse_response(body),
+    }
+}
+
+/// Appends an answer for a client.
+pub fn write_response(dialect: Dialect, response: &ChatResponse<'_>, reply: &Reply<'_>, out: &mut Out) {
+    match dialect {
+        Dialect::OpenAi => openai::write_response(response, reply, out),
+        Dialect::Anthropic => anthropic::write_response(response, reply, out),
+        Dialect::Bedrock => bedrock::write_response(response, reply, out),
+    }
+}
+
+/// Reads a provider's error, whatever its body holds.
+pub fn parse_error(dialect: Dialect, head: &ErrorHead<'_>, body: &[u8]) -> UpstreamError {
+    match dialect {
+        Dialect::OpenAi => openai::parse_error(head, body),
+        Dialect::Anthropic => anthropic::parse_error(head, body),
+        Dialect::Bedrock => bedrock::parse_error(head, body),
+    }
+}
+
+/// Appends a provider's error for a client; the status is [`UpstreamError::client_status`].
+pub fn write_error(dialect: Dialect, error: &UpstreamError, out: &mut Out) {
+    match dialect {
+        Dialect::OpenAi => openai::write_error(error, out),
+        Dialect::Anthropic => anthropic::write_error(error, out),
+        Dialect::Bedrock => bedrock::write_error(error, out),
+    }
+}
+
+/// Appends an error of the gateway's own for a client; the status is [`ApiError::status`].
+pub fn write_own_error(dialect: Dialect, error: &ApiError, out: &mut Out) {
+    match dialect {
+        Dialect::OpenAi => openai::write_own_error(error, out),
+        Dialect::Anthropic => anthropic::write_own_error(error, out),
+        Dialect::Bedrock => bedrock::write_own_error(error, out),
+    }
+}
+
+/// Reads a provider's stream.
+#[derive(Debug)]
+pub enum StreamDecoder {
+    /// Of chat completion chunks.
+    OpenAi(openai::StreamDecoder),
+    /// Of message events.
+    Anthropic(anthropic::StreamDecoder),
+    /// Of Converse events.
+    Bedrock(bedrock::StreamDecoder),
+}
+
+impl StreamDecoder {
+    /// At the start of a stream.
+    pub fn new(dialect: Dialect) -> Self {
+        match dialect {
+            Dialect::OpenAi => Self::OpenAi(openai::StreamDecoder::new()),
+            Dialect::Anthropic => Self::Anthropic(anthropic::StreamDecoder::new()),
+            Dialect::Bedrock => Self::Bedrock(bedrock::StreamDecoder::new()),
+        }
+    }
+
+    /// Reads the next bytes, in pieces of any size. An error means that this is no stream of the dialect: nothing more of it
+    /// can be trusted.
+    pub fn push(&mut self, bytes: &[u8], sink: Sink<'_>) -> Result<(), ApiError> {
+        match self {
+            Self::OpenAi(decoder) => decoder.push(bytes, sink),
+            Self::Anthropic(decoder) => decoder.push(bytes, sink),
+            Self::Bedrock(decoder) => decoder.push(bytes, sink),
+        }
+    }
+
+    /// The connection is at its end.
+    pub fn finish(&mut self, sink: Sink<'_>) -> StreamEnd {
+        match self {
+            Self::OpenAi(decoder) => decoder.finish(sink),
+            Self::Anthropic(decoder) => decoder.finish(sink),
+            Self::Bedrock(decoder) => decoder.finish(sink),
+        }
+    }
+
+    /// Events that could not be read and were skipped.
+    pub fn malformed(&self) -> u32 {
+        match self {
+            Self::OpenAi(decoder) => decoder.malformed(),
+            Self::Anthropic(decoder) => decoder.malformed(),
+            Self::Bedrock(decoder) => decoder.malformed(),
+        }
+    }
+}
+
+/// Writes a client's stream.
+#[derive(Debug)]
+pub enum StreamEncoder {
+    /// Of chat completion chunks.
+    OpenAi(openai::StreamEncoder),
+    /// Of message events.
+    Anthropic(anthropic::StreamEncoder),
+    /// Of Converse events.
+    Bedrock(bedrock::StreamEncoder),
+}
+
+impl StreamEncoder {
+    /// For one answer.
+    pub fn new(dialect: Dialect, reply: &Reply<'_>) -> Self {
+        match dialect {
+            Dialect::OpenAi => Self::OpenAi(openai::StreamEncoder::new(reply)),
+            Dialect::Anthropic => Self::Anthropic(anthropic::StreamEncoder::new(reply)),
+            Dialect::Bedrock => Self::Bedrock(bedrock::StreamEncoder::new(reply)),
+        }
+    }
+
+    /// Appends what `event` becomes; nothing behind the end.
+    pub fn push(&mut self, event: &ChatEvent<'_>, out: &mut Out) {
+        match self {
+            Self::OpenAi(encoder) => encoder.push(event, out),
+            Self::Anthropic(encoder) => encoder.push(event, out),
+            Self::Bedrock(encoder) => encoder.push(event, out),
+        }
+    }
+
+    /// The provider's stream was cut: appends one error event, and no end.
+    pub fn interrupt(&mut self, error: &ApiError, out: &mut Out) {
+        match self {
+            Self::OpenAi(encoder) => encoder.interrupt(error, out),
+            Self::Anthropic(encoder) => encoder.interrupt(error, out),
+            Self::Bedrock(encoder) => encoder.interrupt(error, out),
+        }
+    }
+}
+
+/// A provider's stream into a client's: decoder, encoder, and what the gateway needs to know of it.
+#[derive(Debug)]
+pub struct Transcoder {
+    decoder: StreamDecoder,
+    encoder: StreamEncoder,
+    usage: Option<Usage>,
+    output: bool,
+    error: Option<UpstreamError>,
+}
+
+impl Transcoder {
+    /// From a provider's dialect to a client's.
+    pub fn new(from: Dialect, to: Dialect, reply: &Reply<'_>) -> Self {
+        let (decoder, encoder) = (StreamDecoder::new(from), StreamEncoder::new(to, reply));
+        Self {
+            decoder,
+            encoder,
+            usage: None,
+            output: false,
+            error: None,
+        }
+    }
+
+    /// Reads the next bytes and appends what they become.
+    pub fn push(&mut self, bytes: &[u8], out: &mut Out) -> Result<(), ApiError> {
+        let Self {
+            decoder,
+            encoder,
+            usage,
+            output,
+            error,
+        } = self;
+        decoder.push(bytes, &mut |event| {
+            watch(&event, usage, output, error);
+            encoder.push(&event, out);
+        })
+    }
+
+    /// The provider's connection is at its end: appends the end of the stream if it is complete. If it is
+    /// [`StreamEnd::Interrupted`], call [`Transcoder::interrupt`].
+    pub fn finish(&mut self, out: &mut Out) -> StreamEnd {
+        let Self {
+            decoder,
+            encoder,
+            usage,
+            output,
+            error,
+        } = self;
+        decoder.finish(&mut |event| {
+            watch(&event, usage, output, error);
+            encoder.push(&event, out);
+        })
+    }
+
+    /// Appends an error event, and no end.
+    pub fn interrupt(&mut self, error: &ApiError, out: &mut Out) {
+        self.encoder.interrupt(error, out);
+    }
+
+    /// The last usage that the provider reported.
+    pub fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
+    /// Whether anything that the model made has been seen: the first token is here.
+    pub fn has_output(&self) -> bool {
+        self.output
+    }
+
+    /// The error that the provider reported in its stream.
+    pub fn error(&self) -> Option<&UpstreamError> {
+        self.error.as_ref()
+    }
+
+    /// Events that could not be read and were skipped.
+    pub fn malformed(&self) -> u32 {
+        self.decoder.malformed()
+    }
+}
+
+fn watch(event: &ChatEvent<'_>, usage: &mut Option<Usage>, output: &mut bool, error: &mut Option<UpstreamError>) {
+    match event {
+        ChatEvent::Usage(latest) => *usage = Some(*latest),
+        ChatEvent::Delta { .. } => *output = true,
+        ChatEvent::Error(reported) => *error = Some(reported.clone()),
+        _ => {}
+    }
+}

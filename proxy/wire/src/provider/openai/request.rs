@@ -240,6 +240,9 @@ fn part<'a>(reader: &mut Reader<'a>) -> Result<Part<'a>, JsonError> {
     let (mut name, mut thinking) = (None, None);
     reader.object("an array of messages whose content parts are objects")?;
     while let Some(key) = reader.key()? {
+        if reader.null()? {
+            continue;
+        }
         match &*key {
             "type" => kind = reader.word()?,
             "text" | "refusal" => text = reader.text_or_null()?,

@@ -37,28 +37,23 @@ pub fn write_request(
     writer.notes.lose_extras(request, DIALECT)
 }
 
-/// How Claude models are told to think, by name; names that say nothing are taken for the newest.
+/// How models are told to think, by name
+/// (<https://docs.anthropic.com/en/docs/build-with-claude/adaptive-thinking>). A Claude that is not listed is taken for a
+/// newer one; a model that is no Claude stands behind an API that copied the first form.
 pub fn thinking_style(model: &str) -> ThinkingStyle {
-    let claude = model.rsplit_once("claude-").map_or(model, |(_, rest)| rest);
-    let budget = [
-        "3-",
-        "2",
-        "instant",
-        "opus-4-1",
-        "opus-4-2025",
-        "opus-4@",
-        "opus-4-0",
-        "opus-4-5",
-        "sonnet-4-2025",
-        "sonnet-4@",
-        "sonnet-4-0",
-        "sonnet-4-5",
-        "haiku-4-5",
-    ];
-    let adaptive = ["opus-4-6", "sonnet-4-6"];
-    if budget.iter().any(|name| claude.starts_with(name)) {
+    const BUDGET: &[&str] = &["3-", "2", "instant", "opus-4-1", "opus-4-5", "sonnet-4-5", "haiku-4-5"];
+    const ADAPTIVE: &[&str] = &["opus-4-6", "sonnet-4-6"];
+    let Some((_, claude)) = model.rsplit_once("claude-") else {
+        return ThinkingStyle::Budget;
+    };
+    // `claude-opus-4-20250514`, `claude-sonnet-4@20250514`, `claude-opus-4-0`: the first of the fourth generation.
+    let first = |name: &str| {
+        let rest = claude.strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || ["-20", "@", "-0"].iter().any(|sign| rest.starts_with(sign)))
+    };
+    if BUDGET.iter().any(|name| claude.starts_with(name)) || first("opus-4") || first("sonnet-4") {
         ThinkingStyle::Budget
-    } else if adaptive.iter().any(|name| claude.starts_with(name)) {
+    } else if ADAPTIVE.iter().any(|name| claude.starts_with(name)) {
         ThinkingStyle::Adaptive
     } else {
         ThinkingStyle::AdaptiveOnly
