@@ -101,7 +101,7 @@ fn messages<'a>(reader: &mut Reader<'a>) -> Result<Vec<Message<'a>>, JsonError> 
                     });
                 }
                 "content" => (parts, leading) = content::parse_blocks(reader)?,
-                _ => reader.ignore(&key)?,
+                _ => reader.ignore(key)?,
             }
         }
         if let (Some(mark), Some(last)) = (
@@ -136,7 +136,7 @@ fn inference_config<'a>(reader: &mut Reader<'a>, request: &mut ChatRequest<'a>) 
                     request.stop.push(reader.text()?);
                 }
             }
-            _ => reader.ignore(&key)?,
+            _ => reader.ignore(key)?,
         }
     }
     Ok(())
@@ -153,7 +153,7 @@ fn tool_config<'a>(reader: &mut Reader<'a>, request: &mut ChatRequest<'a>) -> Re
                 }
             }
             "toolChoice" => request.tool_choice = tool_choice(reader)?,
-            _ => reader.ignore(&key)?,
+            _ => reader.ignore(key)?,
         }
     }
     Ok(())
@@ -194,12 +194,12 @@ fn tool_spec<'a>(reader: &mut Reader<'a>) -> Result<Tool<'a>, JsonError> {
                 while let Some(key) = reader.key()? {
                     match &*key {
                         "json" => parameters = Some(reader.raw()?),
-                        _ => reader.ignore(&key)?,
+                        _ => reader.ignore(key)?,
                     }
                 }
             }
             "strict" => strict = reader.bool_or_null()?,
-            _ => reader.ignore(&key)?,
+            _ => reader.ignore(key)?,
         }
     }
     let name = name.ok_or(JsonError::Expected("tools that have a name"))?;
@@ -237,7 +237,7 @@ fn tool_choice<'a>(reader: &mut Reader<'a>) -> Result<Option<ToolChoice<'a>>, Js
                 while let Some(key) = reader.key()? {
                     match &*key {
                         "name" => choice = Some(ToolChoice::Named(reader.text()?)),
-                        _ => reader.ignore(&key)?,
+                        _ => reader.ignore(key)?,
                     }
                 }
             }
@@ -258,7 +258,7 @@ fn typed<'a>(reader: &mut Reader<'a>) -> Result<Option<Text<'a>>, JsonError> {
     while let Some(key) = reader.key()? {
         match &*key {
             "type" => kind = reader.text_or_null()?,
-            _ => reader.ignore(&key)?,
+            _ => reader.ignore(key)?,
         }
     }
     Ok(kind)
@@ -269,7 +269,7 @@ fn output_config<'a>(reader: &mut Reader<'a>, request: &mut ChatRequest<'a>) -> 
     while let Some(key) = reader.key()? {
         match &*key {
             "textFormat" => request.format = text_format(reader)?,
-            _ => reader.ignore(&key)?,
+            _ => reader.ignore(key)?,
         }
     }
     Ok(())
@@ -305,7 +305,7 @@ fn text_format<'a>(reader: &mut Reader<'a>) -> Result<Option<Format<'a>>, JsonEr
                                 .map_err(|_| JsonError::Expected("a format whose schema is JSON in a string"))?,
                         );
                     }
-                    _ => reader.ignore(&key)?,
+                    _ => reader.ignore(key)?,
                 }
             }
         }
@@ -370,7 +370,7 @@ fn thinking_field<'a>(reader: &mut Reader<'a>, request: &mut ChatRequest<'a>) ->
             }
             "budget_tokens" => request.reasoning.budget_tokens = reader.whole_or_null()?,
             "display" => request.reasoning.display = reader.text_or_null()?,
-            _ => reader.ignore(&key)?,
+            _ => reader.ignore(key)?,
         }
     }
     Ok(())
@@ -389,7 +389,7 @@ fn reasoning_config<'a>(reader: &mut Reader<'a>, request: &mut ChatRequest<'a>) 
                 }
             }
             "maxReasoningEffort" => request.reasoning.effort = reader.text_or_null()?,
-            _ => reader.ignore(&key)?,
+            _ => reader.ignore(key)?,
         }
     }
     Ok(())

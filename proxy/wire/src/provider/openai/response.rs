@@ -330,7 +330,7 @@ fn write_choice(choice: &Choice<'_>, out: &mut Out) {
             let end = at + text.decode().chars().count() as u64;
             citations
                 .iter()
-                .for_each(|citation| write_annotation(citation, at, end, out));
+                .for_each(|citation| write_annotation(citation, None, (at, end), out));
             at = end;
         }
         out.token("]");
@@ -348,20 +348,24 @@ fn write_choice(choice: &Choice<'_>, out: &mut Out) {
         .token("}");
 }
 
-/// One entry of `annotations`; sources without an address have no place there.
-pub(super) fn write_annotation(citation: &Citation<'_>, start: u64, end: u64, out: &mut Out) {
-    if let Some((Dialect::OpenAi, raw)) = &citation.raw {
+/// One entry of `annotations`, which in a stream is numbered; sources without an address have no place there. `range` is the
+/// text that it stands behind.
+pub(super) fn write_annotation(citation: &Citation<'_>, index: Option<u64>, range: (u64, u64), out: &mut Out) {
+    if let (Some((Dialect::OpenAi, raw)), None) = (&citation.raw, index) {
         out.comma().raw(raw);
         return;
     }
     let Some(url) = &citation.url else { return };
-    let (start, end) = if let Location::Answer { start, end } = citation.location {
-        (start, end)
-    } else {
-        (start, end)
+    let (start, end) = match citation.location {
+        Location::Answer { start, end } => (start, end),
+        _ => range,
     };
-    out.comma()
-        .token("{\"type\":\"url_citation\",\"url_citation\":{\"start_index\":")
+    out.comma().token("{\"type\":\"url_citation\"");
+    if let Some(index) = index {
+        // OpenAI's own library merges the entries of streamed lists by it, and fails without.
+        out.key("index").whole(index);
+    }
+    out.token(",\"url_citation\":{\"start_index\":")
         .whole(start)
         .key("end_index")
         .whole(end);

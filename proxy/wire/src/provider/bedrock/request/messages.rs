@@ -118,9 +118,7 @@ impl<'w> Conversation<'w> {
         let opened = self.out.buf.len();
         for part in parts.filter(|part| !is_blank(&part.content)) {
             match &part.content {
-                Content::Text { text, .. } | Content::Refusal(text) => {
-                    self.text(text)
-                }
+                Content::Text { text, .. } | Content::Refusal(text) => self.text(text),
                 Content::Other(Dialect::Bedrock, raw) => drop(self.out.comma().raw(raw)),
                 _ => self.notes.lose(Param::ForeignPart, DIALECT)?,
             }
@@ -174,9 +172,7 @@ impl<'w> Conversation<'w> {
     fn result_part(&mut self, content: &Content<'_>) -> Result<(), ApiError> {
         match content {
             Content::Json(raw) => drop(self.out.comma().token("{\"json\":").raw(raw).token("}")),
-            Content::Text { text, .. } | Content::Refusal(text) => {
-                self.text(text)
-            }
+            Content::Text { text, .. } | Content::Refusal(text) => self.text(text),
             Content::Image { .. } | Content::Document(_) | Content::Video(_) => self.content(content)?,
             Content::Other(Dialect::Bedrock, raw) => drop(self.out.comma().raw(raw)),
             _ => self.notes.lose(Param::ForeignPart, DIALECT)?,

@@ -33,8 +33,10 @@ struct OpenPart {
     thoughts: u32,
     /// Whether a tool call had arguments, or a text characters.
     filled: bool,
-    /// Characters of text before this one.
+    /// Characters of text so far.
     characters: u64,
+    /// Sources so far.
+    citations: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +167,7 @@ impl StreamEncoder {
             thoughts: 0,
             filled: false,
             characters: 0,
+            citations: 0,
         });
     }
 
@@ -255,7 +258,7 @@ impl StreamEncoder {
                 }
                 self.begin(choice, out);
                 out.token("{\"annotations\":[");
-                write_annotation(citation, 0, open.characters, out);
+                write_annotation(citation, Some(open.citations), (0, open.characters), out);
                 out.token("]}");
             }
             Delta::Logprobs(logprobs) => {
@@ -271,6 +274,7 @@ impl StreamEncoder {
         };
         let last = self.part(choice);
         last.characters += counted;
+        last.citations += u64::from(matches!(delta, Delta::Citation(_)));
         last.filled |= last.part == part;
         Self::end_chunk(out);
     }
