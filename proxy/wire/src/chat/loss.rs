@@ -55,7 +55,7 @@ losses! {
     Temperature = "temperature", Kept, Adapted, Adapted, "Above 1 it is cut to 1, the end of the scale.";
     ThinkingSampling = "sampling", Kept, Dropped, Dropped,
         "Claude takes no temperature, top_p or top_k while it thinks, and its newest models none at all.";
-    TopPBesideTemperature = "top_p", Kept, Dropped, Kept, "Claude takes either temperature or top_p.";
+    TopPBesideTemperature = "top_p", Kept, Dropped, Dropped, "Claude takes either temperature or top_p.";
     BlankStop = "stop", Kept, Dropped, Dropped, "Stop sequences of white space alone are not taken.";
     Seed = "seed", Kept, Dropped, Dropped, "No seed.";
     Several = "n", Kept, Refused, Refused, "One answer a request.";
@@ -83,16 +83,16 @@ losses! {
     ImageFormat = "image.media_type", Kept, Kept, Refused, "The provider does not read images of this type.";
     FileId = "file_id", Refused, Refused, Refused, "A file was uploaded to another provider.";
     S3 = "s3Location", Refused, Refused, Kept, "Only Bedrock reads S3.";
-    Audio = "input_audio", Kept, Refused, Refused, "No sound.";
+    Audio = "input_audio", Kept, Refused, Kept, "No sound.";
     Video = "video", Refused, Refused, Kept, "No video; vendors with the quirk `video_url` get it.";
     Thinking = "thinking", Dropped, Dropped, Dropped,
         "Reasoning goes back only to the provider family that signed it, or to vendors with the quirk `reasoning`.";
     ReasoningEffort = "reasoning_effort", Adapted, Adapted, Adapted, "Effort and thinking budget stand for each other.";
-    ReasoningBudget = "thinking.budget_tokens", Adapted, Adapted, Kept, "Effort and thinking budget stand for each other.";
+    ReasoningBudget = "thinking.budget_tokens", Adapted, Adapted, Adapted, "Effort and thinking budget stand for each other.";
     ReasoningOff = "reasoning", Dropped, Dropped, Dropped, "The request leaves the model no tokens to think with.";
     ThinkingDisplay = "thinking.display", Dropped, Kept, Kept, "No choice of what is shown.";
     ForcedToolThinking = "thinking", Kept, Dropped, Dropped, "Claude does not think when it is forced to call a tool.";
-    ThinkingHistory = "thinking", Kept, Dropped, Kept,
+    ThinkingHistory = "thinking", Kept, Dropped, Dropped,
         "Where thinking has a budget, Claude does not think on from tool calls whose own reasoning is not in the request.";
     ServerTool = "tools", Refused, Refused, Refused, "A tool that another provider's servers run.";
     CustomTool = "tools.custom", Kept, Refused, Refused, "Tools take JSON, not free text.";

@@ -7,6 +7,7 @@ mod request;
 mod response;
 mod stream;
 
+pub(in crate::provider) use request::calls_without_thinking;
 pub use request::{parse_request, thinking_style, write_request};
 pub use response::{parse_response, write_response};
 pub use stream::{StreamDecoder, StreamEncoder};

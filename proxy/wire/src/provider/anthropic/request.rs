@@ -8,6 +8,7 @@ mod write;
 
 use std::borrow::Cow;
 
+pub(in crate::provider) use write::calls_without_thinking;
 pub use write::{thinking_style, write_request};
 
 use crate::chat::{

@@ -349,7 +349,7 @@ fn parse_medium<'a>(reader: &mut Reader<'a>, medium: Medium) -> Result<Content<'
             "name" => name = Some(reader.text()?),
             "context" => context = Some(reader.text()?),
             "citations" => citations = parse_enabled(reader)?,
-            _ => reader.skip()?,
+            _ => reader.ignore(key)?,
         }
     }
     let mut source = source.ok_or(JsonError::Expected("a block with a `source` that has one member"))?;
@@ -386,7 +386,7 @@ fn parse_source<'a>(reader: &mut Reader<'a>) -> Result<Option<Source<'a>>, JsonE
             "s3Location" => source = Some(parse_s3(reader)?),
             "text" => source = Some(Source::Text(reader.text()?)),
             "content" => source = Some(Source::Parts(parse_blocks(reader)?.0)),
-            _ => reader.skip()?,
+            _ => reader.ignore(key)?,
         }
     }
     Ok(source)
@@ -399,7 +399,7 @@ fn parse_s3<'a>(reader: &mut Reader<'a>) -> Result<Source<'a>, JsonError> {
         match &*key {
             "uri" => uri = reader.text()?,
             "bucketOwner" => owner = reader.text_or_null()?,
-            _ => reader.skip()?,
+            _ => reader.ignore(key)?,
         }
     }
     Ok(Source::S3 {
@@ -432,7 +432,7 @@ fn parse_tool_use<'a>(reader: &mut Reader<'a>) -> Result<Option<Content<'a>>, Js
             "name" => name = reader.text()?,
             "input" => input = Some(reader.raw()?),
             "type" => server = reader.text_or_null()?.is_some_and(|kind| kind.is("server_tool_use")),
-            _ => reader.skip()?,
+            _ => reader.ignore(key)?,
         }
     }
     let arguments = Arguments::Json(
@@ -458,7 +458,7 @@ fn parse_tool_result<'a>(reader: &mut Reader<'a>) -> Result<Option<Content<'a>>,
             "content" => parts = parse_blocks(reader)?.0,
             "status" => is_error = reader.text_or_null()?.map(|status| status.is("error")),
             "type" => server = reader.text_or_null()?.is_some_and(|kind| !kind.is("tool_result")),
-            _ => reader.skip()?,
+            _ => reader.ignore(key)?,
         }
     }
     Ok((!server).then_some(Content::ToolResult { id, parts, is_error }))
@@ -476,13 +476,13 @@ fn parse_reasoning<'a>(reader: &mut Reader<'a>) -> Result<Option<Content<'a>>, J
                     match &*key {
                         "text" => text = reader.text_or_null()?.unwrap_or_default(),
                         "signature" => signature = reader.text_or_null()?,
-                        _ => reader.skip()?,
+                        _ => reader.ignore(key)?,
                     }
                 }
                 content = Some(Content::Thinking { text, signature });
             }
             "redactedContent" => content = Some(Content::RedactedThinking(redacted_from_blob(&reader.text()?))),
-            _ => reader.skip()?,
+            _ => reader.ignore(key)?,
         }
     }
     Ok(content)
@@ -536,12 +536,12 @@ fn parse_guard_content<'a>(reader: &mut Reader<'a>) -> Result<Option<Content<'a>
                 while let Some(key) = reader.key()? {
                     match &*key {
                         "text" => content = Some(Content::text(reader.text()?)),
-                        _ => reader.skip()?,
+                        _ => reader.ignore(key)?,
                     }
                 }
             }
             "image" => content = Some(parse_medium(reader, Medium::Image)?),
-            _ => reader.skip()?,
+            _ => reader.ignore(key)?,
         }
     }
     Ok(content)

@@ -4,8 +4,8 @@
 //! Invariant: one table maps exceptions, for whole answers and inside streams alike. Deliberately absent: what a client does with
 //! an error.
 
-use crate::chat::{ErrorKind, JsonError, Kind, Reader, UpstreamError};
-use crate::error::{ApiError, write_string};
+use crate::chat::{ErrorKind, JsonError, Kind, Out, Reader, UpstreamError};
+use crate::error::ApiError;
 use crate::provider::ErrorHead;
 
 /// (exception without its `Exception`, kind, status).
@@ -63,12 +63,12 @@ pub(super) fn parse_exception(name: &str, payload: &[u8], message: &str) -> Upst
 }
 
 /// Appends `{"message":…}` for an error of a provider's.
-pub fn write_error(error: &UpstreamError, out: &mut Vec<u8>) {
+pub fn write_error(error: &UpstreamError, out: &mut Out) {
     write_message(error.client_message(), out);
 }
 
 /// Appends `{"message":…}` for an error of the gateway's own.
-pub fn write_own_error(error: &ApiError, out: &mut Vec<u8>) {
+pub fn write_own_error(error: &ApiError, out: &mut Out) {
     write_message(&error.message, out);
 }
 
@@ -116,10 +116,8 @@ pub(super) fn stream_exception(kind: ErrorKind) -> &'static str {
     }
 }
 
-pub(super) fn write_message(message: &str, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"message\":");
-    write_string(message, out);
-    out.push(b'}');
+pub(super) fn write_message(message: &str, out: &mut Out) {
+    out.token("{\"message\":").string(message).token("}");
 }
 
 /// `name` may come as `ThrottlingException`, `throttlingException`, `com.amazon…#ThrottlingException` or with a `:` and

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 mod answers;
 mod requests;
 mod streams;
+mod tuning;
 
 const CLAUDE: &str = "eu.anthropic.claude-sonnet-4-5-20250929-v1:0";
 const REPLY: Reply<'_> = Reply {
@@ -212,7 +213,7 @@ fn an_error_has_a_kind_by_its_exception_and_keeps_its_message() {
 
 #[test]
 fn errors_are_written_as_the_sdk_reads_them() {
-    let mut out = Vec::new();
+    let mut out = Out::default();
     let error = parse_error(
         &ErrorHead {
             status: 429,
@@ -222,14 +223,13 @@ fn errors_are_written_as_the_sdk_reads_them() {
     );
     write_error(&error, &mut out);
     assert_eq!(
-        serde_json::from_slice::<Value>(&out).unwrap(),
+        serde_json::from_slice::<Value>(&out.buf).unwrap(),
         json!({"message": "say \"please\""})
     );
     assert_eq!(error_type(&error), "ThrottlingException");
-    out.clear();
-    let own = ApiError::new(Code::BudgetExceeded, "no money");
-    write_own_error(&own, &mut out);
-    assert_eq!(out, br#"{"message":"no money"}"#);
+    out.begin(&[]);
+    write_own_error(&ApiError::new(Code::BudgetExceeded, "no money"), &mut out);
+    assert_eq!(out.buf, br#"{"message":"no money"}"#);
     for code in Code::ALL {
         let error_type = own_error_type(&ApiError::new(*code, ""));
         assert!(error_type.ends_with("Exception"), "{code:?}");

@@ -61,7 +61,7 @@ pub fn thinking_style(model: &str) -> ThinkingStyle {
 }
 
 /// Whether the model's last turn calls tools and does not begin with reasoning that can be sent.
-fn calls_without_thinking(messages: &[Message<'_>]) -> bool {
+pub fn calls_without_thinking(messages: &[Message<'_>]) -> bool {
     let last = messages.iter().rfind(|message| message.role == Role::Assistant);
     last.is_some_and(|message| {
         let calls = |part: &Part<'_>| matches!(part.content, Content::ToolCall { .. });

@@ -4,7 +4,7 @@
 //! names that Converse takes, each once. Deliberately absent: what a message may contain for which model; the service says so.
 
 use crate::chat::{
-    CacheMark, ChatRequest, Content, Document, Notes, Out, Param, Part, Role, Source, Text, ToolIdRule,
+    CacheMark, ChatRequest, Content, Document, Message, Notes, Out, Param, Part, Role, Source, Text, ToolIdRule,
     document_format, image_format,
 };
 use crate::dialect::Dialect;
@@ -44,56 +44,48 @@ impl<'w> Conversation<'w> {
     }
 
     pub(super) fn write(&mut self, request: &ChatRequest<'_>) -> Result<(), ApiError> {
-        self.out.key("messages").token("[");
-        let instructs = |role: Role| matches!(role, Role::System | Role::Developer);
-        let mut open = None;
-        let mut amid = false;
-        // Of the message that is open: (has a document, has a text).
-        let mut held = (false, false);
-        for message in &request.messages {
-            if instructs(message.role) {
-                amid |= open.is_some();
-                continue;
-            }
-            if message.name.is_some() {
-                self.notes.lose(Param::MessageName, DIALECT)?;
-            }
-            for part in &message.parts {
-                if is_blank(&part.content) {
-                    continue;
-                }
-                if open != Some(message.role) {
-                    self.close(open, &mut held);
-                    self.open(message.role);
-                    open = Some(message.role);
-                }
-                match &part.content {
-                    Content::Document(_) => held.0 = true,
-                    Content::Text { .. } => held.1 = true,
-                    _ => {}
-                }
-                self.part(part)?;
-            }
+        let instructs = |message: &&Message<'_>| matches!(message.role, Role::System | Role::Developer);
+        if request.messages.iter().any(|message| message.name.is_some()) {
+            self.notes.lose(Param::MessageName, DIALECT)?;
         }
-        if let Some(mark) = request.cache.filter(|_| open.is_some()) {
-            self.cache(mark);
-        }
-        self.close(open, &mut held);
-        self.out.token("]");
-        if amid {
+        if request
+            .messages
+            .iter()
+            .skip_while(instructs)
+            .any(|message| instructs(&message))
+        {
             self.notes.lose(Param::SystemPosition, DIALECT)?;
         }
+        self.out.key("messages").token("[");
+        let says = |message: &&Message<'_>| message.parts.iter().any(|part| !is_blank(&part.content));
+        let said: Vec<&Message<'_>> = request
+            .messages
+            .iter()
+            .filter(|message| !instructs(message) && says(message))
+            .collect();
+        let mut turns = said.chunk_by(|one, next| one.role == next.role).peekable();
+        while let Some(turn) = turns.next() {
+            let cache = request.cache.filter(|_| turns.peek().is_none());
+            self.turn(turn, cache)?;
+        }
+        self.out.token("]");
         self.system(
             request
                 .messages
                 .iter()
-                .filter(|message| instructs(message.role))
+                .filter(instructs)
                 .flat_map(|message| &message.parts),
         )
     }
 
-    fn open(&mut self, role: Role) {
-        let role = if role == Role::Assistant { "assistant" } else { "user" };
+    /// Neighbours of one role as one message, results of tools first; nothing if nothing is left of them.
+    fn turn(&mut self, turn: &[&Message<'_>], cache: Option<CacheMark>) -> Result<(), ApiError> {
+        let begin = self.out.buf.len();
+        let role = if turn[0].role == Role::Assistant {
+            "assistant"
+        } else {
+            "user"
+        };
         self.out
             .comma()
             .token("{")
@@ -101,15 +93,30 @@ impl<'w> Conversation<'w> {
             .string(role)
             .key("content")
             .token("[");
-    }
-
-    fn close(&mut self, open: Option<Role>, held: &mut (bool, bool)) {
-        if std::mem::take(held) == (true, false) {
-            self.out.comma().token("{\"text\":").string(ACCOMPANYING).token("}");
+        let empty = self.out.buf.len();
+        let parts = || {
+            turn.iter()
+                .flat_map(|message| &message.parts)
+                .filter(|part| !is_blank(&part.content))
+        };
+        let is_result = |part: &&Part<'_>| matches!(part.content, Content::ToolResult { .. });
+        for part in parts().filter(is_result).chain(parts().filter(|part| !is_result(part))) {
+            self.part(part)?;
         }
-        if open.is_some() {
-            self.out.token("]}");
+        if self.out.buf.len() == empty {
+            self.out.buf.truncate(begin);
+            return Ok(());
         }
+        let is_document = |part: &Part<'_>| matches!(part.content, Content::Document(_));
+        let is_text = |part: &Part<'_>| matches!(part.content, Content::Text { .. });
+        if parts().any(is_document) && !parts().any(is_text) {
+            self.text(&Text::plain(ACCOMPANYING));
+        }
+        if let Some(mark) = cache {
+            self.cache(mark);
+        }
+        self.out.token("]}");
+        Ok(())
     }
 
     fn system<'p>(&mut self, parts: impl Iterator<Item = &'p Part<'p>>) -> Result<(), ApiError> {
@@ -119,7 +126,7 @@ impl<'w> Conversation<'w> {
         for part in parts.filter(|part| !is_blank(&part.content)) {
             match &part.content {
                 Content::Text { text, .. } | Content::Refusal(text) => self.text(text),
-                Content::Other(Dialect::Bedrock, raw) => drop(self.out.comma().raw(raw)),
+                Content::Other(Dialect::Bedrock, raw) => self.out.comma().raw(raw).done(),
                 _ => self.notes.lose(Param::ForeignPart, DIALECT)?,
             }
             if let Some(mark) = part.cache.filter(|_| self.out.buf.len() > opened) {
@@ -171,10 +178,10 @@ impl<'w> Conversation<'w> {
 
     fn result_part(&mut self, content: &Content<'_>) -> Result<(), ApiError> {
         match content {
-            Content::Json(raw) => drop(self.out.comma().token("{\"json\":").raw(raw).token("}")),
+            Content::Json(raw) => self.out.comma().token("{\"json\":").raw(raw).token("}").done(),
             Content::Text { text, .. } | Content::Refusal(text) => self.text(text),
             Content::Image { .. } | Content::Document(_) | Content::Video(_) => self.content(content)?,
-            Content::Other(Dialect::Bedrock, raw) => drop(self.out.comma().raw(raw)),
+            Content::Other(Dialect::Bedrock, raw) => self.out.comma().raw(raw).done(),
             _ => self.notes.lose(Param::ForeignPart, DIALECT)?,
         }
         Ok(())
@@ -249,7 +256,7 @@ impl<'w> Conversation<'w> {
             .key("source")
             .token("{");
         match source {
-            Source::Base64 { data, .. } => drop(self.out.key("bytes").text(data)),
+            Source::Base64 { data, .. } => self.out.key("bytes").text(data).done(),
             Source::S3 { uri, owner, .. } => {
                 self.out.key("s3Location").token("{").key("uri").text(uri);
                 if let Some(owner) = owner {
@@ -257,7 +264,7 @@ impl<'w> Conversation<'w> {
                 }
                 self.out.token("}");
             }
-            Source::Text(text) => drop(self.out.key("text").text(text)),
+            Source::Text(text) => self.out.key("text").text(text).done(),
             Source::Parts(parts) => {
                 self.out.key("content").token("[");
                 for part in parts {

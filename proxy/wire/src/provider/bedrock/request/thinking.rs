@@ -5,10 +5,9 @@
 
 use std::borrow::Cow;
 
-use crate::chat::{
-    ChatRequest, Content, Notes, Out, Param, Role, Text, Thinking, ToolChoice, budget_for_effort, effort_for_budget,
-};
+use crate::chat::{ChatRequest, Notes, Out, Param, Text, Thinking, ToolChoice, budget_for_effort, effort_for_budget};
 use crate::error::ApiError;
+use crate::provider::anthropic::{calls_without_thinking, thinking_style};
 use crate::provider::bedrock::Family;
 use crate::provider::{Target, ThinkingStyle};
 
@@ -27,6 +26,8 @@ pub(super) struct Plan<'r> {
 
 enum Words<'r> {
     Nothing,
+    /// Claude is not to think.
+    Disabled,
     /// Claude's `thinking` with a budget.
     Budget(u64),
     /// Claude's adaptive thinking, with an effort if there is one.
@@ -52,11 +53,11 @@ impl<'r> Plan<'r> {
             Family::Claude => Self::claude(request, target, effort, asked && !off, notes),
             _ if !asked || off => Ok(nothing),
             Family::Nova => Ok(Self {
-                words: Words::Nova(plain_effort(request, effort)),
+                words: Words::Nova(plain_effort(request, effort, notes)?),
                 ..nothing
             }),
             Family::GptOss => Ok(Self {
-                words: Words::GptOss(plain_effort(request, effort)),
+                words: Words::GptOss(plain_effort(request, effort, notes)?),
                 ..nothing
             }),
             Family::Other => {
@@ -78,63 +79,71 @@ impl<'r> Plan<'r> {
         notes: &mut Notes,
     ) -> Result<Self, ApiError> {
         let style = style(target);
-        let sampling = style != ThinkingStyle::AdaptiveOnly;
         let nothing = Self {
             words: Words::Nothing,
             display: None,
-            sampling,
+            sampling: style != ThinkingStyle::AdaptiveOnly,
         };
         if !asked {
-            return Ok(nothing);
+            // Said only where the client said so itself: a model that does not think does not know the word.
+            let said = request.reasoning.mode == Some(Thinking::Disabled);
+            return Ok(if said {
+                Self {
+                    words: Words::Disabled,
+                    ..nothing
+                }
+            } else {
+                nothing
+            });
         }
-        if matches!(request.tool_choice, Some(ToolChoice::Any | ToolChoice::Named(_))) {
+        let forced = matches!(request.tool_choice, Some(ToolChoice::Any | ToolChoice::Named(_)));
+        if forced && !request.tools.is_empty() {
             notes.lose(Param::ForcedToolThinking, DIALECT)?;
             return Ok(nothing);
         }
         let display = request.reasoning.display.as_ref();
-        let budget = request.reasoning.budget_tokens;
-        if style == ThinkingStyle::Budget || style == ThinkingStyle::Adaptive && budget.is_some() {
-            if interrupted_without_thinking(request) {
-                notes.lose(Param::ForcedToolThinking, DIALECT)?;
-                return Ok(nothing);
+        let words = match (style, request.reasoning.budget_tokens) {
+            (ThinkingStyle::Budget, budget) => {
+                if calls_without_thinking(&request.messages) {
+                    notes.lose(Param::ThinkingHistory, DIALECT)?;
+                    return Ok(nothing);
+                }
+                if budget.is_none() {
+                    notes.lose(Param::ReasoningEffort, DIALECT)?;
+                }
+                let wanted = budget
+                    .or(effort.as_deref().and_then(budget_for_effort))
+                    .unwrap_or(8192)
+                    .max(BUDGET_MIN);
+                match request.max_tokens {
+                    Some(max) if max <= BUDGET_MIN => {
+                        notes.lose(Param::ReasoningOff, DIALECT)?;
+                        return Ok(nothing);
+                    }
+                    // The budget is part of the maximum; half is left for the answer.
+                    Some(max) if wanted >= max => Words::Budget(BUDGET_MIN.max(max / 2)),
+                    _ => Words::Budget(wanted),
+                }
             }
-            if budget.is_none() {
-                notes.lose(Param::ReasoningEffort, DIALECT)?;
+            // Where both ways are known, the client's own is kept.
+            (ThinkingStyle::Adaptive, Some(budget)) if effort.is_none() => {
+                let most = request.max_tokens.map_or(u64::MAX, |max| max.saturating_sub(1));
+                Words::Budget(budget.min(most).max(BUDGET_MIN))
             }
-            let wanted = budget
-                .or(effort.as_deref().and_then(budget_for_effort))
-                .unwrap_or(8192)
-                .max(BUDGET_MIN);
-            // The budget is part of `maxTokens`, and must leave something for the answer.
-            let most = request.max_tokens.map_or(u64::MAX, |tokens| tokens.saturating_sub(1));
-            if most < BUDGET_MIN {
-                notes.lose(Param::ReasoningOff, DIALECT)?;
-                return Ok(nothing);
+            (_, Some(budget)) if effort.is_none() => {
+                notes.lose(Param::ReasoningBudget, DIALECT)?;
+                Words::Adaptive(Some(Cow::Borrowed(least_low(effort_for_budget(budget)))))
             }
-            return Ok(Self {
-                words: Words::Budget(wanted.min(most)),
-                display,
-                sampling: false,
-            });
-        }
-        if let (Some(budget), None) = (budget, &effort) {
-            notes.lose(Param::ReasoningBudget, DIALECT)?;
-            let effort = Some(Cow::Borrowed(effort_for_budget(budget)));
-            return Ok(Self {
-                words: Words::Adaptive(effort),
-                display,
-                sampling: false,
-            });
-        }
-        let effort = effort.map(|effort| {
-            if effort == "minimal" {
-                Cow::Borrowed("low")
-            } else {
-                effort
-            }
-        });
+            _ => Words::Adaptive(match effort {
+                Some(word) if word == "minimal" || word == "xhigh" && style == ThinkingStyle::Adaptive => {
+                    notes.lose(Param::ReasoningEffort, DIALECT)?;
+                    Some(Cow::Borrowed(if word == "minimal" { "low" } else { "high" }))
+                }
+                word => word,
+            }),
+        };
         Ok(Self {
-            words: Words::Adaptive(effort),
+            words,
             display,
             sampling: false,
         })
@@ -144,6 +153,7 @@ impl<'r> Plan<'r> {
     pub(super) fn write(&self, out: &mut Out) {
         match &self.words {
             Words::Nothing => {}
+            Words::Disabled => out.key("thinking").token("{\"type\":\"disabled\"}").done(),
             Words::Budget(budget) => {
                 out.key("thinking")
                     .token("{\"type\":\"enabled\"")
@@ -165,7 +175,7 @@ impl<'r> Plan<'r> {
                     .string(effort)
                     .token("}");
             }
-            Words::GptOss(effort) => drop(out.key("reasoning_effort").string(effort)),
+            Words::GptOss(effort) => out.key("reasoning_effort").string(effort).done(),
         }
     }
 
@@ -178,58 +188,40 @@ impl<'r> Plan<'r> {
 }
 
 /// `low`, `medium` or `high`, from whatever the client said.
-fn plain_effort(request: &ChatRequest<'_>, effort: Option<Cow<'_, str>>) -> &'static str {
-    let word = match (effort.as_deref(), request.reasoning.budget_tokens) {
+fn plain_effort(
+    request: &ChatRequest<'_>,
+    effort: Option<Cow<'_, str>>,
+    notes: &mut Notes,
+) -> Result<&'static str, ApiError> {
+    let said = match (effort.as_deref(), request.reasoning.budget_tokens) {
         (Some(effort), _) => effort,
-        (None, Some(budget)) => effort_for_budget(budget),
+        (None, Some(budget)) => {
+            notes.lose(Param::ReasoningBudget, DIALECT)?;
+            effort_for_budget(budget)
+        }
         (None, None) => "medium",
     };
-    match word {
+    let word = match said {
         "minimal" | "low" => "low",
         "high" | "xhigh" | "max" => "high",
         _ => "medium",
+    };
+    if effort.is_some_and(|effort| effort != word) {
+        notes.lose(Param::ReasoningEffort, DIALECT)?;
     }
+    Ok(word)
 }
 
-/// Whether the model is in the middle of calling tools without having thought: Claude with a budget then refuses to begin.
-fn interrupted_without_thinking(request: &ChatRequest<'_>) -> bool {
-    let mut last = request.messages.iter().rev().skip_while(|message| {
-        message.role == Role::User
-            && message
-                .parts
-                .iter()
-                .all(|part| matches!(part.content, Content::ToolResult { .. }))
-    });
-    let ends_in_results = request
-        .messages
-        .last()
-        .is_some_and(|message| message.role == Role::User)
-        && {
-            let last = request.messages.last().map(|message| &message.parts);
-            last.is_some_and(|parts| {
-                !parts.is_empty()
-                    && parts
-                        .iter()
-                        .all(|part| matches!(part.content, Content::ToolResult { .. }))
-            })
-        };
-    ends_in_results
-        && last.next().is_some_and(|message| {
-            message.role == Role::Assistant
-                && !message.parts.iter().any(|part| {
-                    matches!(
-                        part.content,
-                        Content::Thinking { signature: Some(_), .. } | Content::RedactedThinking(_)
-                    )
-                })
-        })
+/// Efforts that Claude knows begin with `low`.
+fn least_low(effort: &'static str) -> &'static str {
+    if effort == "minimal" { "low" } else { effort }
 }
 
-/// How the target's Claude is told to think.
+/// How the target's Claude is told to think. An ARN that names no model leaves the most open.
 fn style(target: &Target<'_>) -> ThinkingStyle {
     match target.quirks.thinking {
-        ThinkingStyle::ByModel if target.model.contains("-4-6") => ThinkingStyle::Adaptive,
-        ThinkingStyle::ByModel => ThinkingStyle::Budget,
+        ThinkingStyle::ByModel if !target.model.contains("claude") => ThinkingStyle::Adaptive,
+        ThinkingStyle::ByModel => thinking_style(target.model),
         style => style,
     }
 }

@@ -6,6 +6,7 @@
 
 use crate::chat::{
     ChatRequest, Content, Format, Kind, Message, Notes, Number, Out, Param, Raw, Role, Text, Tool, ToolChoice,
+    write_object_schema,
 };
 use crate::dialect::Dialect;
 use crate::error::ApiError;
@@ -72,14 +73,24 @@ impl Writer<'_, '_> {
                 self.out.key("temperature").number(temperature);
             }
         }
-        if let Some(top_p) = request.top_p.filter(|_| sampling) {
-            self.out.key("topP").number(top_p);
-        }
-        if !request.stop.is_empty() {
-            self.out.key("stopSequences").token("[");
-            for stop in &request.stop {
-                self.out.comma().text(stop);
+        match request.top_p.filter(|_| sampling) {
+            Some(_) if self.family == Family::Claude && request.temperature.is_some() => {
+                self.notes.lose(Param::TopPBesideTemperature, DIALECT)?;
             }
+            Some(top_p) => self.out.key("topP").number(top_p).done(),
+            None => {}
+        }
+        let taken = |stop: &&Text<'_>| self.family != Family::Claude || !stop.is_blank();
+        if !request.stop.iter().all(|stop| taken(&stop)) {
+            self.notes.lose(Param::BlankStop, DIALECT)?;
+        }
+        if request.stop.iter().any(|stop| taken(&stop)) {
+            self.out.key("stopSequences").token("[");
+            request
+                .stop
+                .iter()
+                .filter(taken)
+                .for_each(|stop| self.out.comma().text(stop).done());
             self.out.token("]");
         }
         if self.out.buf.len() == opened {
@@ -116,8 +127,8 @@ impl Writer<'_, '_> {
         self.out.token("]");
         match choice {
             None | Some(ToolChoice::None) => {}
-            Some(ToolChoice::Auto) => drop(self.out.key("toolChoice").token("{\"auto\":{}}")),
-            Some(ToolChoice::Any) => drop(self.out.key("toolChoice").token("{\"any\":{}}")),
+            Some(ToolChoice::Auto) => self.out.key("toolChoice").token("{\"auto\":{}}").done(),
+            Some(ToolChoice::Any) => self.out.key("toolChoice").token("{\"any\":{}}").done(),
             Some(ToolChoice::Named(name)) => {
                 self.out
                     .key("toolChoice")
@@ -125,7 +136,7 @@ impl Writer<'_, '_> {
                     .text(name)
                     .token("}}");
             }
-            Some(ToolChoice::Other(Dialect::Bedrock, raw)) => drop(self.out.key("toolChoice").raw(raw)),
+            Some(ToolChoice::Other(Dialect::Bedrock, raw)) => self.out.key("toolChoice").raw(raw).done(),
             Some(ToolChoice::Other(..)) => self.notes.lose(Param::ToolChoice, DIALECT)?,
         }
         self.out.token("}");
@@ -153,13 +164,7 @@ impl Writer<'_, '_> {
             self.out.key("description").text(description);
         }
         self.out.key("inputSchema").token("{\"json\":");
-        match parameters
-            .as_ref()
-            .filter(|parameters| parameters.kind() == Kind::Object)
-        {
-            Some(parameters) => self.out.raw(parameters),
-            None => self.out.token("{\"type\":\"object\",\"properties\":{}}"),
-        };
+        write_object_schema(parameters.as_ref(), self.out);
         self.out.token("}");
         if let Some(strict) = strict {
             self.out.key("strict").bool(*strict);
@@ -275,14 +280,14 @@ impl Writer<'_, '_> {
 
     fn top_k(&mut self, top_k: Number<'_>) {
         match self.family {
-            Family::Claude | Family::Other => drop(self.out.key("top_k").number(top_k)),
-            Family::Nova => drop(
+            Family::Claude | Family::Other => self.out.key("top_k").number(top_k).done(),
+            Family::Nova => {
                 self.out
                     .key("inferenceConfig")
                     .token("{\"topK\":")
                     .number(top_k)
-                    .token("}"),
-            ),
+                    .token("}");
+            }
             Family::GptOss => self.notes.drop_extra("top_k"),
         }
     }
@@ -299,7 +304,7 @@ impl Writer<'_, '_> {
                 "default" | "flex" | "priority" | "reserved" => {
                     self.out.key("serviceTier").token("{\"type\":").text(tier).token("}");
                 }
-                "standard_only" | "standard" => drop(self.out.key("serviceTier").token("{\"type\":\"default\"}")),
+                "standard_only" | "standard" => self.out.key("serviceTier").token("{\"type\":\"default\"}").done(),
                 _ => self.notes.lose(Param::ServiceTier, DIALECT)?,
             }
         }
@@ -310,13 +315,17 @@ impl Writer<'_, '_> {
         {
             self.out.comma().string(&extra.key).token(":").raw(&extra.value);
         }
+        let not_zero = |penalty: Number<'_>| penalty.f64() != 0.0;
         let lost = [
             (request.n.is_some_and(|n| n > 1), Param::Several),
             (request.logprobs == Some(true), Param::Logprobs),
             (request.seed.is_some(), Param::Seed),
-            (request.presence_penalty.is_some(), Param::PresencePenalty),
-            (request.frequency_penalty.is_some(), Param::FrequencyPenalty),
-            (request.logit_bias.is_some(), Param::LogitBias),
+            (request.presence_penalty.is_some_and(not_zero), Param::PresencePenalty),
+            (request.frequency_penalty.is_some_and(not_zero), Param::FrequencyPenalty),
+            (
+                request.logit_bias.as_ref().is_some_and(|bias| bias.as_json().len() > 2),
+                Param::LogitBias,
+            ),
             (request.user.is_some(), Param::User),
         ];
         lost.iter()

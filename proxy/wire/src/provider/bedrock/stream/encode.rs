@@ -230,6 +230,6 @@ fn delta(part: u32, out: &mut Out, write: impl FnOnce(&mut Out)) {
 
 fn exception(name: &str, text: &str, out: &mut Out) {
     let open = begin_exception(name, &mut out.buf);
-    error::write_message(text, &mut out.buf);
+    error::write_message(text, out);
     let _ = open.finish(&mut out.buf);
 }
