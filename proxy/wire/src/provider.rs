@@ -185,7 +185,7 @@ pub fn write_error(dialect: Dialect, error: &UpstreamError, out: &mut Out) {
     match dialect {
         Dialect::OpenAi => openai::write_error(error, out),
         Dialect::Anthropic => anthropic::write_error(error, out),
-        Dialect::Bedrock => bedrock::write_error(error, &mut out.buf),
+        Dialect::Bedrock => bedrock::write_error(error, out),
     }
 }
 
@@ -194,7 +194,7 @@ pub fn write_own_error(dialect: Dialect, error: &ApiError, out: &mut Out) {
     match dialect {
         Dialect::OpenAi => openai::write_own_error(error, out),
         Dialect::Anthropic => anthropic::write_own_error(error, out),
-        Dialect::Bedrock => bedrock::write_own_error(error, &mut out.buf),
+        Dialect::Bedrock => bedrock::write_own_error(error, out),
     }
 }
 

@@ -27,7 +27,7 @@ def case(name, path, **more):
         "host": HOST,
         "path": path,
         "query": "",
-        "headers": {"Content-Type": "application/json"},
+        "headers": [["Content-Type", "application/json"]],
         "body": JSON_BODY,
         "epoch_s": 1_440_938_160,
         "region": "eu-central-1",
@@ -44,7 +44,7 @@ CASES = [
     case("profile ARN", f"/model/{PROFILE}/converse"),
     case("session token", f"/model/{PROFILE}/converse", **TEMPORARY),
     case("under a prefix", "/bedrock/model/amazon.nova-micro-v1%3A0/converse", host="127.0.0.1:8080"),
-    case("no body, no content type", "/model/x/converse", body="", headers={}),
+    case("no body, no content type", "/model/x/converse", body="", headers=[]),
     case("leap day, last second", "/model/x/converse", epoch_s=1_709_251_199),
     case("first second of a day", "/model/x/converse", epoch_s=1_709_251_200),
     case("another region", "/model/x/converse", region="us-gov-west-1"),
@@ -55,7 +55,7 @@ CASES = [
     case("query", "/model/x/converse", method="GET", body="", query="b=2&a=1&a=0&empty=&z=%2F%20"),
     case("query without value", "/model/x/converse", method="GET", body="", query="acl"),
     case("headers of any case and blanks", "/model/x/converse",
-         headers={"X-Amz-Target": "  Two   Blanks  ", "amz-sdk-request": "attempt=1", "Content-TYPE": "application/json; charset=utf-8"}),
+         headers=[["X-Amz-Target", "  Two   Blanks  "], ["amz-sdk-request", "attempt=1"], ["Content-TYPE", "application/json; charset=utf-8"]]),
     case("large body", "/model/x/converse", body_repeat=70_000, body="x"),
 ]
 
@@ -63,7 +63,7 @@ CASES = [
 def sign(request):
     at = datetime.datetime.fromtimestamp(request["epoch_s"], datetime.timezone.utc)
     url = f"https://{request['host']}{request['path']}" + (f"?{request['query']}" if request["query"] else "")
-    aws = AWSRequest(method=request["method"], url=url, data=request["body"].encode() * request.get("body_repeat", 1), headers={**request["headers"], "Host": request["host"]})
+    aws = AWSRequest(method=request["method"], url=url, data=request["body"].encode() * request.get("body_repeat", 1), headers={**dict(request["headers"]), "Host": request["host"]})
     auth = botocore.auth.SigV4Auth(
         Credentials(request["access_key_id"], request["secret"], request.get("token")), request["service"], request["region"])
     with unittest.mock.patch.object(botocore.auth, "get_current_datetime", lambda remove_tzinfo=True: at.replace(tzinfo=None)):
@@ -72,6 +72,6 @@ def sign(request):
 
 
 if __name__ == "__main__":
-    table = {"botocore": botocore.__version__, "cases": [sign(request) for request in CASES]}
+    rows = ",\n".join(json.dumps(sign(request), ensure_ascii=False) for request in CASES)
     out = pathlib.Path(__file__).with_name("botocore.json")
-    out.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    out.write_text(f'{{"source": "botocore {botocore.__version__}", "cases": [\n{rows}\n]}}\n', encoding="utf-8")

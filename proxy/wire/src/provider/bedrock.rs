@@ -6,6 +6,7 @@
 //! `InvokeModel`, whose bodies are the models' own.
 
 mod base64;
+mod citations;
 mod content;
 mod error;
 mod request;

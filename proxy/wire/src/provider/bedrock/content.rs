@@ -7,12 +7,12 @@
 use std::borrow::Cow;
 
 use crate::chat::{
-    Arguments, CacheMark, Citation, Content, Document, JsonError, Kind, Location, Out, Part, Raw, Reader, Source, Text,
-    ToolIdRule, document_media_type, image_media_type, tool_id,
+    Arguments, CacheMark, Content, Document, JsonError, Kind, Out, Part, Raw, Reader, Source, Text, ToolIdRule,
+    document_media_type, image_media_type, tool_id,
 };
 use crate::dialect::Dialect;
 
-use super::base64;
+use super::{base64, citations};
 
 /// (Bedrock `format`, media type) of videos; the first of two rows with one media type is the one written.
 const VIDEOS: &[(&str, &str)] = &[
@@ -133,7 +133,7 @@ pub(super) fn parse_block<'a>(reader: &mut Reader<'a>) -> Result<Block<'a>, Json
             "toolResult" => parse_tool_result(reader)?,
             "json" => Some(Content::Json(reader.raw()?)),
             "reasoningContent" => parse_reasoning(reader)?,
-            "citationsContent" => Some(parse_citations_content(reader)?),
+            "citationsContent" => Some(citations::parse_citations_content(reader)?),
             "guardContent" => parse_guard_content(reader)?,
             "cachePoint" => {
                 block = Some(Block::Cache(parse_cache_point(reader)?));
@@ -169,35 +169,10 @@ pub(super) fn parse_cache_point(reader: &mut Reader<'_>) -> Result<CacheMark, Js
     Ok(CacheMark::from_ttl(ttl.as_deref()))
 }
 
-/// One citation, of an answer's block or of a stream.
-pub(super) fn parse_citation<'a>(reader: &mut Reader<'a>) -> Result<Citation<'a>, JsonError> {
-    let mut citation = Citation {
-        raw: Some((Dialect::Bedrock, reader.clone().raw()?)),
-        ..Citation::default()
-    };
-    let mut source = None;
-    reader.object("a citation")?;
-    while let Some(key) = reader.key()? {
-        if reader.null()? {
-            continue;
-        }
-        match &*key {
-            "title" => citation.title = Some(reader.text()?),
-            "source" => source = Some(reader.text()?),
-            "sourceContent" => citation.cited_text = Some(parse_texts(reader)?),
-            "location" => parse_location(reader, &mut citation)?,
-            _ => reader.skip()?,
-        }
-    }
-    let is_address = |text: &Text<'_>| text.as_json().starts_with("http");
-    citation.url = citation.url.or(source.filter(is_address));
-    Ok(citation)
-}
-
 /// Appends what an answer can hold as a block, with the comma before it; `false` if the block has no such form.
 pub(super) fn write_answer_block(content: &Content<'_>, rule: ToolIdRule, out: &mut Out) -> bool {
     match content {
-        Content::Text { text, citations } if citations.iter().any(can_cite) => {
+        Content::Text { text, citations } if citations.iter().any(citations::can_cite) => {
             out.comma()
                 .token("{")
                 .key("citationsContent")
@@ -207,9 +182,9 @@ pub(super) fn write_answer_block(content: &Content<'_>, rule: ToolIdRule, out: &
                 .key("text")
                 .text(text);
             out.token("}]").key("citations").token("[");
-            for citation in citations.iter().filter(|citation| can_cite(citation)) {
+            for citation in citations.iter().filter(|citation| citations::can_cite(citation)) {
                 out.comma();
-                write_citation(citation, out);
+                citations::write_citation(citation, out);
             }
             out.token("]}}");
         }
@@ -259,59 +234,6 @@ pub(super) fn write_answer_block(content: &Content<'_>, rule: ToolIdRule, out: &
         _ => return false,
     }
     true
-}
-
-/// Whether Converse can say where the citation points.
-fn can_cite(citation: &Citation<'_>) -> bool {
-    match &citation.raw {
-        Some((Dialect::Bedrock, _)) => true,
-        _ => citation.url.is_some() || !matches!(citation.location, Location::None | Location::Answer { .. }),
-    }
-}
-
-/// Appends one citation as an object.
-pub(super) fn write_citation(citation: &Citation<'_>, out: &mut Out) {
-    if let Some((Dialect::Bedrock, raw)) = &citation.raw {
-        out.raw(raw);
-        return;
-    }
-    out.token("{");
-    if let Some(title) = &citation.title {
-        out.key("title").text(title);
-    }
-    if let Some(cited) = &citation.cited_text {
-        out.key("sourceContent").token("[{").key("text").text(cited).token("}]");
-    }
-    let (member, index_key, (index, start, end)) = match citation.location {
-        Location::Char { document, start, end } => ("documentChar", "documentIndex", (document, start, end)),
-        Location::Page { document, start, end } => ("documentPage", "documentIndex", (document, start, end)),
-        Location::Chunk { document, start, end } => ("documentChunk", "documentIndex", (document, start, end)),
-        Location::Search { result, start, end } => ("searchResultLocation", "searchResultIndex", (result, start, end)),
-        Location::None | Location::Answer { .. } => {
-            if let Some(url) = &citation.url {
-                out.key("location")
-                    .token("{")
-                    .key("web")
-                    .token("{")
-                    .key("url")
-                    .text(url)
-                    .token("}}");
-            }
-            out.token("}");
-            return;
-        }
-    };
-    if let Some(url) = &citation.url {
-        out.key("source").text(url);
-    }
-    out.key("location").token("{").key(member).token("{");
-    out.key(index_key)
-        .whole(index)
-        .key("start")
-        .whole(start)
-        .key("end")
-        .whole(end)
-        .token("}}}");
 }
 
 /// The canonical form of a `redactedContent` blob. Bedrock's blob is the base64 of the very text that Anthropic's own API
@@ -488,43 +410,6 @@ fn parse_reasoning<'a>(reader: &mut Reader<'a>) -> Result<Option<Content<'a>>, J
     Ok(content)
 }
 
-fn parse_citations_content<'a>(reader: &mut Reader<'a>) -> Result<Content<'a>, JsonError> {
-    let (mut text, mut citations) = (Text::default(), Vec::new());
-    reader.object("cited content")?;
-    while let Some(key) = reader.key()? {
-        if reader.null()? {
-            continue;
-        }
-        match &*key {
-            "content" => text = parse_texts(reader)?,
-            "citations" => {
-                reader.array("an array of citations")?;
-                while reader.item()? {
-                    citations.push(parse_citation(reader)?);
-                }
-            }
-            _ => reader.skip()?,
-        }
-    }
-    Ok(Content::Text { text, citations })
-}
-
-/// `[{"text": …}, …]`, joined.
-fn parse_texts<'a>(reader: &mut Reader<'a>) -> Result<Text<'a>, JsonError> {
-    let mut text = Text::default();
-    reader.array("an array of texts")?;
-    while reader.item()? {
-        reader.object("a text")?;
-        while let Some(key) = reader.key()? {
-            match &*key {
-                "text" => text = text.joined(reader.text()?),
-                _ => reader.skip()?,
-            }
-        }
-    }
-    Ok(text)
-}
-
 /// What is guarded is said to the model like anything else; only the guardrail treats it apart.
 fn parse_guard_content<'a>(reader: &mut Reader<'a>) -> Result<Option<Content<'a>>, JsonError> {
     let mut content = None;
@@ -545,49 +430,4 @@ fn parse_guard_content<'a>(reader: &mut Reader<'a>) -> Result<Option<Content<'a>
         }
     }
     Ok(content)
-}
-
-fn parse_location<'a>(reader: &mut Reader<'a>, citation: &mut Citation<'a>) -> Result<(), JsonError> {
-    reader.object("a location")?;
-    while let Some(kind) = reader.key()? {
-        if reader.kind()? != Kind::Object {
-            reader.skip()?;
-            continue;
-        }
-        let (mut index, mut start, mut end) = (0, 0, 0);
-        reader.object("a location")?;
-        while let Some(key) = reader.key()? {
-            match &*key {
-                "url" => citation.url = reader.text_or_null()?,
-                "documentIndex" | "searchResultIndex" => index = reader.whole_or_null()?.unwrap_or(0),
-                "start" => start = reader.whole_or_null()?.unwrap_or(0),
-                "end" => end = reader.whole_or_null()?.unwrap_or(0),
-                _ => reader.skip()?,
-            }
-        }
-        citation.location = match &*kind {
-            "documentChar" => Location::Char {
-                document: index,
-                start,
-                end,
-            },
-            "documentPage" => Location::Page {
-                document: index,
-                start,
-                end,
-            },
-            "documentChunk" => Location::Chunk {
-                document: index,
-                start,
-                end,
-            },
-            "searchResultLocation" => Location::Search {
-                result: index,
-                start,
-                end,
-            },
-            _ => Location::None,
-        };
-    }
-    Ok(())
 }

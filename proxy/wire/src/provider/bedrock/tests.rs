@@ -69,110 +69,114 @@ fn a_path_names_model_and_operation_and_comes_back() {
     }
 }
 
+/// (status, `x-amzn-ErrorType`, message, kind, rule).
+type ErrorCase = (u16, Option<&'static str>, &'static str, ErrorKind, Retry);
+const ERRORS: &[ErrorCase] = &[
+    (
+        400,
+        Some("ValidationException"),
+        "bad",
+        ErrorKind::InvalidRequest,
+        Retry::Never,
+    ),
+    (
+        400,
+        Some("ValidationException:http://internal.amazon.com/"),
+        "Input is too long for requested model.",
+        ErrorKind::ContextLength,
+        Retry::Never,
+    ),
+    (
+        400,
+        None,
+        "The provided model identifier is invalid.",
+        ErrorKind::NotFound,
+        Retry::Never,
+    ),
+    (
+        429,
+        Some("ThrottlingException"),
+        "slow",
+        ErrorKind::RateLimit,
+        Retry::OtherTarget,
+    ),
+    (
+        429,
+        Some("com.amazon.coral#ThrottlingException"),
+        "slow",
+        ErrorKind::RateLimit,
+        Retry::OtherTarget,
+    ),
+    (
+        429,
+        Some("ModelNotReadyException"),
+        "wait",
+        ErrorKind::Overloaded,
+        Retry::SameTarget,
+    ),
+    (
+        503,
+        Some("ServiceUnavailableException"),
+        "busy",
+        ErrorKind::Overloaded,
+        Retry::SameTarget,
+    ),
+    (
+        500,
+        Some("InternalServerException"),
+        "oops",
+        ErrorKind::Server,
+        Retry::SameTarget,
+    ),
+    (
+        408,
+        Some("ModelTimeoutException"),
+        "slow",
+        ErrorKind::Timeout,
+        Retry::SameTarget,
+    ),
+    (
+        424,
+        Some("ModelErrorException"),
+        "oops",
+        ErrorKind::Server,
+        Retry::SameTarget,
+    ),
+    (424, None, "oops", ErrorKind::Server, Retry::SameTarget),
+    (
+        404,
+        Some("ResourceNotFoundException"),
+        "gone",
+        ErrorKind::NotFound,
+        Retry::Never,
+    ),
+    (
+        403,
+        Some("AccessDeniedException"),
+        "no",
+        ErrorKind::Permission,
+        Retry::OtherTarget,
+    ),
+    (
+        403,
+        Some("UnrecognizedClientException"),
+        "who",
+        ErrorKind::Authentication,
+        Retry::OtherTarget,
+    ),
+    (
+        403,
+        Some("ExpiredTokenException"),
+        "old",
+        ErrorKind::Authentication,
+        Retry::OtherTarget,
+    ),
+    (502, None, "", ErrorKind::Server, Retry::SameTarget),
+];
+
 #[test]
 fn an_error_has_a_kind_by_its_exception_and_keeps_its_message() {
-    for (status, name, message, kind, retry) in [
-        (
-            400,
-            Some("ValidationException"),
-            "bad",
-            ErrorKind::InvalidRequest,
-            Retry::Never,
-        ),
-        (
-            400,
-            Some("ValidationException:http://internal.amazon.com/"),
-            "Input is too long for requested model.",
-            ErrorKind::ContextLength,
-            Retry::Never,
-        ),
-        (
-            400,
-            None,
-            "The provided model identifier is invalid.",
-            ErrorKind::NotFound,
-            Retry::Never,
-        ),
-        (
-            429,
-            Some("ThrottlingException"),
-            "slow",
-            ErrorKind::RateLimit,
-            Retry::OtherTarget,
-        ),
-        (
-            429,
-            Some("com.amazon.coral#ThrottlingException"),
-            "slow",
-            ErrorKind::RateLimit,
-            Retry::OtherTarget,
-        ),
-        (
-            429,
-            Some("ModelNotReadyException"),
-            "wait",
-            ErrorKind::Overloaded,
-            Retry::SameTarget,
-        ),
-        (
-            503,
-            Some("ServiceUnavailableException"),
-            "busy",
-            ErrorKind::Overloaded,
-            Retry::SameTarget,
-        ),
-        (
-            500,
-            Some("InternalServerException"),
-            "oops",
-            ErrorKind::Server,
-            Retry::SameTarget,
-        ),
-        (
-            408,
-            Some("ModelTimeoutException"),
-            "slow",
-            ErrorKind::Timeout,
-            Retry::SameTarget,
-        ),
-        (
-            424,
-            Some("ModelErrorException"),
-            "oops",
-            ErrorKind::Server,
-            Retry::SameTarget,
-        ),
-        (424, None, "oops", ErrorKind::Server, Retry::SameTarget),
-        (
-            404,
-            Some("ResourceNotFoundException"),
-            "gone",
-            ErrorKind::NotFound,
-            Retry::Never,
-        ),
-        (
-            403,
-            Some("AccessDeniedException"),
-            "no",
-            ErrorKind::Permission,
-            Retry::OtherTarget,
-        ),
-        (
-            403,
-            Some("UnrecognizedClientException"),
-            "who",
-            ErrorKind::Authentication,
-            Retry::OtherTarget,
-        ),
-        (
-            403,
-            Some("ExpiredTokenException"),
-            "old",
-            ErrorKind::Authentication,
-            Retry::OtherTarget,
-        ),
-        (502, None, "", ErrorKind::Server, Retry::SameTarget),
-    ] {
+    for &(status, name, message, kind, retry) in ERRORS {
         let head = ErrorHead {
             status,
             retry_after_s: Some(3),

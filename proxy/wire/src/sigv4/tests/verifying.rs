@@ -5,12 +5,8 @@ use super::*;
 #[test]
 fn verifies_what_botocore_signed_and_nothing_that_differs() {
     let mut signer = Signer::new();
-    for case in botocore() {
-        let mut sent = case.headers.clone();
-        sent.push(("User-Agent".into(), "Boto3/1.43".into()));
-        sent.push(("X-Amz-Date".into(), case.date.clone()));
-        sent.extend(case.token.clone().map(|token| ("X-Amz-Security-Token".into(), token)));
-        sent.push(("Authorization".into(), case.authorization.clone()));
+    for case in golden(BOTOCORE) {
+        let sent = case.sent();
         let headers = borrowed(&sent);
         let request = Request {
             method: &case.method,

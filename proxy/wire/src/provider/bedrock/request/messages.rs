@@ -194,6 +194,7 @@ impl<'w> Conversation<'w> {
                 return self.notes.lose(Param::Thinking, DIALECT);
             }
             Content::Refusal(_) => self.notes.lose(Param::Refusal, DIALECT)?,
+            Content::ToolCall { custom: true, .. } => return self.notes.lose(Param::CustomTool, DIALECT),
             _ => {}
         }
         if content::write_answer_block(content, self.tool_ids, self.out) {

@@ -103,28 +103,10 @@ impl<'r> Plan<'r> {
         }
         let display = request.reasoning.display.as_ref();
         let words = match (style, request.reasoning.budget_tokens) {
-            (ThinkingStyle::Budget, budget) => {
-                if calls_without_thinking(&request.messages) {
-                    notes.lose(Param::ThinkingHistory, DIALECT)?;
-                    return Ok(nothing);
-                }
-                if budget.is_none() {
-                    notes.lose(Param::ReasoningEffort, DIALECT)?;
-                }
-                let wanted = budget
-                    .or(effort.as_deref().and_then(budget_for_effort))
-                    .unwrap_or(8192)
-                    .max(BUDGET_MIN);
-                match request.max_tokens {
-                    Some(max) if max <= BUDGET_MIN => {
-                        notes.lose(Param::ReasoningOff, DIALECT)?;
-                        return Ok(nothing);
-                    }
-                    // The budget is part of the maximum; half is left for the answer.
-                    Some(max) if wanted >= max => Words::Budget(BUDGET_MIN.max(max / 2)),
-                    _ => Words::Budget(wanted),
-                }
-            }
+            (ThinkingStyle::Budget, _) => match Self::budget(request, effort.as_deref(), notes)? {
+                Some(budget) => Words::Budget(budget),
+                None => return Ok(nothing),
+            },
             // Where both ways are known, the client's own is kept.
             (ThinkingStyle::Adaptive, Some(budget)) if effort.is_none() => {
                 let most = request.max_tokens.map_or(u64::MAX, |max| max.saturating_sub(1));
@@ -147,6 +129,27 @@ impl<'r> Plan<'r> {
             display,
             sampling: false,
         })
+    }
+
+    /// The budget in tokens; `None` if there can be no thinking.
+    fn budget(request: &ChatRequest<'_>, effort: Option<&str>, notes: &mut Notes) -> Result<Option<u64>, ApiError> {
+        let budget = request.reasoning.budget_tokens;
+        if calls_without_thinking(&request.messages) {
+            return notes.lose(Param::ThinkingHistory, DIALECT).map(|()| None);
+        }
+        if budget.is_none() {
+            notes.lose(Param::ReasoningEffort, DIALECT)?;
+        }
+        let wanted = budget
+            .or(effort.and_then(budget_for_effort))
+            .unwrap_or(8192)
+            .max(BUDGET_MIN);
+        match request.max_tokens {
+            Some(max) if max <= BUDGET_MIN => notes.lose(Param::ReasoningOff, DIALECT).map(|()| None),
+            // The budget is part of the maximum; half is left for the answer.
+            Some(max) if wanted >= max => Ok(Some(BUDGET_MIN.max(max / 2))),
+            _ => Ok(Some(wanted)),
+        }
     }
 
     /// Appends the members of `additionalModelRequestFields`.

@@ -6,7 +6,7 @@ use crate::error::{ApiError, Code};
 use crate::eventstream::{Decoder, FrameError, Message, MessageKind};
 use crate::limits::STREAM_PARTS_MAX;
 use crate::provider::Sink;
-use crate::provider::bedrock::{content, error, response};
+use crate::provider::bedrock::{citations, content, error, response};
 
 /// Reads a stream, in pieces of any size.
 #[derive(Debug, Default)]
@@ -377,7 +377,7 @@ fn parse_piece<'a>(reader: &mut Reader<'a>) -> Result<Piece<'a>, JsonError> {
     while let Some(key) = reader.key()? {
         match (&*key, reader.kind()?) {
             ("text", Kind::String) => piece = Some(Piece::Text(reader.text()?)),
-            ("citation", Kind::Object) => piece = Some(Piece::Citation(content::parse_citation(reader)?)),
+            ("citation", Kind::Object) => piece = Some(Piece::Citation(citations::parse_citation(reader)?)),
             ("toolUse", Kind::Object) => {
                 reader.object("a tool delta")?;
                 while let Some(key) = reader.key()? {

@@ -5,7 +5,7 @@ use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::eventstream::{begin_event, begin_exception};
 use crate::provider::Reply;
-use crate::provider::bedrock::{content, error, response};
+use crate::provider::bedrock::{citations, content, error, response};
 
 /// Writes a stream.
 ///
@@ -138,7 +138,7 @@ impl StreamEncoder {
             }),
             Delta::Citation(citation) => delta(part, out, |out| {
                 out.key("citation");
-                content::write_citation(citation, out);
+                citations::write_citation(citation, out);
             }),
             Delta::Other(Dialect::Bedrock, raw) => message("contentBlockDelta", out, |out| {
                 out.token("{")

@@ -260,76 +260,55 @@ fn instructions_move_to_system_and_neighbours_of_one_role_merge() {
     assert_eq!(notes, "messages.system;adapted, messages.refusal;adapted");
 }
 
+fn call<'a>(id: &Text<'a>, name: &'a str, arguments: &'a str) -> Content<'a> {
+    Content::ToolCall {
+        id: id.clone(),
+        name: Text::plain(name),
+        arguments: Arguments::Encoded(Text::plain(arguments)),
+        custom: false,
+    }
+}
+
+fn result<'a>(id: &Text<'a>, parts: Vec<Part<'a>>, is_error: Option<bool>) -> Content<'a> {
+    Content::ToolResult {
+        id: id.clone(),
+        parts,
+        is_error,
+    }
+}
+
 #[test]
-fn tools_calls_and_results_take_the_forms_that_converse_accepts() {
-    let long_id = Text::plain("call|with bars and more than sixty-four characters, as some vendors make them");
+fn calls_and_results_take_the_forms_that_converse_accepts() {
+    let long = Text::plain("call|with bars and more than sixty-four characters, as some vendors make them");
+    let (b, c) = (Text::plain("b"), Text::plain("c"));
+    let marked = Part {
+        content: text("x"),
+        cache: Some(CacheMark::Default),
+    };
+    let calls = vec![
+        call(&long, "f", "{\"a\": 1}"),
+        call(&b, "f", ""),
+        call(&c, "g", "broken {"),
+    ];
+    let results = vec![
+        text("and now?"),
+        result(&long, vec![text("one").into(), text(" ").into()], None),
+        result(&b, vec![], Some(true)),
+        result(&c, vec![marked], Some(false)),
+    ];
     let request = ChatRequest {
-        messages: vec![
-            says(
-                Role::Assistant,
-                vec![
-                    Content::ToolCall {
-                        id: long_id.clone(),
-                        name: Text::plain("f"),
-                        arguments: Arguments::Encoded(Text::plain("{\"a\": 1}")),
-                        custom: false,
-                    },
-                    Content::ToolCall {
-                        id: Text::plain("b"),
-                        name: Text::plain("f"),
-                        arguments: Arguments::Encoded(Text::plain("")),
-                        custom: false,
-                    },
-                    Content::ToolCall {
-                        id: Text::plain("c"),
-                        name: Text::plain("g"),
-                        arguments: Arguments::Encoded(Text::plain("broken {")),
-                        custom: false,
-                    },
-                ],
-            ),
-            says(
-                Role::User,
-                vec![
-                    Content::ToolResult {
-                        id: long_id,
-                        parts: vec![text("one").into(), text(" ").into()],
-                        is_error: None,
-                    },
-                    Content::ToolResult {
-                        id: Text::plain("b"),
-                        parts: vec![],
-                        is_error: Some(true),
-                    },
-                    Content::ToolResult {
-                        id: Text::plain("c"),
-                        parts: vec![Part {
-                            content: text("x"),
-                            cache: Some(CacheMark::Default),
-                        }],
-                        is_error: Some(false),
-                    },
-                ],
-            ),
-        ],
+        messages: vec![says(Role::Assistant, calls), says(Role::User, results)],
         ..ChatRequest::default()
     };
     let (body, notes) = write(&request);
     let id = body["messages"][0]["content"][0]["toolUse"]["toolUseId"]
         .as_str()
         .unwrap();
-    assert!(
-        id.len() <= 64
-            && id
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-'),
-        "{id}"
-    );
-    let called = |at: usize| body["messages"][0]["content"][at]["toolUse"]["input"].clone();
-    assert_eq!(
-        [called(0), called(1), called(2)],
-        [json!({"a": 1}), json!({}), json!({"raw_arguments": "broken {"})]
-    );
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    assert!(id.len() <= 64 && id.bytes().all(word), "{id}");
+    let input = |at: usize| body["messages"][0]["content"][at]["toolUse"]["input"].clone();
+    let inputs = [json!({"a": 1}), json!({}), json!({"raw_arguments": "broken {"})];
+    assert_eq!([input(0), input(1), input(2)], inputs);
     assert_eq!(
         body["messages"][1]["content"],
         json!([
@@ -337,16 +316,37 @@ fn tools_calls_and_results_take_the_forms_that_converse_accepts() {
             {"toolResult": {"toolUseId": "b", "content": [], "status": "error"}},
             {"toolResult": {"toolUseId": "c", "content": [{"text": "x"}], "status": "success"}},
             {"cachePoint": {"type": "default"}},
-        ])
+            {"text": "and now?"},
+        ]),
+        "results come first"
     );
+    assert_eq!(notes, "");
+}
+
+#[test]
+fn tools_that_were_called_are_declared_where_the_request_has_none() {
+    let id = Text::plain("a");
+    let calls = vec![call(&id, "f", "{}"), call(&id, "g", "{}"), call(&id, "f", "{}")];
+    let request = ChatRequest {
+        messages: vec![says(Role::Assistant, calls)],
+        ..ChatRequest::default()
+    };
     let spec =
         |name: &str| json!({"toolSpec": {"name": name, "inputSchema": {"json": {"type": "object", "properties": {}}}}});
     assert_eq!(
-        body["toolConfig"],
-        json!({"tools": [spec("f"), spec("g")]}),
-        "Converse wants the tools declared again"
+        write(&request).0["toolConfig"],
+        json!({"tools": [spec("f"), spec("g")]})
     );
-    assert_eq!(notes, "");
+    let custom = Content::ToolCall {
+        id,
+        name: Text::plain("f"),
+        arguments: Arguments::Encoded(Text::plain("x")),
+        custom: true,
+    };
+    assert_eq!(
+        write_to(&asks(vec![custom]), CLAUDE).unwrap_err().param.as_deref(),
+        Some("tools.custom")
+    );
 }
 
 #[test]
