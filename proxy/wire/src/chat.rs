@@ -276,9 +276,10 @@ impl Arguments<'_> {
         };
     }
 
-    /// Appends them as a JSON string.
+    /// Appends them as a JSON string; what is empty is `{}`, because clients parse it.
     pub fn write_string(&self, out: &mut Out) {
         match self {
+            Arguments::Encoded(text) if text.is_empty() => out.token("\"{}\""),
             Arguments::Json(raw) => out.string(raw.as_json()),
             Arguments::Encoded(text) => out.text(text),
         };

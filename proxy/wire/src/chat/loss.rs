@@ -65,6 +65,7 @@ losses! {
     Logprobs = "logprobs", Kept, Refused, Refused, "No log probabilities: the answer would lack what was asked for.";
     JsonObject = "response_format.json_object", Kept, Dropped, Dropped,
         "Only schemas constrain the answer; the prompt must ask for JSON in this mode anyway.";
+    FormatDescription = "response_format.description", Kept, Dropped, Kept, "A schema stands for itself.";
     Format = "response_format", Refused, Refused, Refused, "A format of one dialect alone.";
     ServiceTier = "service_tier", Dropped, Dropped, Dropped, "No tier of that name.";
     User = "user", Kept, Kept, Dropped, "No field for the end user.";
@@ -90,6 +91,8 @@ losses! {
     ReasoningEffort = "reasoning_effort", Adapted, Adapted, Adapted, "Effort and thinking budget stand for each other.";
     ReasoningBudget = "thinking.budget_tokens", Adapted, Adapted, Adapted, "Effort and thinking budget stand for each other.";
     ReasoningOff = "reasoning", Dropped, Dropped, Dropped, "The request leaves the model no tokens to think with.";
+    ReasoningDisabled = "thinking.disabled", Dropped, Kept, Kept,
+        "Not every OpenAI model can be told not to think, and some refuse to be told; `reasoning_effort: none` is passed on.";
     ThinkingDisplay = "thinking.display", Dropped, Kept, Kept, "No choice of what is shown.";
     ForcedToolThinking = "thinking", Kept, Dropped, Dropped, "Claude does not think when it is forced to call a tool.";
     ThinkingHistory = "thinking", Kept, Dropped, Dropped,

@@ -171,7 +171,14 @@ impl Writer<'_> {
                 self.notes.lose(Param::JsonObject, DIALECT)?;
                 None
             }
-            Some(Format::JsonSchema { schema, .. }) => Some(schema),
+            Some(Format::JsonSchema {
+                schema, description, ..
+            }) => {
+                if description.is_some() {
+                    self.notes.lose(Param::FormatDescription, DIALECT)?;
+                }
+                Some(schema)
+            }
             Some(Format::Other(..)) => return self.notes.lose(Param::Format, DIALECT),
         };
         if effort.is_none() && schema.is_none() {

@@ -472,7 +472,7 @@ impl Writer<'_> {
             self.notes.lose(Param::ThinkingDisplay, DIALECT)?;
         }
         if reasoning.mode == Some(Thinking::Disabled) {
-            return Ok(());
+            return self.notes.lose(Param::ReasoningDisabled, DIALECT);
         }
         match (&reasoning.effort, reasoning.budget_tokens) {
             (Some(effort), _) if effort.is("max") => {

@@ -228,6 +228,11 @@ impl ChoiceState {
         let part = match (self.open, kind) {
             (Some((part, open)), kind) if open == kind => part,
             (Some((part, OpenKind::Thinking(_))), OpenKind::Thinking(None)) => part,
+            // Bare text and details of one block: vendors send either, or first one and then the other.
+            (Some((part, OpenKind::Thinking(None))), OpenKind::Thinking(Some(_))) => {
+                self.open = Some((part, kind));
+                part
+            }
             _ => {
                 let open = match kind {
                     OpenKind::Text => Open::Text,
