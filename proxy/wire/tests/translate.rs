@@ -26,6 +26,8 @@ const REPLY: Reply<'static> = Reply {
 };
 /// (case, path, why): what comes back in another form that says the same.
 const FORMS: &[(&str, &str, &str)] = &[
+    ("reasoning-off", "/thinking", "Bedrock's models do not think unless asked"),
+    ("reasoning-off", "/reasoning_effort", "Bedrock's models do not think unless asked"),
     (
         "documents",
         "/messages/0/content/0",
