@@ -116,7 +116,10 @@ async fn ask(
     let mut bytes = match first {
         Ok(Some(chunk)) => chunk,
         Ok(None) | Err(_) if upstream.stream.deadline().expired() => {
-            return Ok(Err(Broken::Failed(Failure::new(Code::UpstreamTimeout, target.provider))));
+            return Ok(Err(Broken::Failed(Failure::new(
+                Code::UpstreamTimeout,
+                target.provider,
+            ))));
         }
         Ok(None) | Err(_) => return Ok(Err(Broken::Silent)),
     };
@@ -127,15 +130,23 @@ async fn ask(
             Ok((_, rest)) if (100..200).contains(&work.response.status) => {
                 interim += 1;
                 if interim > INTERIM_RESPONSES_MAX || work.response.status == 101 {
-                    return Ok(Err(protocol_error(target, "sent too many interim responses, or switched protocols unasked")));
+                    return Ok(Err(protocol_error(
+                        target,
+                        "sent too many interim responses, or switched protocols unasked",
+                    )));
                 }
                 bytes = rest;
             }
             Ok((head_bytes, rest)) => return Ok(Ok((head_bytes, rest, sent_at_ms))),
             Err(_) if upstream.stream.deadline().expired() => {
-                return Ok(Err(Broken::Failed(Failure::new(Code::UpstreamTimeout, target.provider))));
+                return Ok(Err(Broken::Failed(Failure::new(
+                    Code::UpstreamTimeout,
+                    target.provider,
+                ))));
             }
-            Err(HeadFailure::Ended) => return Ok(Err(Broken::Failed(Failure::new(Code::UpstreamReset, target.provider)))),
+            Err(HeadFailure::Ended) => {
+                return Ok(Err(Broken::Failed(Failure::new(Code::UpstreamReset, target.provider))));
+            }
             Err(HeadFailure::Malformed(why)) => return Ok(Err(protocol_error(target, &why))),
         }
     }
@@ -191,7 +202,6 @@ async fn complete_head(
 }
 
 /// Decides whether the answer whose head has arrived is one for the client.
-#[expect(clippy::too_many_arguments, reason = "the parts of an answer, put together in one place")]
 async fn accept(
     work: &mut Work,
     upstream: Upstream,
@@ -204,7 +214,14 @@ async fn accept(
 ) -> Result<Result<Answer, Failure>, ClientGone> {
     let decoder = BodyDecoder::new(work.response.framing);
     let reusable = work.response.keep_alive;
-    let answer = Answer { upstream, head_bytes, rest, decoder, reusable, sent_at_ms };
+    let answer = Answer {
+        upstream,
+        head_bytes,
+        rest,
+        decoder,
+        reusable,
+        sent_at_ms,
+    };
     let (next, code) = match work.response.status {
         200..=299 | 400 | 404..=428 | 430..=499 => return Ok(Ok(answer)),
         300..=399 => return Ok(Err(Failure::new(Code::UpstreamProtocolError, target.provider))),
@@ -285,13 +302,22 @@ fn splice_of<'a>(context: &Context<'_>, model: &'a str) -> Option<Splice<'a>> {
         None => (context.asked.keys.model()?, true),
     };
     let differs = located.as_str() != model;
-    differs.then_some(Splice { start: located.start, end: located.end, model, json })
+    differs.then_some(Splice {
+        start: located.start,
+        end: located.end,
+        model,
+        json,
+    })
 }
 
 /// Appends the body, spliced: a small one by copying it behind the head, a large one without any copy.
 fn write_body(parts: &mut Parts, body: &[Chunk], body_bytes: u64, splice: Option<&Splice<'_>>) {
-    let mut push = |parts: &mut Parts, piece: Chunk| {
-        if body_bytes <= COALESCE_BYTES_MAX as u64 { parts.chunk(piece) } else { parts.chunk_uncopied(piece) }
+    let push = |parts: &mut Parts, piece: Chunk| {
+        if body_bytes <= COALESCE_BYTES_MAX as u64 {
+            parts.chunk(piece)
+        } else {
+            parts.chunk_uncopied(piece)
+        }
     };
     let Some(splice) = splice else {
         return body.iter().for_each(|piece| push(parts, piece.clone()));

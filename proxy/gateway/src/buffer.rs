@@ -73,9 +73,15 @@ impl Buffers {
         let memory = free.borrow_mut().pop().unwrap_or_else(|| {
             // SAFETY: all-zero bytes are valid `Cell<u8>`s.
             let bytes = unsafe { Box::<[Cell<u8>]>::new_zeroed_slice(bytes).assume_init() };
-            Rc::new(Memory { bytes, home: self.clone() })
+            Rc::new(Memory {
+                bytes,
+                home: self.clone(),
+            })
         });
-        Block { memory: Some(memory), filled: 0 }
+        Block {
+            memory: Some(memory),
+            filled: 0,
+        }
     }
 
     /// Bytes of all buffers that are leased out now.
@@ -101,12 +107,18 @@ impl Block {
     /// What has been read, as a chunk; an empty one if nothing was.
     pub fn into_chunk(mut self) -> Chunk {
         let end = u32::try_from(self.filled).unwrap_or(0);
-        Chunk { memory: self.memory.take(), start: 0, end }
+        Chunk {
+            memory: self.memory.take(),
+            start: 0,
+            end,
+        }
     }
 
     /// True if the read left no room: more is probably waiting.
     pub fn is_full(&self) -> bool {
-        self.memory.as_ref().is_some_and(|memory| self.filled == memory.bytes.len())
+        self.memory
+            .as_ref()
+            .is_some_and(|memory| self.filled == memory.bytes.len())
     }
 
     /// Copies `bytes` behind what the block holds.
@@ -136,7 +148,11 @@ impl Block {
     /// Those of `read`; the block is then unchanged.
     pub fn fill<E>(&mut self, read: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<usize, E> {
         let from = self.filled;
-        let memory = self.memory.as_mut().and_then(Rc::get_mut).expect("a block is the only owner of its memory");
+        let memory = self
+            .memory
+            .as_mut()
+            .and_then(Rc::get_mut)
+            .expect("a block is the only owner of its memory");
         let free = &mut memory.bytes[from..];
         // SAFETY: `Cell<u8>` has the layout of `u8`, and `&mut` proves that nobody else sees these cells.
         let free = unsafe { std::slice::from_raw_parts_mut(free.as_mut_ptr().cast::<u8>(), free.len()) };
@@ -165,7 +181,9 @@ unsafe impl monoio::buf::IoBufMut for Block {
     }
 
     fn bytes_total(&mut self) -> usize {
-        self.memory.as_ref().map_or(0, |memory| memory.bytes.len() - self.filled)
+        self.memory
+            .as_ref()
+            .map_or(0, |memory| memory.bytes.len() - self.filled)
     }
 
     unsafe fn set_init(&mut self, read: usize) {
@@ -176,7 +194,11 @@ unsafe impl monoio::buf::IoBufMut for Block {
 impl Chunk {
     /// A chunk of nothing.
     pub fn empty() -> Self {
-        Self { memory: None, start: 0, end: 0 }
+        Self {
+            memory: None,
+            start: 0,
+            end: 0,
+        }
     }
 
     /// The part from `from` to `to` (relative to this chunk), sharing the same buffer.
@@ -184,10 +206,18 @@ impl Chunk {
     /// # Panics
     /// If the range is not within the chunk.
     pub fn slice(&self, from: usize, to: usize) -> Self {
-        assert!(from <= to && to <= self.len(), "slice {from}..{to} of a chunk of {} bytes", self.len());
+        assert!(
+            from <= to && to <= self.len(),
+            "slice {from}..{to} of a chunk of {} bytes",
+            self.len()
+        );
         let base = self.start as usize;
         // Both fit: they are at most `end`, which is a u32.
-        Self { memory: self.memory.clone(), start: (base + from) as u32, end: (base + to) as u32 }
+        Self {
+            memory: self.memory.clone(),
+            start: (base + from) as u32,
+            end: (base + to) as u32,
+        }
     }
 
     /// Drops the first `count` bytes from view.
@@ -195,7 +225,11 @@ impl Chunk {
     /// # Panics
     /// If there are fewer.
     pub fn advance(&mut self, count: usize) {
-        assert!(count <= self.len(), "advance {count} in a chunk of {} bytes", self.len());
+        assert!(
+            count <= self.len(),
+            "advance {count} in a chunk of {} bytes",
+            self.len()
+        );
         self.start += count as u32;
     }
 }
@@ -208,7 +242,11 @@ impl Default for Chunk {
 
 impl Clone for Chunk {
     fn clone(&self) -> Self {
-        Self { memory: self.memory.clone(), start: self.start, end: self.end }
+        Self {
+            memory: self.memory.clone(),
+            start: self.start,
+            end: self.end,
+        }
     }
 }
 
@@ -286,7 +324,9 @@ mod tests {
     #[test]
     fn the_stock_is_bounded() {
         let buffers = Buffers::new();
-        let many: Vec<_> = (0..RECV_LARGE_FREE_MAX + 3).map(|_| buffers.lease(Size::Large)).collect();
+        let many: Vec<_> = (0..RECV_LARGE_FREE_MAX + 3)
+            .map(|_| buffers.lease(Size::Large))
+            .collect();
         drop(many);
         assert_eq!(buffers.0.large.borrow().len(), RECV_LARGE_FREE_MAX);
         assert_eq!(buffers.leased_bytes(), 0);

@@ -17,7 +17,11 @@ pub struct Clock {
 impl Clock {
     /// A clock that starts now.
     pub fn start() -> Self {
-        Self { zero: Instant::now(), zero_unix_us: Cell::new(unix_us()), tick_ms: Cell::new(0) }
+        Self {
+            zero: Instant::now(),
+            zero_unix_us: Cell::new(unix_us()),
+            tick_ms: Cell::new(0),
+        }
     }
 
     /// Microseconds since the clock's zero.
@@ -45,5 +49,7 @@ impl Clock {
 }
 
 fn unix_us() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_micros() as u64)
 }

@@ -69,7 +69,12 @@ pub async fn serve(core: Rc<Core>, socket: TcpStream, peer: SocketAddr) {
     let _open = core.open_connection();
     let plane = core.plane();
     let stream = Stream::new(socket, &core.buffers, &core.deadlines);
-    let mut down = Downstream { stream, carry: Chunk::empty(), client: peer, early: None };
+    let mut down = Downstream {
+        stream,
+        carry: Chunk::empty(),
+        client: peer,
+        early: None,
+    };
     // Boxed, so that what happens once does not make the task of every idle connection larger.
     if !Box::pin(down.open(&core, &plane)).await {
         return;
@@ -89,12 +94,12 @@ impl Downstream {
     async fn open(&mut self, core: &Rc<Core>, plane: &Arc<Plane>) -> bool {
         let head_ms = plane.snapshot.downstream().head_ms;
         self.stream.deadline().set(core.clock.tick_ms() + u64::from(head_ms));
-        if plane.trusts_proxy_header(self.client.ip()) && !self.read_proxy_header(core).await {
+        if plane.snapshot.trusts_proxy(self.client.ip()) && !self.read_proxy_header(core).await {
             return false;
         }
         if let Some(config) = &plane.server_tls {
             let Ok(tls) = Tls::server(config) else { return false };
-            self.stream.put_back(std::mem::replace(&mut self.carry, Chunk::empty()));
+            self.stream.put_back(std::mem::take(&mut self.carry));
             self.stream.start_tls(tls);
             if let Err(error) = self.stream.handshake().await {
                 tracing::debug!(client = %self.client, %error, "TLS handshake with a client failed");
@@ -107,7 +112,9 @@ impl Downstream {
     async fn read_proxy_header(&mut self, core: &Rc<Core>) -> bool {
         let mut gathered = core.buffers.lease(Size::Large);
         loop {
-            let Ok(Some(more)) = self.stream.recv().await else { return false };
+            let Ok(Some(more)) = self.stream.recv().await else {
+                return false;
+            };
             if gathered.append(&more).is_err() {
                 return false;
             }
@@ -172,7 +179,9 @@ impl Downstream {
 
     /// Reads until the head in `carry` is complete, and moves it to the scratch memory.
     async fn read_head(&mut self, core: &Rc<Core>, scratch: &mut Scratch) -> Result<(), NoHead> {
-        self.stream.deadline().set(core.clock.tick_ms() + u64::from(core.plane().snapshot.downstream().head_ms));
+        self.stream
+            .deadline()
+            .set(core.clock.tick_ms() + u64::from(core.plane().snapshot.downstream().head_ms));
         let mut gathered: Option<Block> = None;
         loop {
             let bytes: &[u8] = gathered.as_ref().map_or(&self.carry, |block| block.bytes());
@@ -186,7 +195,11 @@ impl Downstream {
                 }
             }
             let Ok(Some(more)) = self.next_bytes().await else {
-                return Err(if self.stream.deadline().expired() { NoHead::Refused(head_late()) } else { NoHead::Closed });
+                return Err(if self.stream.deadline().expired() {
+                    NoHead::Refused(head_late())
+                } else {
+                    NoHead::Closed
+                });
             };
             let block = gathered.get_or_insert_with(|| {
                 let mut block = core.buffers.lease(Size::Large);
@@ -270,7 +283,10 @@ impl Downstream {
 }
 
 fn head_too_large() -> ApiError {
-    ApiError::new(Code::HeadersTooLarge, format!("the request's head is larger than {HEAD_BYTES_MAX} bytes"))
+    ApiError::new(
+        Code::HeadersTooLarge,
+        format!("the request's head is larger than {HEAD_BYTES_MAX} bytes"),
+    )
 }
 
 fn head_late() -> ApiError {

@@ -36,8 +36,13 @@ pub struct Core {
     pub pools: Pools,
     /// What this core counts; read by the control thread.
     pub meter: Arc<CoreMeter>,
+    #[expect(
+        clippy::redundant_allocation,
+        reason = "taking a plane per request must not touch a shared count"
+    )]
     // An `Rc` of its own around the shared plane: taking it per request touches no memory of another core.
     plane: RefCell<Rc<Arc<Plane>>>,
+    #[expect(clippy::vec_box, reason = "a lease moves a pointer, not a kilobyte")]
     scratch: RefCell<Vec<Box<Scratch>>>,
     records: RefCell<Producer<Record>>,
     draining: Cell<bool>,
@@ -66,6 +71,7 @@ impl Core {
         }
     }
 
+    #[expect(clippy::redundant_allocation, reason = "see the field")]
     /// What a request that begins now is served by.
     pub fn plane(&self) -> Rc<Arc<Plane>> {
         self.plane.borrow().clone()
@@ -132,7 +138,10 @@ impl Core {
 
     /// Sets memory aside for a request's body; `None` if the core's cap is reached.
     pub fn reserve_body(self: &Rc<Self>, bytes: u64, cap: u64) -> Option<BodyMemory> {
-        let mut memory = BodyMemory { core: self.clone(), bytes: 0 };
+        let mut memory = BodyMemory {
+            core: self.clone(),
+            bytes: 0,
+        };
         memory.grow(bytes, cap).then_some(memory)
     }
 }

@@ -43,7 +43,12 @@ impl Deadlines {
     pub fn register(&self, fd: RawFd) -> Deadline {
         let mut slots = self.0.slots.borrow_mut();
         let index = self.0.free.borrow_mut().pop().unwrap_or_else(|| {
-            slots.push(Slot { fd: Cell::new(-1), at_ms: Cell::new(NEVER), expired: Cell::new(false), idle: Cell::new(false) });
+            slots.push(Slot {
+                fd: Cell::new(-1),
+                at_ms: Cell::new(NEVER),
+                expired: Cell::new(false),
+                idle: Cell::new(false),
+            });
             (slots.len() - 1) as u32
         });
         let slot = &slots[index as usize];
@@ -51,7 +56,10 @@ impl Deadlines {
         slot.at_ms.set(NEVER);
         slot.expired.set(false);
         slot.idle.set(false);
-        Deadline { home: self.clone(), index }
+        Deadline {
+            home: self.clone(),
+            index,
+        }
     }
 
     /// Brings the deadline of every idle connection forward to `at_ms`.

@@ -11,7 +11,7 @@ use sluice_policy::route::{self, Plan};
 use sluice_policy::snapshot::{Resolved, Snapshot};
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
-use sluice_wire::http::{FieldId, Method, Version};
+use sluice_wire::http::{FieldId, Framing, Method, Version};
 use sluice_wire::surface::{self, Endpoint, ModelField};
 
 use crate::attempt::{self, Failure, Next};
@@ -125,18 +125,28 @@ async fn serve(
     let snapshot = &*plane.snapshot;
     let head = &scratch.asked.head;
     // Until the body has been read, the connection cannot carry another request.
-    let keep_alive = std::mem::replace(&mut request.keep_alive, false);
+    let has_body = !matches!(head.framing, Framing::Empty | Framing::Length(0));
+    let keep_alive = std::mem::replace(&mut request.keep_alive, request.keep_alive && !has_body);
     let endpoint = surface::classify(head.method, head.path.of(&scratch.asked.head_bytes))?;
     if let Some(encoding) = head.field(FieldId::ContentEncoding)
-        && !encoding.value.of(&scratch.asked.head_bytes).eq_ignore_ascii_case(b"identity")
+        && !encoding
+            .value
+            .of(&scratch.asked.head_bytes)
+            .eq_ignore_ascii_case(b"identity")
     {
-        return Err(ApiError::new(Code::UnsupportedEncoding, "send the request's body without Content-Encoding").into());
+        return Err(ApiError::new(
+            Code::UnsupportedEncoding,
+            "send the request's body without Content-Encoding",
+        )
+        .into());
     }
     let scan = scan_for(endpoint, &scratch.asked);
-    let body = intake::read(core, &plane, down, scratch, scan).await.map_err(|why| match why {
-        NoBody::Gone => End::Gone,
-        NoBody::Refused(error) => End::Refused(error),
-    })?;
+    let body = intake::read(core, &plane, down, scratch, scan)
+        .await
+        .map_err(|why| match why {
+            NoBody::Gone => End::Gone,
+            NoBody::Refused(error) => End::Refused(error),
+        })?;
     down.stream.deadline().clear();
     request.keep_alive = keep_alive && !core.is_draining();
     request.record.bytes_in = body.bytes;
@@ -177,7 +187,9 @@ async fn forward(
     let snapshot = &*context.plane.snapshot;
     let mut last: Option<Failure> = None;
     for index in 0..plan.len() {
-        let Some(target) = plan.target(snapshot, resolved, index) else { break };
+        let Some(target) = plan.target(snapshot, resolved, index) else {
+            break;
+        };
         if target.provider.dialect != Dialect::OpenAi {
             continue;
         }
@@ -228,7 +240,11 @@ async fn finish(
     ended: Result<(), End>,
 ) -> After {
     let view = request.view();
-    let mut after = if request.keep_alive { After::KeepAlive } else { After::Close };
+    let mut after = if request.keep_alive {
+        After::KeepAlive
+    } else {
+        After::Close
+    };
     let write_ms = core.plane().snapshot.downstream().write_ms;
     let must_answer = match ended {
         Ok(()) => false,
@@ -309,7 +325,10 @@ fn scan_for(endpoint: Endpoint, asked: &Asked) -> Scan {
     if endpoint.model_field() == ModelField::Absent || asked.head.method != Method::Post {
         return Scan::None;
     }
-    let content_type = asked.head.field(FieldId::ContentType).map(|field| field.value.of(&asked.head_bytes));
+    let content_type = asked
+        .head
+        .field(FieldId::ContentType)
+        .map(|field| field.value.of(&asked.head_bytes));
     let form = b"multipart/form-data";
     match content_type.and_then(|value| value.get(..form.len())) {
         Some(kind) if kind.eq_ignore_ascii_case(form) => Scan::Multipart,
@@ -340,7 +359,11 @@ fn default_target(snapshot: &Snapshot) -> Result<Resolved<'static>, ApiError> {
     let default = snapshot.default_provider().into_iter();
     let mut candidates = default.chain(snapshot.providers());
     match candidates.find(|provider| provider.dialect == Dialect::OpenAi && provider.available()) {
-        Some(provider) => Ok(Resolved { provider: provider.id, model: "", route: None }),
+        Some(provider) => Ok(Resolved {
+            provider: provider.id,
+            model: "",
+            route: None,
+        }),
         None => Err(ApiError::new(
             Code::NoProviderAvailable,
             "no provider that speaks the OpenAI dialect has a usable key",
@@ -366,7 +389,8 @@ async fn answer_locally(
     reply::json(&mut work.parts, request.view(), status, body);
     request.record.status = status;
     request.record.first_byte_us = request.since(core);
-    down.send(core, &mut work.parts, plane.snapshot.downstream().write_ms).await?;
+    down.send(core, &mut work.parts, plane.snapshot.downstream().write_ms)
+        .await?;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use sluice_policy::snapshot::Downstream as Limits;
 use sluice_wire::error::{ApiError, Code};
 use sluice_wire::http::body::BodyDecoder;
 use sluice_wire::http::{FieldId, Framing};
-use sluice_wire::multipart::ModelScan;
+use sluice_wire::multipart::Multipart;
 
 use crate::buffer::{Chunk, Size};
 use crate::connection::Downstream;
@@ -77,10 +77,15 @@ pub async fn read(
     let mut raw_bytes = 0;
     loop {
         if down.carry.is_empty() {
-            if decoder.remaining().is_none_or(|left| left > sluice_wire::limits::RECV_SMALL_BYTES as u64) {
+            if decoder
+                .remaining()
+                .is_none_or(|left| left > sluice_wire::limits::RECV_SMALL_BYTES as u64)
+            {
                 down.stream.expect(Size::Large);
             }
-            down.stream.deadline().set(deadline_ms(limits, begun_ms, core.clock.tick_ms(), raw_bytes));
+            down.stream
+                .deadline()
+                .set(deadline_ms(limits, begun_ms, core.clock.tick_ms(), raw_bytes));
             down.carry = next_piece(down).await?;
         }
         raw_bytes += down.carry.len() as u64;
@@ -105,7 +110,10 @@ fn take_piece(
     let Scratch { asked, work } = scratch;
     work.spans.clear();
     let step = decoder.push(&down.carry, &mut work.spans).map_err(|error| {
-        NoBody::Refused(ApiError::new(Code::BadRequest, format!("the request's body is framed wrongly: {error}")))
+        NoBody::Refused(ApiError::new(
+            Code::BadRequest,
+            format!("the request's body is framed wrongly: {error}"),
+        ))
     })?;
     for &(start, end) in &work.spans {
         let piece = down.carry.slice(start as usize, end as usize);
@@ -140,8 +148,13 @@ fn begin_scan(asked: &mut Asked, scan: Scan) -> Result<(), NoBody> {
     match scan {
         Scan::Json => asked.keys.reset(),
         Scan::Multipart => {
-            let content_type = asked.head.field(FieldId::ContentType).map(|field| field.value.of(&asked.head_bytes));
-            asked.form = Some(Box::new(ModelScan::new(content_type.unwrap_or_default()).map_err(invalid)?));
+            let content_type = asked
+                .head
+                .field(FieldId::ContentType)
+                .map(|field| field.value.of(&asked.head_bytes));
+            asked.form = Some(Box::new(
+                Multipart::new(content_type.unwrap_or_default()).map_err(invalid)?,
+            ));
         }
         Scan::None => {}
     }
@@ -160,7 +173,10 @@ fn end_scan(asked: &mut Asked, scan: Scan) -> Result<(), NoBody> {
 /// slower than the least rate.
 fn deadline_ms(limits: &Limits, begun_ms: u64, now_ms: u64, received: u64) -> u64 {
     let grace = u64::from(limits.body_idle_ms);
-    let by_rate = received.saturating_mul(1000).checked_div(limits.body_rate_min).map_or(u64::MAX, |ms| begun_ms + grace + ms);
+    let by_rate = received
+        .saturating_mul(1000)
+        .checked_div(limits.body_rate_min)
+        .map_or(u64::MAX, |ms| begun_ms + grace + ms);
     by_rate.min(now_ms + grace)
 }
 
@@ -175,20 +191,37 @@ async fn next_piece(down: &mut Downstream) -> Result<Chunk, NoBody> {
     }
 }
 
-async fn send_continue(core: &Rc<Core>, plane: &Plane, down: &mut Downstream, scratch: &mut Scratch) -> Result<(), NoBody> {
+async fn send_continue(
+    core: &Rc<Core>,
+    plane: &Plane,
+    down: &mut Downstream,
+    scratch: &mut Scratch,
+) -> Result<(), NoBody> {
     let parts = &mut scratch.work.parts;
     parts.text().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-    down.send(core, parts, plane.snapshot.downstream().write_ms).await.map_err(|_| NoBody::Gone)
+    down.send(core, parts, plane.snapshot.downstream().write_ms)
+        .await
+        .map_err(|_| NoBody::Gone)
 }
 
 fn invalid(error: impl std::fmt::Display) -> NoBody {
-    NoBody::Refused(ApiError::new(Code::InvalidBody, format!("the request's body cannot be read: {error}")))
+    NoBody::Refused(ApiError::new(
+        Code::InvalidBody,
+        format!("the request's body cannot be read: {error}"),
+    ))
 }
 
 fn too_large(limit: u64) -> ApiError {
-    ApiError::new(Code::BodyTooLarge, format!("the request's body is larger than {limit} bytes (`limits.body_bytes`)"))
+    ApiError::new(
+        Code::BodyTooLarge,
+        format!("the request's body is larger than {limit} bytes (`limits.body_bytes`)"),
+    )
 }
 
 fn no_memory() -> ApiError {
-    ApiError::new(Code::Overloaded, "too many request bodies are in memory; try again shortly").with_retry_after_s(1)
+    ApiError::new(
+        Code::Overloaded,
+        "too many request bodies are in memory; try again shortly",
+    )
+    .with_retry_after_s(1)
 }

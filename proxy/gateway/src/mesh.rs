@@ -42,5 +42,11 @@ pub fn rings() -> (CoreEnd, ControlEnd) {
     const ORDERS: usize = 64;
     let (to_core, orders) = RingBuffer::new(ORDERS);
     let (records, from_core) = RingBuffer::new(RING_ENTRIES);
-    (CoreEnd { orders, records }, ControlEnd { orders: to_core, records: from_core })
+    (
+        CoreEnd { orders, records },
+        ControlEnd {
+            orders: to_core,
+            records: from_core,
+        },
+    )
 }

@@ -63,7 +63,9 @@ impl Listener {
     /// When the runtime cannot register it.
     pub fn new(socket: std::net::TcpListener) -> io::Result<Self> {
         socket.set_nonblocking(is_epoll())?;
-        Ok(Self { inner: TcpListener::from_std(socket)? })
+        Ok(Self {
+            inner: TcpListener::from_std(socket)?,
+        })
     }
 
     /// The next connection.
@@ -107,11 +109,6 @@ impl Stream {
     /// From here on the stream speaks TLS; the handshake is [`Stream::handshake`].
     pub fn start_tls(&mut self, tls: Tls) {
         self.tls = Some(Box::new(tls));
-    }
-
-    /// The TLS state, if there is any.
-    pub fn tls(&self) -> Option<&Tls> {
-        self.tls.as_deref()
     }
 
     /// The time limit of whatever the stream does next.
@@ -299,7 +296,10 @@ impl Stream {
 
     /// Ends the connection with a reset when it is dropped: for a peer that does not read.
     pub fn reset_on_drop(&self) {
-        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        let linger = libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
         // SAFETY: a plain system call with a pointer to a local of the size given; the descriptor is ours.
         unsafe {
             libc::setsockopt(
@@ -310,11 +310,6 @@ impl Stream {
                 size_of::<libc::linger>() as libc::socklen_t,
             );
         }
-    }
-
-    /// Ends both directions now; what is in flight completes.
-    pub fn shutdown(&self) {
-        deadline::shutdown(self.fd);
     }
 
     async fn send_all<B: IoBuf>(&mut self, mut buffer: B, mut from: usize, end: usize) -> (io::Result<()>, B) {
@@ -351,7 +346,9 @@ async fn read_loop(mut half: OwnedReadHalf<TcpStream>, mailbox: Rc<Mailbox>, buf
         .await;
         let (result, block) = half.read(buffers.lease(size)).await;
         // A full buffer means that more is waiting: the next read takes a large one.
-        mailbox.next_size.set(if block.is_full() { Size::Large } else { Size::Small });
+        mailbox
+            .next_size
+            .set(if block.is_full() { Size::Large } else { Size::Small });
         mailbox.in_flight.set(false);
         mailbox.arrived.set(Some(match result {
             Ok(0) => Ok(None),

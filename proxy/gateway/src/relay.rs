@@ -76,9 +76,14 @@ enum Mode {
 }
 
 fn mode(work: &Work, answer: &Answer) -> Mode {
-    let content_type = work.response.field(FieldId::ContentType).map(|field| field.value.of(&answer.head_bytes));
+    let content_type = work
+        .response
+        .field(FieldId::ContentType)
+        .map(|field| field.value.of(&answer.head_bytes));
     let is = |kind: &[u8]| {
-        content_type.and_then(|value| value.get(..kind.len())).is_some_and(|value| value.eq_ignore_ascii_case(kind))
+        content_type
+            .and_then(|value| value.get(..kind.len()))
+            .is_some_and(|value| value.eq_ignore_ascii_case(kind))
     };
     match work.response.framing {
         Framing::Empty => Mode::Collect,
@@ -117,9 +122,16 @@ async fn collect(
         }
     }
     if is_broken_json(work, &answer) {
-        return Err(Undelivered::Failed(Failure::new(Code::UpstreamProtocolError, target.provider)));
+        return Err(Undelivered::Failed(Failure::new(
+            Code::UpstreamProtocolError,
+            target.provider,
+        )));
     }
-    let frame = if work.response.framing == Framing::Empty { BodyFrame::None } else { BodyFrame::Length(bytes as u64) };
+    let frame = if work.response.framing == Framing::Empty {
+        BodyFrame::None
+    } else {
+        BodyFrame::Length(bytes as u64)
+    };
     work.parts.clear();
     head::write(work, &answer.head_bytes, request, target, frame);
     for chunk in work.answer.drain(..) {
@@ -128,13 +140,21 @@ async fn collect(
     request.record.bytes_out = bytes as u64;
     request.record.first_byte_us = request.since(context.core);
     settle(context, answer);
-    down.send(context.core, &mut work.parts, context.plane.snapshot.downstream().write_ms).await?;
+    down.send(
+        context.core,
+        &mut work.parts,
+        context.plane.snapshot.downstream().write_ms,
+    )
+    .await?;
     Ok(())
 }
 
 /// A successful JSON answer that does not begin and end as JSON does: half of one, or something else.
 fn is_broken_json(work: &Work, answer: &Answer) -> bool {
-    let declared = work.response.field(FieldId::ContentType).map(|field| field.value.of(&answer.head_bytes));
+    let declared = work
+        .response
+        .field(FieldId::ContentType)
+        .map(|field| field.value.of(&answer.head_bytes));
     let is_json = declared.is_some_and(|value| value.starts_with(b"application/json"));
     if work.response.status != 200 || !is_json || work.response.field(FieldId::ContentEncoding).is_some() {
         return false;
@@ -142,8 +162,17 @@ fn is_broken_json(work: &Work, answer: &Answer) -> bool {
     if work.response.framing == Framing::Empty {
         return false;
     }
-    let first = work.answer.iter().flat_map(|chunk| chunk.iter()).find(|byte| !byte.is_ascii_whitespace());
-    let last = work.answer.iter().rev().flat_map(|chunk| chunk.iter().rev()).find(|byte| !byte.is_ascii_whitespace());
+    let first = work
+        .answer
+        .iter()
+        .flat_map(|chunk| chunk.iter())
+        .find(|byte| !byte.is_ascii_whitespace());
+    let last = work
+        .answer
+        .iter()
+        .rev()
+        .flat_map(|chunk| chunk.iter().rev())
+        .find(|byte| !byte.is_ascii_whitespace());
     !matches!((first, last), (Some(b'{'), Some(b'}')) | (Some(b'['), Some(b']')))
 }
 
@@ -179,7 +208,9 @@ async fn pass(
                 let bytes = work.spans.iter().map(|&(start, end)| (end - start) as usize).sum();
                 emit(work, request, frame, bytes, |work| {
                     let Work { spans, parts, .. } = work;
-                    spans.iter().for_each(|&(start, end)| parts.chunk(chunk.slice(start as usize, end as usize)));
+                    spans
+                        .iter()
+                        .for_each(|&(start, end)| parts.chunk(chunk.slice(start as usize, end as usize)));
                 });
             }
             Piece::End => break true,
@@ -228,7 +259,11 @@ async fn next_piece(
         let silence_ms = u64::from(target.timeouts.stream_idle_ms);
         let by_ms = deadline_ms.unwrap_or_else(|| context.core.clock.tick_ms() + silence_ms);
         stream.deadline().set(by_ms.min(context.total_at_ms));
-        if answer.decoder.remaining().is_some_and(|left| left > sluice_wire::limits::RECV_SMALL_BYTES as u64) {
+        if answer
+            .decoder
+            .remaining()
+            .is_some_and(|left| left > sluice_wire::limits::RECV_SMALL_BYTES as u64)
+        {
             stream.expect(Size::Large);
         }
         match down.while_present(stream.recv()).await? {
@@ -257,6 +292,8 @@ async fn next_piece(
 /// Gives the connection back after a complete answer, or closes it.
 fn settle(context: &Context<'_>, answer: Answer) {
     if answer.reusable && answer.rest.is_empty() && answer.decoder.is_done() {
-        answer.upstream.release(context.core, context.plane.idle_connections);
+        answer
+            .upstream
+            .release(context.core, context.plane.snapshot.upstream().idle_connections);
     }
 }

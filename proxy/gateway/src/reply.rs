@@ -129,13 +129,28 @@ mod tests {
     #[test]
     fn an_error_is_a_complete_http_answer() {
         let mut parts = Parts::default();
-        let client = Client { id: 0xabc, version: Version::Http11, head_only: false, keep_alive: false };
-        error(&mut parts, client, &ApiError::new(Code::Overloaded, "full").with_retry_after_s(3));
+        let client = Client {
+            id: 0xabc,
+            version: Version::Http11,
+            head_only: false,
+            keep_alive: false,
+        };
+        error(
+            &mut parts,
+            client,
+            &ApiError::new(Code::Overloaded, "full").with_retry_after_s(3),
+        );
         let text = String::from_utf8(parts.text().clone()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\nretry-after: 3\r\n"), "{head}");
+        assert!(
+            head.starts_with("HTTP/1.1 503 Service Unavailable\r\nretry-after: 3\r\n"),
+            "{head}"
+        );
         assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
-        assert!(head.contains("x-request-id: 00000000000000000000000000000abc\r\n"), "{head}");
+        assert!(
+            head.contains("x-request-id: 00000000000000000000000000000abc\r\n"),
+            "{head}"
+        );
         assert!(head.ends_with("connection: close"), "{head}");
     }
 

@@ -7,7 +7,7 @@
 
 use sluice_wire::http::head::{RequestHead, ResponseHead};
 use sluice_wire::json::TopKeys;
-use sluice_wire::multipart::ModelScan;
+use sluice_wire::multipart::Multipart;
 use sluice_wire::sse::EventScan;
 
 use crate::buffer::Chunk;
@@ -35,7 +35,7 @@ pub struct Asked {
     /// What the body's top level says (`intake.rs`).
     pub keys: TopKeys,
     /// The same for multipart bodies.
-    pub form: Option<Box<ModelScan>>,
+    pub form: Option<Box<Multipart>>,
     /// The body, in the buffers it arrived in.
     pub body: Vec<Chunk>,
 }

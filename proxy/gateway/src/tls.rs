@@ -26,7 +26,9 @@ impl Tls {
     /// # Errors
     /// When the configuration does not allow a connection.
     pub fn server(config: &Arc<ServerConfig>) -> io::Result<Self> {
-        Ok(Self::new(Connection::Server(ServerConnection::new(config.clone()).map_err(io::Error::other)?)))
+        Ok(Self::new(Connection::Server(
+            ServerConnection::new(config.clone()).map_err(io::Error::other)?,
+        )))
     }
 
     /// The client's side of a connection to a provider.
@@ -34,13 +36,20 @@ impl Tls {
     /// # Errors
     /// When the configuration does not allow a connection.
     pub fn client(config: &Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<Self> {
-        Ok(Self::new(Connection::Client(ClientConnection::new(config.clone(), name).map_err(io::Error::other)?)))
+        Ok(Self::new(Connection::Client(
+            ClientConnection::new(config.clone(), name).map_err(io::Error::other)?,
+        )))
     }
 
     fn new(mut connection: Connection) -> Self {
         // The caller bounds what it hands over; rustls' own limit would only make writes partial.
         connection.set_buffer_limit(None);
-        Self { connection, ciphertext: Chunk::empty(), outgoing: Vec::new(), ended: false }
+        Self {
+            connection,
+            ciphertext: Chunk::empty(),
+            outgoing: Vec::new(),
+            ended: false,
+        }
     }
 
     /// True until both sides have proven themselves.
@@ -103,7 +112,9 @@ impl Tls {
         if self.ciphertext.is_empty() {
             self.ciphertext = Chunk::empty();
         }
-        self.connection.process_new_packets().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        self.connection
+            .process_new_packets()
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         Ok(())
     }
 
@@ -225,7 +236,9 @@ pub mod settings {
     }
 
     fn public_roots() -> RootCertStore {
-        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        let mut roots = RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        };
         for certificate in rustls_native_certs::load_native_certs().certs {
             // A broken certificate in the system's store is the system's affair: the others still count.
             let _ = roots.add(certificate);
@@ -236,7 +249,9 @@ pub mod settings {
     fn roots_from(path: &Path) -> Result<RootCertStore> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates(path)? {
-            roots.add(certificate).with_context(|| format!("{} holds an unusable certificate", path.display()))?;
+            roots
+                .add(certificate)
+                .with_context(|| format!("{} holds an unusable certificate", path.display()))?;
         }
         Ok(roots)
     }
@@ -252,6 +267,7 @@ pub mod settings {
     }
 
     fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
-        PrivateKeyDer::from_pem_file(path).with_context(|| format!("cannot read a private key (PEM) from {}", path.display()))
+        PrivateKeyDer::from_pem_file(path)
+            .with_context(|| format!("cannot read a private key (PEM) from {}", path.display()))
     }
 }

@@ -41,11 +41,21 @@ pub async fn obtain(
     let generation = plane.snapshot.generation();
     if !fresh && let Some(stream) = core.pools.checkout(origin, generation) {
         core.meter.upstream_reuses.add(1);
-        return Ok(Upstream { stream, origin, generation, reused: true });
+        return Ok(Upstream {
+            stream,
+            origin,
+            generation,
+            reused: true,
+        });
     }
     // Boxed: it is rare, and its state would make every connection's task larger.
     let stream = Box::pin(establish(core, plane, origin, deadline_ms)).await?;
-    Ok(Upstream { stream, origin, generation, reused: false })
+    Ok(Upstream {
+        stream,
+        origin,
+        generation,
+        reused: false,
+    })
 }
 
 async fn establish(core: &Rc<Core>, plane: &Arc<Plane>, origin: OriginId, deadline_ms: u64) -> Result<Stream, Code> {
@@ -77,6 +87,12 @@ impl Upstream {
     /// Puts the connection back into the pool: only after a complete exchange with nothing left over.
     pub fn release(self, core: &Core, idle_max: u32) {
         self.stream.deadline().clear();
-        core.pools.checkin(self.origin, self.generation, self.stream, core.clock.tick_ms(), idle_max);
+        core.pools.checkin(
+            self.origin,
+            self.generation,
+            self.stream,
+            core.clock.tick_ms(),
+            idle_max,
+        );
     }
 }

@@ -56,14 +56,20 @@ pub struct Worker {
 /// # Errors
 /// When no thread can be made.
 pub fn spawn(worker: Worker) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(format!("core-{}", worker.index)).spawn(move || run(worker))
+    std::thread::Builder::new()
+        .name(format!("core-{}", worker.index))
+        .spawn(move || run(worker))
 }
 
 fn run(worker: Worker) {
     if let Some(cpu) = worker.cpu
         && !core_affinity::set_for_current(cpu)
     {
-        tracing::warn!(core = worker.index, cpu = cpu.id, "cannot pin the thread to its processor");
+        tracing::warn!(
+            core = worker.index,
+            cpu = cpu.id,
+            "cannot pin the thread to its processor"
+        );
     }
     if !worker.force_epoll {
         let mut ring = io_uring::IoUring::builder();
@@ -80,14 +86,25 @@ fn run(worker: Worker) {
             }
         }
     }
-    match monoio::RuntimeBuilder::<monoio::LegacyDriver>::new().enable_timer().build() {
+    match monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
+        .enable_timer()
+        .build()
+    {
         Ok(mut runtime) => runtime.block_on(serve(worker)),
         Err(error) => tracing::error!(core = worker.index, %error, "this core cannot run"),
     }
 }
 
 async fn serve(worker: Worker) {
-    let Worker { index, listeners, plane, end, meter, seed, .. } = worker;
+    let Worker {
+        index,
+        listeners,
+        plane,
+        end,
+        meter,
+        seed,
+        ..
+    } = worker;
     let CoreEnd { mut orders, records } = end;
     let core = Rc::new(Core::new(index, plane, records, meter, seed));
     let mut fds = Vec::new();
@@ -110,7 +127,7 @@ async fn serve(worker: Worker) {
             break;
         }
         if ticks.is_multiple_of(SWEEP_TICKS) {
-            let oldest_ms = now_ms.saturating_sub(core.plane().idle_timeout_ms);
+            let oldest_ms = now_ms.saturating_sub(u64::from(core.plane().snapshot.upstream().idle_timeout.0));
             core.meter.upstream_idle.set(core.pools.sweep(oldest_ms) as u64);
             core.meter.buffer_bytes.set(core.buffers.leased_bytes() as u64);
         }

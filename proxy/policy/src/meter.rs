@@ -13,7 +13,8 @@ pub struct Counter(AtomicU64);
 impl Counter {
     /// Adds to it. Only the owning core may call this.
     pub fn add(&self, count: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+        self.0
+            .store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
     }
 
     /// Replaces it (gauges). Only the owning core may call this.

@@ -5,8 +5,11 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use sluice_wire::http::head::RequestHead;
+use sluice_wire::http::Framing;
+use sluice_wire::http::body::BodyDecoder;
+use sluice_wire::http::head::{RequestHead, ResponseHead};
 use sluice_wire::json::TopKeys;
+use sluice_wire::sse::{EventScan, SseDecoder};
 
 fn main() {
     let body = chat_body();
@@ -19,6 +22,12 @@ fn main() {
     let mut parsed = RequestHead::default();
     report(&format!("request head, {} bytes", head.len()), || {
         black_box(parsed.parse(black_box(head.as_bytes()))).expect("a sound head");
+    });
+    let answer = b"HTTP/1.1 200 OK\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\nContent-Type: application/json\r\nContent-Length: 700\r\n\
+        Connection: keep-alive\r\nopenai-processing-ms: 312\r\nx-request-id: req_0123456789abcdef\r\n\r\n";
+    let mut answered = ResponseHead::default();
+    report(&format!("response head, {} bytes", answer.len()), || {
+        black_box(answered.parse(black_box(answer), false)).expect("a sound head");
     });
     let mut keys = TopKeys::new();
     report(&format!("chat body, {} bytes", body.len()), || {
@@ -37,6 +46,29 @@ fn main() {
         keys.finish().expect("a whole body");
     });
     println!("{:>45}: {:.1} GB/s", "image body", image.len() as f64 / nanos);
+    let event = br#"data: {"id":"chatcmpl-0123456789abcdefghijklmnopqrs","object":"chat.completion.chunk","created":1700000000,"model":"gpt-4o-mini-2024-07-18","system_fingerprint":"fp_0123456789","choices":[{"index":0,"delta":{"content":" word"},"logprobs":null,"finish_reason":null}]}"#;
+    let event = [event.as_slice(), b"\n\n"].concat();
+    let mut scanner = EventScan::new();
+    report(&format!("event scan, {} bytes", event.len()), || {
+        black_box(scanner.push(black_box(&event)));
+    });
+    let (start, end) = event.split_at(event.len() / 2);
+    report("event scan, cut in two", || {
+        black_box(scanner.push(black_box(start)));
+        black_box(scanner.push(black_box(end)));
+    });
+    let mut decoder = SseDecoder::new();
+    report(&format!("event decoder, {} bytes", event.len()), || {
+        decoder
+            .push(black_box(&event), |event| _ = black_box(event))
+            .expect("a small event");
+    });
+    let chunk = [b"fb\r\n".as_slice(), &[b'x'; 251], b"\r\n"].concat();
+    let (mut body, mut spans) = (BodyDecoder::new(Framing::Chunked), Vec::new());
+    report(&format!("chunk, {} bytes", chunk.len()), || {
+        spans.clear();
+        black_box(body.push(black_box(&chunk), &mut spans)).expect("a sound chunk");
+    });
 }
 
 fn chat_body() -> String {

@@ -86,6 +86,20 @@ impl Method {
             _ => Self::Other,
         }
     }
+
+    /// The token; `Other` has none of its own.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+            Self::Options => "OPTIONS",
+            Self::Other => "",
+        }
+    }
 }
 
 /// The protocol version of a message.

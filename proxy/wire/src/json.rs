@@ -5,12 +5,13 @@
 //! after the object) is an error or read as the provider would. Deliberately absent: validation of what is skipped (the
 //! provider validates; here only strings, brackets and depth count), and a document tree.
 
+mod error;
+mod key;
 mod text;
 
-use std::fmt;
-
-use crate::error::Code;
 use crate::limits::{JSON_DEPTH_MAX, MODEL_BYTES_MAX};
+pub use error::JsonError;
+use key::Key;
 use text::{Skipped, TextError, Unescape};
 
 /// Longest recognised key; a longer one is not kept.
@@ -48,107 +49,6 @@ impl Located {
         self.text.clear();
         self.text.push_str(text);
     }
-}
-
-/// Why a body is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum JsonError {
-    /// The body does not begin with `{`.
-    NotAnObject,
-    /// The body begins with a byte order mark (RFC 8259 §8.1).
-    ByteOrderMark,
-    /// Something stands where JSON does not allow it.
-    Syntax,
-    /// A bracket is closed by the other kind.
-    BracketMismatch,
-    /// Arrays and objects nest deeper than [`JSON_DEPTH_MAX`].
-    TooDeep,
-    /// The body ended inside the object.
-    Truncated,
-    /// Something follows the object.
-    TrailingBytes,
-    /// A key that the gateway acts on stands twice; which one counts depends on the parser.
-    DuplicateKey(&'static str),
-    /// `model` is not a string.
-    ModelNotString,
-    /// `model` is longer than [`MODEL_BYTES_MAX`].
-    ModelTooLong,
-    /// `model` holds a control character, a bad escape, half a surrogate pair or invalid UTF-8.
-    ModelText,
-    /// `stream` (or `include_usage`) is neither true, false nor null.
-    NotBoolean(&'static str),
-}
-
-impl JsonError {
-    /// The error that a client sees.
-    pub const fn code(self) -> Code {
-        match self {
-            Self::ModelNotString | Self::ModelTooLong | Self::ModelText | Self::NotBoolean(_) => Code::InvalidParameter,
-            _ => Code::InvalidBody,
-        }
-    }
-
-    /// The parameter at fault, if it is one.
-    pub const fn param(self) -> Option<&'static str> {
-        match self {
-            Self::ModelNotString | Self::ModelTooLong | Self::ModelText => Some("model"),
-            Self::NotBoolean(key) | Self::DuplicateKey(key) => Some(key),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for JsonError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotAnObject => f.write_str("the body is not a JSON object"),
-            Self::ByteOrderMark => f.write_str("the body begins with a byte order mark"),
-            Self::Syntax => f.write_str("the body is not valid JSON"),
-            Self::BracketMismatch => f.write_str("the body is not valid JSON: brackets do not match"),
-            Self::TooDeep => write!(f, "the JSON body nests deeper than {JSON_DEPTH_MAX} levels"),
-            Self::Truncated => f.write_str("the JSON body ends too early"),
-            Self::TrailingBytes => f.write_str("something follows the JSON object in the body"),
-            Self::DuplicateKey(key) => write!(f, "the key `{key}` stands more than once in the body"),
-            Self::ModelNotString => f.write_str("`model` must be a string"),
-            Self::ModelTooLong => write!(f, "`model` is longer than {MODEL_BYTES_MAX} bytes"),
-            Self::ModelText => f.write_str("`model` holds a control character or invalid Unicode"),
-            Self::NotBoolean(key) => write!(f, "`{key}` must be true or false"),
-        }
-    }
-}
-
-impl std::error::Error for JsonError {}
-
-macro_rules! keys {
-    ($( $variant:ident = $name:literal; )*) => {
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        enum Key { #[default] Other, $( $variant, )* }
-
-        impl Key {
-            #[inline]
-            fn of(name: &[u8]) -> Self {
-                $( if name == $name.as_bytes() { return Self::$variant; } )*
-                Self::Other
-            }
-
-            const fn name(self) -> &'static str {
-                match self { Self::Other => "", $( Self::$variant => $name, )* }
-            }
-        }
-    };
-}
-
-keys! {
-    Model = "model";
-    Stream = "stream";
-    StreamOptions = "stream_options";
-    IncludeUsage = "include_usage";
-    MaxTokens = "max_tokens";
-    MaxCompletionTokens = "max_completion_tokens";
-    MaxOutputTokens = "max_output_tokens";
-    N = "n";
-    User = "user";
-    Fallbacks = "fallbacks";
 }
 
 /// Where the next byte stands. Members are followed in the top-level object and in `stream_options`; everything else that
@@ -350,7 +250,7 @@ impl TopKeys {
             }
             match (self.state, byte) {
                 (State::FirstKey | State::Key, b'"') => {
-                    at = self.key(input, at);
+                    at = self.key(input, at)?;
                     if self.state == State::InKey {
                         return Ok(at);
                     }
@@ -385,7 +285,7 @@ impl TopKeys {
 
     /// A key that begins at `at`: read in place, if it is whole and plain.
     #[inline]
-    fn key(&mut self, input: &[u8], at: usize) -> usize {
+    fn key(&mut self, input: &[u8], at: usize) -> Result<usize, JsonError> {
         self.key_start = self.base + at as u64;
         if self.state == State::FirstKey {
             self.comma = None;
@@ -393,14 +293,18 @@ impl TopKeys {
         let rest = &input[at + 1..];
         match text::find_special(rest) {
             Some(length) if rest[length] == b'"' => {
-                self.key = Key::of(&rest[..length]);
-                at + length + 2
+                let name = &rest[..length];
+                if text::holds_control(name) {
+                    return Err(JsonError::Syntax);
+                }
+                self.key = Key::of(name);
+                Ok(at + length + 2)
             }
             _ => {
                 self.scratch.clear();
                 self.unescape = Unescape::default();
                 self.state = State::InKey;
-                at + 1
+                Ok(at + 1)
             }
         }
     }
@@ -483,7 +387,7 @@ impl TopKeys {
                 if length > MODEL_BYTES_MAX {
                     return Err(JsonError::ModelTooLong);
                 }
-                if text.iter().any(|&byte| byte < b' ') {
+                if text::holds_control(text) {
                     return Err(JsonError::ModelText);
                 }
                 let text = std::str::from_utf8(text).map_err(|_| JsonError::ModelText)?;

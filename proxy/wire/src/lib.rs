@@ -11,7 +11,11 @@ pub mod eventstream;
 pub mod http;
 pub mod json;
 pub mod limits;
+pub mod multipart;
 pub mod provider;
+pub mod proxy_protocol;
 pub mod sigv4;
+pub mod sse;
+pub mod surface;
 #[cfg(test)]
 mod testing;

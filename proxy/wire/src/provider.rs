@@ -18,7 +18,6 @@
 pub mod anthropic;
 pub mod bedrock;
 mod fields;
-mod lines;
 pub mod openai;
 
 use crate::chat::{ChatEvent, ChatRequest, ChatResponse, Notes, Out, StreamEnd, ToolIdRule, UpstreamError, Usage};

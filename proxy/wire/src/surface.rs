@@ -99,7 +99,7 @@ fn versioned(path: &[u8]) -> Result<(Endpoint, &'static [Method]), ApiError> {
     const POST: &[Method] = &[Method::Post];
     const READ: &[Method] = &[Method::Get, Method::Head, Method::Delete];
     const ANY: &[Method] = &[Method::Get, Method::Head, Method::Post, Method::Delete];
-    if is_ambiguous(path) {
+    if path.len() > 1 && is_ambiguous(path) {
         return Err(ApiError::new(
             Code::BadRequest,
             "the path holds an empty, `.` or `..` segment, or an encoded slash, backslash or dot; send it in its plain form",
@@ -162,7 +162,11 @@ mod tests {
     fn every_path_of_the_surface_is_known_under_both_prefixes() {
         for (method, path, endpoint) in [
             (Method::Post, "/chat/completions", Endpoint::ChatCompletions),
-            (Method::Get, "/chat/completions/chatcmpl-1/messages", Endpoint::StoredCompletions),
+            (
+                Method::Get,
+                "/chat/completions/chatcmpl-1/messages",
+                Endpoint::StoredCompletions,
+            ),
             (Method::Post, "/completions", Endpoint::Completions),
             (Method::Post, "/embeddings", Endpoint::Embeddings),
             (Method::Post, "/responses", Endpoint::Responses),
@@ -196,16 +200,35 @@ mod tests {
             "/v1/files\\models",
             "/v1/models/",
         ] {
-            assert_eq!(classify(Method::Get, path.as_bytes()).unwrap_err().code, Code::BadRequest, "{path}");
+            assert_eq!(
+                classify(Method::Get, path.as_bytes()).unwrap_err().code,
+                Code::BadRequest,
+                "{path}"
+            );
         }
     }
 
     #[test]
     fn unknown_paths_and_wrong_methods_say_what_would_be_right() {
         let error = classify(Method::Get, b"/v1/chat/completions").unwrap_err();
-        assert_eq!((error.code, &*error.message), (Code::MethodNotAllowed, "/v1/chat/completions takes POST"));
-        for path in ["/", "/v1", "/v2/chat/completions", "/v1x/models", "/v1/chat", "/v1/images", "*"] {
-            assert_eq!(classify(Method::Post, path.as_bytes()).unwrap_err().code, Code::UnknownPath, "{path}");
+        assert_eq!(
+            (error.code, &*error.message),
+            (Code::MethodNotAllowed, "/v1/chat/completions takes POST")
+        );
+        for path in [
+            "/",
+            "/v1",
+            "/v2/chat/completions",
+            "/v1x/models",
+            "/v1/chat",
+            "/v1/images",
+            "*",
+        ] {
+            assert_eq!(
+                classify(Method::Post, path.as_bytes()).unwrap_err().code,
+                Code::UnknownPath,
+                "{path}"
+            );
         }
     }
 }

@@ -7,6 +7,8 @@
 //! committed. Invariants, for every case besides its files: a stream may arrive in pieces of any size; a request that went
 //! to another dialect without a note, and back, says the same. Deliberately absent: traffic of others; every case is made up.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,8 +28,16 @@ const REPLY: Reply<'static> = Reply {
 };
 /// (case, path, why): what comes back in another form that says the same.
 const FORMS: &[(&str, &str, &str)] = &[
-    ("reasoning-off", "/thinking", "Bedrock's models do not think unless asked"),
-    ("reasoning-off", "/reasoning_effort", "Bedrock's models do not think unless asked"),
+    (
+        "reasoning-off",
+        "/thinking",
+        "Bedrock's models do not think unless asked",
+    ),
+    (
+        "reasoning-off",
+        "/reasoning_effort",
+        "Bedrock's models do not think unless asked",
+    ),
     (
         "documents",
         "/messages/0/content/0",

@@ -52,17 +52,34 @@ pub struct Rejection {
 impl Failure {
     /// A failure without an answer: the next target may do better.
     pub fn new(code: Code, provider: &Provider) -> Self {
-        Self { code, next: Next::OtherTarget, provider: provider.name.clone(), rejection: None }
+        Self {
+            code,
+            next: Next::OtherTarget,
+            provider: provider.name.clone(),
+            rejection: None,
+        }
     }
 
     /// Of two failures, the one that tells the client more: a refusal with a time to come back beats any other, an earlier
     /// such time beats a later one, and otherwise the later failure counts.
     pub fn prefer_over(self, earlier: Option<Self>) -> Self {
         let Some(earlier) = earlier else { return self };
-        let wait = |failure: &Self| failure.rejection.as_ref().filter(|kept| kept.status == 429).map(|kept| kept.retry_after_s);
+        let wait = |failure: &Self| {
+            failure
+                .rejection
+                .as_ref()
+                .filter(|kept| kept.status == 429)
+                .map(|kept| kept.retry_after_s)
+        };
         match (wait(&earlier), wait(&self)) {
-            (Some(Some(before)), Some(Some(now))) if before < now => Self { next: self.next, ..earlier },
-            (Some(Some(_)), Some(None)) | (Some(_), None) => Self { next: self.next, ..earlier },
+            (Some(Some(before)), Some(Some(now))) if before < now => Self {
+                next: self.next,
+                ..earlier
+            },
+            (Some(Some(_)), Some(None)) | (Some(_), None) => Self {
+                next: self.next,
+                ..earlier
+            },
             _ => self,
         }
     }
@@ -71,7 +88,10 @@ impl Failure {
     pub fn into_end(self) -> End {
         match self.rejection {
             Some(rejection) => End::Rejected(rejection),
-            None => End::Refused(ApiError::new(self.code, format!("{}: {}", self.provider, explain(self.code)))),
+            None => End::Refused(ApiError::new(
+                self.code,
+                format!("{}: {}", self.provider, explain(self.code)),
+            )),
         }
     }
 }
@@ -94,18 +114,31 @@ pub async fn reject(
     let head = &answer.head_bytes;
     let field = |head_of: &ResponseHead, id: FieldId| head_of.field(id).map(|field| field.value.of(head).into());
     let content_type = field(&work.response, FieldId::ContentType);
-    let retry_after_s = field(&work.response, FieldId::RetryAfter).and_then(|value: Box<[u8]>| {
-        std::str::from_utf8(&value).ok()?.trim().parse().ok()
-    });
+    let retry_after_s = field(&work.response, FieldId::RetryAfter)
+        .and_then(|value: Box<[u8]>| std::str::from_utf8(&value).ok()?.trim().parse().ok());
     let by_ms = context.total_at_ms.min(context.core.clock.tick_ms() + REJECTION_MS);
     let mut body = Vec::new();
     let complete = down.while_present(collect(&mut answer, work, &mut body, by_ms)).await?;
     if complete && answer.reusable && answer.rest.is_empty() {
-        answer.upstream.release(context.core, context.plane.idle_connections);
+        answer
+            .upstream
+            .release(context.core, context.plane.snapshot.upstream().idle_connections);
     }
     let keep = complete && code != Code::UpstreamAuth;
-    let rejection = keep.then(|| Box::new(Rejection { status, retry_after_s, content_type, body }));
-    Ok(Failure { code, next, provider: provider.name.clone(), rejection })
+    let rejection = keep.then(|| {
+        Box::new(Rejection {
+            status,
+            retry_after_s,
+            content_type,
+            body,
+        })
+    });
+    Ok(Failure {
+        code,
+        next,
+        provider: provider.name.clone(),
+        rejection,
+    })
 }
 
 /// Collects a bounded body; false if it is too large, late or malformed.
@@ -121,7 +154,9 @@ async fn collect(answer: &mut Answer, work: &mut Work, body: &mut Vec<Chunk>, by
             }
         }
         work.spans.clear();
-        let Ok(step) = answer.decoder.push(&answer.rest, &mut work.spans) else { return false };
+        let Ok(step) = answer.decoder.push(&answer.rest, &mut work.spans) else {
+            return false;
+        };
         for &(start, end) in &work.spans {
             body.push(answer.rest.slice(start as usize, end as usize));
             bytes += (end - start) as usize;

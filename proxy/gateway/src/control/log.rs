@@ -42,7 +42,13 @@ impl RequestLog {
         };
         // The product is at most 2^64; the cast saturates.
         let sampled_below = (sample.clamp(0.0, 1.0) * 2f64.powi(64)) as u64;
-        Ok(Self { output, json, sampled_below, lines: Vec::with_capacity(FLUSH_BYTES), day: (u64::MAX, [b' '; 10]) })
+        Ok(Self {
+            output,
+            json,
+            sampled_below,
+            lines: Vec::with_capacity(FLUSH_BYTES),
+            day: (u64::MAX, [b' '; 10]),
+        })
     }
 
     /// Adds the line of one request.
@@ -52,7 +58,11 @@ impl RequestLog {
         if !failed && !sampled {
             return;
         }
-        if self.json { self.json_line(record) } else { self.text_line(record) }
+        if self.json {
+            self.json_line(record)
+        } else {
+            self.text_line(record)
+        }
         if self.lines.len() >= FLUSH_BYTES {
             self.flush();
         }
@@ -112,7 +122,13 @@ impl RequestLog {
 
     fn text_line(&mut self, record: &Record) {
         self.timestamp(record.unix_us);
-        let dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+        let dash = |text: &str| {
+            if text.is_empty() {
+                "-".to_owned()
+            } else {
+                text.to_owned()
+            }
+        };
         // Writing to a vector cannot fail.
         let _ = writeln!(
             self.lines,
@@ -121,7 +137,8 @@ impl RequestLog {
             outcome_text(record.outcome),
             record.method.as_str(),
             record.path.as_str(),
-            dash(record.model.as_str()),
+            // Escaped: a client's text must not steer the reader's terminal.
+            dash(record.model.as_str()).escape_debug(),
             dash(record.provider.as_str()),
             dash(record.key.as_str()),
             record.attempts,
@@ -130,7 +147,9 @@ impl RequestLog {
             record.upstream_us,
             record.total_us,
             if record.stream { " stream" } else { "" },
-            record.reason.map_or_else(String::new, |reason| format!(" fallback={}", reason.as_str())),
+            record
+                .reason
+                .map_or_else(String::new, |reason| format!(" fallback={}", reason.as_str())),
             String::from_utf8_lossy(&hex(record.id)),
         );
     }
@@ -203,7 +222,11 @@ fn date(day: u64) -> [u8; 10] {
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * of_year + 2) / 153;
     let day_of_month = of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     let mut text = *b"0000-00-00";
     digits(&mut text[0..4], year);
@@ -263,7 +286,12 @@ mod tests {
 
     #[test]
     fn dates_are_right_around_leap_days() {
-        for (day, text) in [(0, "1970-01-01"), (11_016, "2000-02-29"), (11_017, "2000-03-01"), (20_514, "2026-03-02")] {
+        for (day, text) in [
+            (0, "1970-01-01"),
+            (11_016, "2000-02-29"),
+            (11_017, "2000-03-01"),
+            (20_514, "2026-03-02"),
+        ] {
             assert_eq!(date(day), text.as_bytes(), "{text}");
         }
     }
@@ -271,16 +299,56 @@ mod tests {
     #[test]
     fn sampling_drops_successes_and_keeps_failures() {
         assert!(line(true, 0.0, &record()).is_empty());
-        assert!(!line(true, 0.0, &Record { status: 502, ..record() }).is_empty());
-        assert!(!line(true, 0.0, &Record { outcome: Outcome::ClientGone, ..record() }).is_empty());
-        assert!(line(true, 0.5, &Record { id: u128::MAX, ..record() }).is_empty());
+        assert!(
+            !line(
+                true,
+                0.0,
+                &Record {
+                    status: 502,
+                    ..record()
+                }
+            )
+            .is_empty()
+        );
+        assert!(
+            !line(
+                true,
+                0.0,
+                &Record {
+                    outcome: Outcome::ClientGone,
+                    ..record()
+                }
+            )
+            .is_empty()
+        );
+        assert!(
+            line(
+                true,
+                0.5,
+                &Record {
+                    id: u128::MAX,
+                    ..record()
+                }
+            )
+            .is_empty()
+        );
         assert!(!line(true, 0.5, &record()).is_empty());
     }
 
     #[test]
     fn a_text_line_holds_what_a_person_looks_for() {
-        let text = line(false, 1.0, &Record { model: Label::new("openai/gpt-4o-mini"), ..record() });
-        assert!(text.contains("200 ok POST /v1/chat/completions openai/gpt-4o-mini -> openai/PRIMARY"), "{text}");
+        let text = line(
+            false,
+            1.0,
+            &Record {
+                model: Label::new("openai/gpt-4o-mini"),
+                ..record()
+            },
+        );
+        assert!(
+            text.contains("200 ok POST /v1/chat/completions openai/gpt-4o-mini -> openai/PRIMARY"),
+            "{text}"
+        );
         assert!(text.contains("fallback=upstream_timeout"), "{text}");
     }
 }

@@ -40,8 +40,13 @@ impl Resolver {
     /// A resolver by the system's configuration. Without a usable one, only literal addresses and `localhost` resolve.
     pub fn new() -> Self {
         let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());
-        let resolver = resolver.map_err(|error| tracing::warn!(%error, "no usable resolver configuration")).ok();
-        Self { resolver, known: HashMap::new() }
+        let resolver = resolver
+            .map_err(|error| tracing::warn!(%error, "no usable resolver configuration"))
+            .ok();
+        Self {
+            resolver,
+            known: HashMap::new(),
+        }
     }
 
     /// The addresses of `host`, asked for if they are not known or due again.
@@ -54,7 +59,10 @@ impl Resolver {
             self.ask(host, now, bounds).await;
         }
         let addresses = self.known.get(host).map_or(&[][..], |known| &known.addresses);
-        addresses.iter().map(|&address| SocketAddr::new(address, port)).collect()
+        addresses
+            .iter()
+            .map(|&address| SocketAddr::new(address, port))
+            .collect()
     }
 
     /// When the next name is due; `None` if no name is known.
@@ -69,10 +77,20 @@ impl Resolver {
         };
         match answer {
             Ok(Ok(found)) => {
-                let ttl = found.valid_until().saturating_duration_since(now).clamp(bounds.min, bounds.max);
+                let ttl = found
+                    .valid_until()
+                    .saturating_duration_since(now)
+                    .clamp(bounds.min, bounds.max);
                 let addresses = alternate(found.iter());
                 tracing::debug!(host, ?addresses, ?ttl, "resolved");
-                self.known.insert(host.into(), Known { addresses, good_at: now, due: now + ttl });
+                self.known.insert(
+                    host.into(),
+                    Known {
+                        addresses,
+                        good_at: now,
+                        due: now + ttl,
+                    },
+                );
             }
             failed => {
                 let reason = match failed {
@@ -80,7 +98,11 @@ impl Resolver {
                     _ => "no answer in time".to_owned(),
                 };
                 tracing::warn!(host, reason, "the name does not resolve");
-                let entry = self.known.entry(host.into()).or_insert(Known { addresses: Vec::new(), good_at: now, due: now });
+                let entry = self.known.entry(host.into()).or_insert(Known {
+                    addresses: Vec::new(),
+                    good_at: now,
+                    due: now,
+                });
                 entry.due = now + bounds.min;
                 if now.duration_since(entry.good_at) > STALE_MAX {
                     entry.addresses.clear();
@@ -94,7 +116,8 @@ impl Resolver {
 fn alternate(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
     let all: Vec<IpAddr> = addresses.collect();
     let first_is_v6 = all.first().is_some_and(IpAddr::is_ipv6);
-    let (first, second): (Vec<IpAddr>, Vec<IpAddr>) = all.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
+    let (first, second): (Vec<IpAddr>, Vec<IpAddr>) =
+        all.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
     let (mut first, mut second) = (first.into_iter(), second.into_iter());
     let mut order = Vec::new();
     loop {

@@ -162,10 +162,19 @@ impl Stream {
             .boundary
             .is_some_and(|(index, at)| index == last && at == (work.spans[last].1 - work.spans[last].0) as usize);
         let ends_well = !step.done || self.done || !with_done;
-        if self.begun && whole && step.verbatim && ends_well && self.held_bytes == 0 && self.frame == BodyFrame::Chunked {
-            request.record.bytes_out += work.spans.iter().map(|&(start, end)| u64::from(end - start)).sum::<u64>();
+        if self.begun && whole && step.verbatim && ends_well && self.held_bytes == 0 && self.frame == BodyFrame::Chunked
+        {
+            request.record.bytes_out += work
+                .spans
+                .iter()
+                .map(|&(start, end)| u64::from(end - start))
+                .sum::<u64>();
             let bytes = chunk.slice(0, step.consumed);
-            if work.parts.is_empty() { work.parts.chunk_uncopied(bytes) } else { work.parts.chunk(bytes) }
+            if work.parts.is_empty() {
+                work.parts.chunk_uncopied(bytes)
+            } else {
+                work.parts.chunk(bytes)
+            }
             self.closed_by_provider = step.done;
             return;
         }
@@ -176,10 +185,16 @@ impl Stream {
         }
         let (at_span, at_byte) = boundary.unwrap_or((0, 0));
         emit(work, request, self.frame, ready, |work| {
-            let Work { answer, parts, spans, .. } = work;
+            let Work {
+                answer, parts, spans, ..
+            } = work;
             answer.drain(..).for_each(|held| parts.chunk(held));
             for (index, &(start, end)) in spans.iter().enumerate().take(at_span + 1) {
-                let end = if index == at_span { start as usize + at_byte } else { end as usize };
+                let end = if index == at_span {
+                    start as usize + at_byte
+                } else {
+                    end as usize
+                };
                 parts.chunk(chunk.slice(start as usize, end));
             }
         });
@@ -230,7 +245,9 @@ impl Stream {
             self.release_held(work, request);
             if with_done && !self.done {
                 const DONE: &[u8] = b"data: [DONE]\n\n";
-                emit(work, request, self.frame, DONE.len(), |work| work.parts.text().extend_from_slice(DONE));
+                emit(work, request, self.frame, DONE.len(), |work| {
+                    work.parts.text().extend_from_slice(DONE)
+                });
             }
             if self.frame == BodyFrame::Chunked {
                 work.parts.text().extend_from_slice(LAST_CHUNK);
@@ -250,10 +267,16 @@ impl Stream {
         );
         error.write_openai(&mut event);
         event.extend_from_slice(b"\n\n");
-        emit(work, request, self.frame, event.len(), |work| work.parts.text().extend_from_slice(&event));
+        emit(work, request, self.frame, event.len(), |work| {
+            work.parts.text().extend_from_slice(&event)
+        });
     }
 }
 
 fn bytes_before(spans: &[(u32, u32)], index: usize, at: usize) -> usize {
-    spans[..index].iter().map(|&(start, end)| (end - start) as usize).sum::<usize>() + at
+    spans[..index]
+        .iter()
+        .map(|&(start, end)| (end - start) as usize)
+        .sum::<usize>()
+        + at
 }

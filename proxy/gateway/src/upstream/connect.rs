@@ -49,7 +49,9 @@ async fn next_result<F>(running: &mut FuturesUnordered<F>, patience_ms: Option<u
 where
     F: Future<Output = io::Result<Stream>>,
 {
-    let Some(patience_ms) = patience_ms else { return running.next().await };
+    let Some(patience_ms) = patience_ms else {
+        return running.next().await;
+    };
     let mut timer = pin!(net::sleep_ms(patience_ms));
     std::future::poll_fn(|context| match running.poll_next_unpin(context) {
         Poll::Ready(result) => Poll::Ready(result),

@@ -7,8 +7,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use sluice_policy::config::ProviderTls;
-use sluice_policy::snapshot::{Origin, OriginId, Snapshot};
+use sluice_policy::snapshot::{OriginId, Snapshot};
 
 use crate::net::Stream;
 use crate::plane::Plane;
@@ -17,63 +16,44 @@ use crate::plane::Plane;
 pub struct Pools(RefCell<State>);
 
 struct State {
-    generation: u64,
-    pools: Vec<Pool>,
+    snapshot: Arc<Snapshot>,
+    idle: Vec<Vec<Idle>>,
 }
 
-struct Pool {
-    place: Place,
-    idle: Vec<(Stream, u64)>,
-}
-
-/// What makes connections interchangeable: ids of a snapshot mean nothing in the next one.
-#[derive(PartialEq)]
-struct Place {
-    host: Box<str>,
-    port: u16,
-    tls: Option<ProviderTls>,
-}
-
-impl Place {
-    fn new(snapshot: &Snapshot, origin: &Origin) -> Self {
-        let tls = origin.tls.map(|tls| snapshot.tls_settings()[tls.index()].clone());
-        Self { host: origin.host.clone(), port: origin.port, tls }
-    }
-}
+/// A connection, and since when it has been idle, in milliseconds of the core's clock.
+type Idle = (Stream, u64);
 
 impl Pools {
     /// Empty pools for every origin of `plane`.
-    pub fn new(plane: &Arc<Plane>) -> Self {
-        let snapshot = &plane.snapshot;
-        let places = snapshot.origins().iter().map(|origin| Place::new(snapshot, origin));
-        let pools = places.map(|place| Pool { place, idle: Vec::new() }).collect();
-        Self(RefCell::new(State { generation: snapshot.generation(), pools }))
+    pub fn new(plane: &Plane) -> Self {
+        let idle = plane.snapshot.origins().iter().map(|_| Vec::new()).collect();
+        Self(RefCell::new(State {
+            snapshot: plane.snapshot.clone(),
+            idle,
+        }))
     }
 
     /// Takes over to a new plane: connections of origins that are in both stay.
-    pub fn follow(&self, plane: &Arc<Plane>) {
-        let snapshot = &plane.snapshot;
-        let mut state = self.0.borrow_mut();
-        if state.generation == snapshot.generation() {
+    pub fn follow(&self, plane: &Plane) {
+        let State { snapshot, idle } = &mut *self.0.borrow_mut();
+        if snapshot.generation() == plane.snapshot.generation() {
             return;
         }
-        let mut former = std::mem::take(&mut state.pools);
-        state.generation = snapshot.generation();
-        let places = snapshot.origins().iter().map(|origin| Place::new(snapshot, origin));
-        let follow = |place| match former.iter().position(|pool| pool.place == place) {
-            Some(at) => former.swap_remove(at),
-            None => Pool { place, idle: Vec::new() },
-        };
-        state.pools = places.map(follow).collect();
+        let followed = (0..plane.snapshot.origins().len()).map(|index| {
+            let former = plane.snapshot.same_origin(OriginId(index as u16), snapshot);
+            former.map_or_else(Vec::new, |former| std::mem::take(&mut idle[former.index()]))
+        });
+        *idle = followed.collect();
+        *snapshot = plane.snapshot.clone();
     }
 
     /// The connection used last, if one is idle and the provider has not closed it.
     pub fn checkout(&self, origin: OriginId, generation: u64) -> Option<Stream> {
         let mut state = self.0.borrow_mut();
-        if state.generation != generation {
+        if state.snapshot.generation() != generation {
             return None;
         }
-        let idle = &mut state.pools[origin.index()].idle;
+        let idle = &mut state.idle[origin.index()];
         while let Some((mut stream, _)) = idle.pop() {
             // Anything that has arrived on an idle connection (its end, an error, stray bytes) makes it unusable.
             if stream.arrived().is_none() {
@@ -86,10 +66,10 @@ impl Pools {
     /// Keeps a connection for reuse, unless the pool is full or of another generation.
     pub fn checkin(&self, origin: OriginId, generation: u64, mut stream: Stream, now_ms: u64, idle_max: u32) {
         let mut state = self.0.borrow_mut();
-        if state.generation != generation {
+        if state.snapshot.generation() != generation {
             return;
         }
-        let idle = &mut state.pools[origin.index()].idle;
+        let idle = &mut state.idle[origin.index()];
         if idle.len() < idle_max as usize {
             stream.arm();
             idle.push((stream, now_ms));
@@ -100,15 +80,15 @@ impl Pools {
     pub fn sweep(&self, oldest_ms: u64) -> usize {
         let mut state = self.0.borrow_mut();
         let mut kept = 0;
-        for pool in &mut state.pools {
-            pool.idle.retain_mut(|(stream, since_ms)| *since_ms >= oldest_ms && stream.arrived().is_none());
-            kept += pool.idle.len();
+        for idle in &mut state.idle {
+            idle.retain_mut(|(stream, since_ms)| *since_ms >= oldest_ms && stream.arrived().is_none());
+            kept += idle.len();
         }
         kept
     }
 
     /// Closes every idle connection.
     pub fn clear(&self) {
-        self.0.borrow_mut().pools.iter_mut().for_each(|pool| pool.idle.clear());
+        self.0.borrow_mut().idle.iter_mut().for_each(Vec::clear);
     }
 }

@@ -188,6 +188,17 @@ fn one_address_or_several_may_be_listened_on() {
 }
 
 #[test]
+fn line_ends_and_byte_order_mark_of_other_systems_change_nothing() {
+    let text = read("config/sluice.yaml");
+    let config = good(&text);
+    assert_eq!(good(&text.replace('\n', "\r\n")), config);
+    assert_eq!(good(&format!("\u{feff}{text}")), config);
+    let wrong = text.replace("fallbacks:", "falbacks:").replace('\n', "\r\n");
+    let mistakes = load(&wrong, "sluice.yaml").unwrap_err();
+    assert_eq!((mistakes[0].line, mistakes[0].column), (17, 5));
+}
+
+#[test]
 fn no_text_makes_the_loader_panic_and_every_refusal_has_a_position() {
     let text = full_reference();
     let mut seed = 1_u64;

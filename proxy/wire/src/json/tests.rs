@@ -1,6 +1,7 @@
 //! Bodies as data, each in every split.
 
 use super::*;
+use crate::error::Code;
 use crate::testing::split;
 
 /// What a scan found, with everything that has a place.
@@ -212,6 +213,7 @@ fn bodies_that_parsers_read_differently_are_refused() {
         (Syntax, br#"{/**/"a":1}"#),
         (Syntax, b"{\"a\":[\x00]}"),
         (Syntax, b"{\"a\\\n\":1}"),
+        (Syntax, b"{\"a\n\":1}"),
         (BracketMismatch, br#"{"a":[1}"#),
         (BracketMismatch, br#"{"a":{"b":1]}"#),
         (BracketMismatch, br#"{"a":1]"#),

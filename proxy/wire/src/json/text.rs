@@ -90,6 +90,12 @@ const fn special_in(word: u64) -> u64 {
     ((quote.wrapping_sub(ONES) & !quote) | (backslash.wrapping_sub(ONES) & !backslash)) & (ONES << 7)
 }
 
+/// Whether a string holds a character that JSON wants escaped (RFC 8259 §7). Branch-free, for short strings.
+#[inline]
+pub(super) fn holds_control(text: &[u8]) -> bool {
+    text.iter().fold(false, |found, &byte| found | (byte < b' '))
+}
+
 /// A control character or an escape that JSON does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TextError;

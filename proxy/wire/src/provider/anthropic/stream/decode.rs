@@ -10,14 +10,15 @@ use crate::chat::{
 use crate::dialect::Dialect;
 use crate::error::{ApiError, Code};
 use crate::limits::STREAM_PARTS_MAX;
-use crate::provider::{Sink, lines::SseLines};
+use crate::provider::Sink;
+use crate::sse::{SseDecoder, SseError};
 
 const DIALECT: Dialect = Dialect::Anthropic;
 
 /// Reads a stream, in pieces of any size.
 #[derive(Debug, Default)]
 pub struct StreamDecoder {
-    lines: SseLines,
+    sse: SseDecoder,
     state: State,
 }
 
@@ -60,20 +61,28 @@ impl StreamDecoder {
 
     /// Reads `bytes`. An error means that this is no stream of events, or one beyond its bounds.
     pub fn push(&mut self, bytes: &[u8], sink: Sink<'_>) -> Result<(), ApiError> {
-        let state = &mut self.state;
-        self.lines.push(bytes, &mut |_, data| state.data(data, sink))
+        let (state, mut outcome) = (&mut self.state, Ok(()));
+        let split = self.sse.push(bytes, |event| {
+            if outcome.is_ok() {
+                outcome = state.data(event.data, sink);
+            }
+        });
+        outcome.and(split.map_err(too_long))
     }
 
     /// The connection is at its end.
     pub fn finish(&mut self, sink: Sink<'_>) -> StreamEnd {
-        let state = &mut self.state;
-        // The last line end may be missing.
-        let rest = self.lines.finish(&mut |_, data| state.data(data, sink));
+        // The empty line behind the last event may be missing; half an event is no JSON and is skipped.
+        let rest = self.push(b"\n\n", sink);
         if self.state.ended.is_none() && rest.is_ok() && self.state.finish.is_some() {
             self.state.end(sink);
         }
         self.state.ended.unwrap_or(StreamEnd::Interrupted)
     }
+}
+
+fn too_long(error: SseError) -> ApiError {
+    ApiError::new(Code::UpstreamProtocolError, format!("The provider's stream: {error}."))
 }
 
 /// What an event may hold, whatever its type; gathered first because keys come in any order.

@@ -8,12 +8,13 @@ use crate::chat::{
 };
 use crate::error::{ApiError, Code};
 use crate::limits::{STREAM_CHOICES_MAX, STREAM_PARTS_MAX};
-use crate::provider::{Sink, lines::SseLines};
+use crate::provider::Sink;
+use crate::sse::{SseDecoder, SseError};
 
 /// Reads a stream, in pieces of any size.
 #[derive(Debug, Default)]
 pub struct StreamDecoder {
-    lines: SseLines,
+    sse: SseDecoder,
     state: State,
 }
 
@@ -65,15 +66,19 @@ impl StreamDecoder {
 
     /// Reads `bytes`. An error means that this is no stream of chunks, or one beyond its bounds.
     pub fn push(&mut self, bytes: &[u8], sink: Sink<'_>) -> Result<(), ApiError> {
-        let state = &mut self.state;
-        self.lines.push(bytes, &mut |_, data| state.data(data, sink))
+        let (state, mut outcome) = (&mut self.state, Ok(()));
+        let split = self.sse.push(bytes, |event| {
+            if outcome.is_ok() {
+                outcome = state.data(event.data, sink);
+            }
+        });
+        outcome.and(split.map_err(too_long))
     }
 
     /// The connection is at its end.
     pub fn finish(&mut self, sink: Sink<'_>) -> StreamEnd {
-        let state = &mut self.state;
-        // The last line end may be missing.
-        let rest = self.lines.finish(&mut |_, data| state.data(data, sink));
+        // The empty line behind the last event may be missing; half an event is no JSON and is skipped.
+        let rest = self.push(b"\n\n", sink);
         if self.state.ended.is_none() && rest.is_ok() && self.state.choices.iter().any(|choice| choice.finish.is_some())
         {
             self.state.end(sink);
@@ -324,6 +329,10 @@ fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
     })
+}
+
+fn too_long(error: SseError) -> ApiError {
+    ApiError::new(Code::UpstreamProtocolError, format!("The provider's stream: {error}."))
 }
 
 /// Why a chunk cannot be used.

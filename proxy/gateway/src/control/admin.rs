@@ -1,0 +1,169 @@
+//! The admin interface: `/health`, `/ready`, `/metrics`, and `/admin` with the state of the configuration.
+//!
+//! Invariants: it answers on the control thread, on its own address, and touches no request; it holds no secret.
+//! Deliberately absent: anything that changes the gateway.
+
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use sluice_policy::meter::{CoreMeter, Kind};
+
+/// What the admin interface shows.
+pub struct Status {
+    started: Instant,
+    meters: Vec<Arc<CoreMeter>>,
+    state: Mutex<Facts>,
+}
+
+struct Facts {
+    generation: u64,
+    reloads: u64,
+    refused: u64,
+    refusal: Option<String>,
+    ready: bool,
+    ready_body: Bytes,
+    draining: bool,
+}
+
+impl Status {
+    /// The state at start.
+    pub fn new(meters: Vec<Arc<CoreMeter>>, ready_body: Bytes, ready: bool) -> Self {
+        let state = Facts {
+            generation: 1,
+            reloads: 0,
+            refused: 0,
+            refusal: None,
+            ready,
+            ready_body,
+            draining: false,
+        };
+        Self {
+            started: Instant::now(),
+            meters,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// A new configuration is in force.
+    pub fn reloaded(&self, generation: u64, ready_body: Bytes, ready: bool) {
+        self.change(|state| {
+            state.generation = generation;
+            state.reloads += 1;
+            state.refusal = None;
+            state.ready = ready;
+            state.ready_body = ready_body;
+        });
+    }
+
+    /// A new configuration was refused.
+    pub fn refused(&self, reason: String) {
+        self.change(|state| {
+            state.refused += 1;
+            state.refusal = Some(reason);
+        });
+    }
+
+    /// The gateway is stopping.
+    pub fn draining(&self) {
+        self.change(|state| state.draining = true);
+    }
+
+    fn change<T>(&self, act: impl FnOnce(&mut Facts) -> T) -> T {
+        act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Serves the admin interface until the process ends.
+pub async fn serve(socket: tokio::net::TcpListener, status: Arc<Status>) {
+    let routes = Router::new()
+        .route("/health", get(async || json(StatusCode::OK, r#"{"status":"alive"}"#)))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/admin", get(overview))
+        .with_state(status);
+    if let Err(error) = axum::serve(socket, routes).await {
+        tracing::error!(%error, "the admin interface has stopped");
+    }
+}
+
+async fn ready(State(status): State<Arc<Status>>) -> Response {
+    status.change(|state| match (state.draining, state.ready) {
+        (true, _) => json(StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"draining"}"#),
+        (false, true) => json(StatusCode::OK, state.ready_body.clone()),
+        (false, false) => json(StatusCode::SERVICE_UNAVAILABLE, state.ready_body.clone()),
+    })
+}
+
+async fn overview(State(status): State<Arc<Status>>) -> Response {
+    let body = status.change(|state| {
+        serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_s": status.started.elapsed().as_secs(),
+            "cores": status.meters.len(),
+            "draining": state.draining,
+            "configuration": {
+                "generation": state.generation,
+                "reloads": state.reloads,
+                "refused": state.refused,
+                "last_refusal": state.refusal,
+            },
+            "providers": serde_json::from_slice::<serde_json::Value>(&state.ready_body)
+                .map(|mut body| body["providers"].take())
+                .unwrap_or_default(),
+        })
+    });
+    json(StatusCode::OK, body.to_string())
+}
+
+async fn metrics(State(status): State<Arc<Status>>) -> Response {
+    let mut text = String::with_capacity(8192);
+    let values: Vec<_> = status.meters.iter().map(|meter| meter.values()).collect();
+    for (index, (name, help, kind)) in CoreMeter::TABLE.iter().enumerate() {
+        let kind = if *kind == Kind::Counter { "counter" } else { "gauge" };
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (core, values) in values.iter().enumerate() {
+            let _ = writeln!(text, "{name}{{core=\"{core}\"}} {}", values[index]);
+        }
+    }
+    status.change(|state| {
+        for (name, help, kind, value) in [
+            (
+                "sluice_config_generation",
+                "Generation of the configuration in force.",
+                "gauge",
+                state.generation,
+            ),
+            (
+                "sluice_config_reloads_total",
+                "Configurations taken over since start.",
+                "counter",
+                state.reloads,
+            ),
+            (
+                "sluice_config_refused_total",
+                "Configurations refused since start.",
+                "counter",
+                state.refused,
+            ),
+        ] {
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        }
+    });
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        text,
+    )
+        .into_response()
+}
+
+fn json(status: StatusCode, body: impl Into<axum::body::Body>) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], body.into()).into_response()
+}

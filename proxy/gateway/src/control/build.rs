@@ -1,0 +1,143 @@
+//! Configuration → [`Plane`]: secrets, certificates and addresses put together.
+//!
+//! Invariants: a plane is complete or there is none; secrets come from the environment or from files and go nowhere but into
+//! the snapshot. Deliberately absent: when to build one (`reload.rs`).
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use rustls::pki_types::ServerName;
+use sluice_policy::config::{ClientAuth, Config, ProviderTls, ServerTls};
+use sluice_policy::snapshot::{SecretRef, Snapshot, Warning};
+
+use super::resolve::{Resolver, TtlBounds};
+use crate::plane::{OriginRuntime, Plane};
+use crate::tls::settings::{self, ClientCertificates};
+
+/// Builds the plane of one generation of a configuration.
+///
+/// # Errors
+/// When a certificate, key or CA file cannot be used.
+pub async fn plane(config: &Config, generation: u64, resolver: &mut Resolver) -> Result<(Plane, Vec<Warning>)> {
+    let (snapshot, warnings) = Snapshot::compile(config, generation, &secret);
+    let tls = client_configs(config, &snapshot)?;
+    let bounds = ttl_bounds(config);
+    let mut origins = Vec::new();
+    for origin in snapshot.origins() {
+        let addresses = resolver.addresses(&origin.host, origin.port, bounds).await;
+        let tls = match origin.tls {
+            Some(id) => {
+                let settings = &snapshot.tls_settings()[id.index()];
+                let name = settings.server_name.clone().unwrap_or_else(|| origin.host.to_string());
+                let name =
+                    ServerName::try_from(name.clone()).with_context(|| format!("{name} cannot be verified by TLS"))?;
+                Some((tls[id.index()].clone(), name))
+            }
+            None => None,
+        };
+        origins.push(OriginRuntime { addresses, tls });
+    }
+    let ready_body = ready_body(&snapshot, &warnings);
+    let plane = Plane {
+        snapshot: Arc::new(snapshot),
+        origins,
+        ready_body,
+        server_tls: config.server.tls.as_ref().map(server_config).transpose()?,
+    };
+    Ok((plane, warnings))
+}
+
+/// The same plane with addresses looked up again; `None` if none has changed.
+pub async fn with_new_addresses(plane: &Plane, config: &Config, resolver: &mut Resolver) -> Option<Plane> {
+    let mut origins = plane.origins.clone();
+    let mut changed = false;
+    for (origin, runtime) in plane.snapshot.origins().iter().zip(&mut origins) {
+        let addresses = resolver.addresses(&origin.host, origin.port, ttl_bounds(config)).await;
+        changed |= addresses != runtime.addresses;
+        runtime.addresses = addresses;
+    }
+    changed.then(|| Plane {
+        snapshot: plane.snapshot.clone(),
+        origins,
+        ready_body: plane.ready_body.clone(),
+        server_tls: plane.server_tls.clone(),
+    })
+}
+
+fn ttl_bounds(config: &Config) -> TtlBounds {
+    TtlBounds {
+        min: Duration::from_millis(config.upstream.dns_ttl_min.0.into()),
+        max: Duration::from_millis(config.upstream.dns_ttl_max.0.into()),
+    }
+}
+
+fn secret(place: &SecretRef) -> Result<Option<String>, String> {
+    match place {
+        SecretRef::Env(name) => match std::env::var(name) {
+            Ok(value) => Ok(Some(value)),
+            Err(std::env::VarError::NotPresent) => Ok(None),
+            Err(std::env::VarError::NotUnicode(_)) => Err("it does not hold UTF-8 text".into()),
+        },
+        SecretRef::File(path) => match std::fs::read_to_string(path) {
+            Ok(value) => Ok(Some(value.trim().to_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.to_string()),
+        },
+    }
+}
+
+fn client_configs(config: &Config, snapshot: &Snapshot) -> Result<Vec<Arc<rustls::ClientConfig>>> {
+    let client = |tls: &ProviderTls| {
+        let ca = tls
+            .ca_file
+            .as_deref()
+            .or(config.upstream.ca_file.as_deref())
+            .map(Path::new);
+        let certificate = tls.client_cert.as_deref().zip(tls.client_key.as_deref());
+        settings::client(
+            ca,
+            certificate.map(|(certificate, key)| (Path::new(certificate), Path::new(key))),
+        )
+    };
+    snapshot.tls_settings().iter().map(client).collect()
+}
+
+fn server_config(tls: &ServerTls) -> Result<Arc<rustls::ServerConfig>> {
+    let clients = match tls.client_auth() {
+        ClientAuth::None => ClientCertificates::None,
+        ClientAuth::Optional => ClientCertificates::Optional,
+        ClientAuth::Required => ClientCertificates::Required,
+    };
+    settings::server(
+        Path::new(&tls.cert),
+        Path::new(&tls.key),
+        clients,
+        tls.client_ca.as_deref().map(Path::new),
+    )
+}
+
+/// What `/ready` says: whether there is a usable provider, and why each unusable one is not.
+fn ready_body(snapshot: &Snapshot, warnings: &[Warning]) -> Bytes {
+    let providers = snapshot.providers().iter().map(|provider| {
+        let why: Vec<&str> = warnings
+            .iter()
+            .filter(|warning| warning.provider == provider.name)
+            .map(|warning| &*warning.message)
+            .collect();
+        serde_json::json!({
+            "name": &*provider.name,
+            "available": provider.available(),
+            "keys": provider.keys.len(),
+            "warnings": why,
+        })
+    });
+    let body = serde_json::json!({
+        "status": if snapshot.ready() { "ready" } else { "no usable provider" },
+        "generation": snapshot.generation(),
+        "providers": providers.collect::<Vec<_>>(),
+    });
+    body.to_string().into()
+}

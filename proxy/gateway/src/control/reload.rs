@@ -1,0 +1,79 @@
+//! The configuration file, watched.
+//!
+//! Invariants: a file is looked at by content, so that an editor's rename, a symlink swap (Kubernetes) and a plain write all
+//! count, and a touch does not; a bad file changes nothing. Deliberately absent: what is built from it (`build.rs`).
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use sluice_policy::config::{self, Config};
+
+/// A watched file.
+pub struct Watch {
+    path: PathBuf,
+    stamp: Option<(SystemTime, u64)>,
+    text: Option<String>,
+}
+
+impl Watch {
+    /// Watches the file from its present state on.
+    pub fn new(path: PathBuf) -> Self {
+        let stamp = stamp(&path);
+        let text = std::fs::read_to_string(&path).ok();
+        Self { path, stamp, text }
+    }
+
+    /// Whether its content differs from what was loaded last.
+    pub fn changed(&mut self) -> bool {
+        let now = stamp(&self.path);
+        if now.is_none() || now == self.stamp {
+            return false;
+        }
+        self.stamp = now;
+        std::fs::read_to_string(&self.path).is_ok_and(|text| self.text.as_ref() != Some(&text))
+    }
+
+    /// Loads it.
+    ///
+    /// # Errors
+    /// All mistakes, one a line.
+    pub fn load(&mut self) -> Result<Config, String> {
+        self.stamp = stamp(&self.path);
+        let text = std::fs::read_to_string(&self.path).map_err(|error| format!("{}: {error}", self.path.display()))?;
+        let loaded = load_text(&text, &self.path);
+        self.text = Some(text);
+        loaded
+    }
+}
+
+/// Loads a configuration file.
+///
+/// # Errors
+/// All mistakes, one a line.
+pub fn load(path: &Path) -> Result<Config, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        format!(
+            "{}: {error}; give a configuration file with --config FILE (config/sluice.yaml is a start)",
+            path.display()
+        )
+    })?;
+    load_text(&text, path)
+}
+
+fn load_text(text: &str, path: &Path) -> Result<Config, String> {
+    config::load(text, &path.display().to_string())
+        .map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+}
+
+/// Whether the difference holds something that only a restart can change.
+pub fn needs_restart(old: &Config, new: &Config) -> bool {
+    old.server.listen != new.server.listen
+        || old.server.admin != new.server.admin
+        || old.server.cores != new.server.cores
+        || old.log != new.log
+}
+
+fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}

@@ -1,0 +1,25 @@
+//! Sluice, the gateway: sockets, threads and clocks around what `sluice-wire` and `sluice-policy` know.
+//!
+//! Invariants: the data plane (`worker`, `core`, `connection`, `exchange`, …) and the control thread (`control`) meet only in
+//! `mesh`, `plane` and the counters. Deliberately absent: parsing and decisions.
+
+mod attempt;
+mod buffer;
+mod clock;
+mod connection;
+pub mod control;
+mod core;
+mod deadline;
+mod exchange;
+mod intake;
+mod mesh;
+mod net;
+mod parts;
+mod plane;
+mod record;
+mod relay;
+mod reply;
+mod scratch;
+mod tls;
+mod upstream;
+mod worker;

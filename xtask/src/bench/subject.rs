@@ -1,0 +1,336 @@
+//! Who is measured, how each is started, and the simulator behind them all.
+//!
+//! A stage holds one temporary directory, one simulator in plain text and one with TLS; both go when it is dropped.
+//! A subject that is not installed, or not built, is reported and left out.
+
+use std::fmt;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::build::Programs;
+use super::configs;
+use super::process::{self, Kept};
+
+/// How long a program may take to start listening.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A target of the load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Name {
+    /// The simulator without anything in between.
+    Direct,
+    /// The bare byte-forwarder: the floor.
+    L4,
+    /// Sluice.
+    Gateway,
+    /// Sluice with TLS to the upstream.
+    GatewayTls,
+    /// nginx as a reverse proxy.
+    Nginx,
+    /// HAProxy as a reverse proxy.
+    Haproxy,
+    /// The minimal proxy on monoio.
+    Monoio,
+    /// The minimal proxy on glommio.
+    Glommio,
+    /// The minimal proxy on tokio and hyper.
+    Tokio,
+}
+
+impl Name {
+    /// As it stands in tables and records.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::L4 => "l4",
+            Self::Gateway => "gateway",
+            Self::GatewayTls => "gateway-tls",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+            Self::Monoio => "monoio",
+            Self::Glommio => "glommio",
+            Self::Tokio => "tokio",
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A subject that takes load.
+#[derive(Debug)]
+pub struct Running {
+    /// Who it is.
+    pub name: Name,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Resident memory before the first request, in bytes.
+    pub rss_idle: u64,
+    process: Option<Kept>,
+}
+
+impl Running {
+    /// The process under test; `None` when there is nothing between generator and simulator.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Kept::id)
+    }
+
+    /// Resident memory now, in bytes.
+    #[must_use]
+    pub fn rss_bytes(&self) -> u64 {
+        self.pid().map_or(0, process::rss_bytes)
+    }
+}
+
+/// What all subjects share: programs, cores, the upstream.
+#[derive(Debug)]
+pub struct Stage {
+    programs: Programs,
+    directory: PathBuf,
+    proxy_cpu: usize,
+    load_cpu: usize,
+    upstream: SocketAddr,
+    /// The upstream answers scripts and streams; false for the bare responder that stands in for the simulator.
+    pub scripted: bool,
+    upstream_tls: Option<SocketAddr>,
+    // Dropped, and thereby ended, with the stage.
+    _simulators: Vec<Kept>,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // Left behind it costs a few kilobytes of the temporary directory.
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+impl Stage {
+    /// Starts the simulator and makes the temporary directory.
+    ///
+    /// # Errors
+    /// When neither the simulator nor its stand-in starts.
+    pub fn open(programs: Programs, proxy_cpu: usize, load_cpu: usize) -> Result<Self> {
+        let directory = std::env::temp_dir().join(format!("sluice-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+        let scripted = programs.contains_key("sluice-sim");
+        if !scripted {
+            eprintln!("no simulator: a bare responder stands in, streams are left out");
+        }
+        let program = &programs[if scripted { "sluice-sim" } else { "yard-http" }];
+        let cpu = load_cpu.to_string();
+        let mut command = Command::new(program);
+        command.args(["--listen", "127.0.0.1:0", "--cpu", &cpu]);
+        let (simulator, upstream) = start_announced(command, load_cpu)?;
+        let mut simulators = vec![simulator];
+        let mut upstream_tls = None;
+        if scripted {
+            match start_tls(program, &directory, load_cpu) {
+                Ok((simulator, address)) => {
+                    simulators.push(simulator);
+                    upstream_tls = Some(address);
+                }
+                Err(error) => eprintln!("no simulator with TLS: {error:#}"),
+            }
+        }
+        Ok(Self {
+            programs,
+            directory,
+            proxy_cpu,
+            load_cpu,
+            upstream,
+            scripted,
+            upstream_tls,
+            _simulators: simulators,
+        })
+    }
+
+    /// The generator, to be given its flags.
+    ///
+    /// # Errors
+    /// When it was not built.
+    pub fn generator(&self) -> Result<Command> {
+        let mut command = Command::new(self.programs.get("sluice-load").context("sluice-load was not built")?);
+        command.args(["--cpu", &self.load_cpu.to_string()]);
+        Ok(command)
+    }
+
+    /// Core of generator and simulator.
+    #[must_use]
+    pub fn load_cpu(&self) -> usize {
+        self.load_cpu
+    }
+
+    /// Core of the process under test.
+    #[must_use]
+    pub fn proxy_cpu(&self) -> usize {
+        self.proxy_cpu
+    }
+
+    /// Starts a subject; `None` when it is not available here.
+    ///
+    /// # Errors
+    /// When it is, and yet does not listen in time.
+    pub fn start(&self, name: Name) -> Result<Option<Running>> {
+        let started = match name {
+            Name::Direct => None,
+            Name::L4 | Name::Monoio | Name::Glommio | Name::Tokio => {
+                let Some(program) = self.programs.get(&format!("yard-{name}")) else {
+                    return Ok(None);
+                };
+                let mut command = Command::new(program);
+                command.args([
+                    "--upstream",
+                    &self.upstream.to_string(),
+                    "--cpu",
+                    &self.proxy_cpu.to_string(),
+                ]);
+                Some(start_announced(command, self.proxy_cpu)?)
+            }
+            Name::Nginx | Name::Haproxy => {
+                let Some(program) = self.programs.get(name.as_str()) else {
+                    return Ok(None);
+                };
+                Some(self.start_reverse_proxy(name, program)?)
+            }
+            Name::Gateway => self.start_gateway(name, &format!("http://{}/v1", self.upstream), None)?,
+            Name::GatewayTls => {
+                let Some(upstream) = self.upstream_tls else {
+                    return Ok(None);
+                };
+                let ca = self.directory.join("ca.pem");
+                self.start_gateway(name, &format!("https://{upstream}/v1"), Some(&ca))?
+            }
+        };
+        let Some((process, address)) = started else {
+            let direct = Running {
+                name,
+                address: self.upstream,
+                rss_idle: 0,
+                process: None,
+            };
+            return Ok((name == Name::Direct).then_some(direct));
+        };
+        // Start-up has to be over before idle memory means anything.
+        std::thread::sleep(Duration::from_millis(300));
+        let rss_idle = process::rss_bytes(process.id());
+        Ok(Some(Running {
+            name,
+            address,
+            rss_idle,
+            process: Some(process),
+        }))
+    }
+
+    fn start_gateway(&self, name: Name, base_url: &str, ca: Option<&Path>) -> Result<Option<(Kept, SocketAddr)>> {
+        let Some(program) = self.programs.get("sluice") else {
+            return Ok(None);
+        };
+        let log = self.directory.join(format!("{name}-requests.log"));
+        let config = self.directory.join(format!("{name}.yaml"));
+        std::fs::write(&config, configs::gateway(base_url, &log, ca))?;
+        let (listen, admin) = (free_address()?, free_address()?);
+        let mut command = Command::new(program);
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(&config)
+            .env("OPENAI_KEY_PRIMARY", "sk-sim");
+        command.args([
+            "--listen",
+            &listen.to_string(),
+            "--admin",
+            &admin.to_string(),
+            "--cores",
+            "1",
+        ]);
+        let errors = self.directory.join(format!("{name}.err"));
+        command.stdout(Stdio::null()).stderr(std::fs::File::create(&errors)?);
+        let mut process = Kept::spawn(command, self.proxy_cpu)?;
+        wait_until_listening(&mut process, listen).with_context(|| last_lines(&errors))?;
+        Ok(Some((process, listen)))
+    }
+
+    fn start_reverse_proxy(&self, name: Name, program: &Path) -> Result<(Kept, SocketAddr)> {
+        let listen = free_address()?;
+        let config = self.directory.join(format!("{name}.conf"));
+        let mut command = Command::new(program);
+        if name == Name::Nginx {
+            std::fs::write(&config, configs::nginx(listen, self.upstream, &self.directory))?;
+            command.arg("-p").arg(&self.directory).arg("-c").arg(&config);
+        } else {
+            std::fs::write(&config, configs::haproxy(listen, self.upstream))?;
+            command.arg("-q").arg("-db").arg("-f").arg(&config);
+        }
+        command.stdout(Stdio::null());
+        let mut process = Kept::spawn(command, self.proxy_cpu)?;
+        wait_until_listening(&mut process, listen)?;
+        Ok((process, listen))
+    }
+}
+
+/// Starts a program that says `listening on ADDRESS` on its standard output.
+fn start_announced(mut command: Command, cpu: usize) -> Result<(Kept, SocketAddr)> {
+    command.stdout(Stdio::piped());
+    let name = command.get_program().display().to_string();
+    let mut process = Kept::spawn(command, cpu)?;
+    let stdout = process.child().stdout.take().context("standard output is piped")?;
+    for line in BufReader::new(stdout).lines() {
+        let line = line?;
+        if let Some((_, address)) = line.rsplit_once("listening on ") {
+            let address = address.trim_start_matches("http://").trim_start_matches("https://");
+            return Ok((
+                process,
+                address.trim().parse().with_context(|| format!("{name}: `{line}`"))?,
+            ));
+        }
+    }
+    bail!("{name} ended before it listened")
+}
+
+fn start_tls(program: &Path, directory: &Path, cpu: usize) -> Result<(Kept, SocketAddr)> {
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+    let (certificate, key) = (directory.join("ca.pem"), directory.join("key.pem"));
+    std::fs::write(&certificate, issued.cert.pem())?;
+    std::fs::write(&key, issued.signing_key.serialize_pem())?;
+    let mut command = Command::new(program);
+    command.args(["--listen", "127.0.0.1:0", "--cpu", &cpu.to_string()]);
+    command.arg("--tls-cert").arg(&certificate).arg("--tls-key").arg(&key);
+    start_announced(command, cpu)
+}
+
+/// What a program said last, for an error message.
+fn last_lines(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().rev().take(3).collect();
+    let lines: Vec<&str> = lines.into_iter().rev().collect();
+    format!("its last words: {:?}", lines.join(" / "))
+}
+
+/// An address that was free a moment ago.
+fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+fn wait_until_listening(process: &mut Kept, address: SocketAddr) -> Result<()> {
+    let until = Instant::now() + START_TIMEOUT;
+    while TcpStream::connect(address).is_err() {
+        if let Some(status) = process.child().try_wait()? {
+            bail!("it ended with {status}");
+        }
+        if Instant::now() > until {
+            bail!("nothing listens on {address} after {START_TIMEOUT:?}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
