@@ -4,13 +4,17 @@
 //! absent: any decision about what to do with the bytes (that is `sluice-policy`), and any socket (`sluice`).
 #![forbid(unsafe_code)]
 
+pub mod chat;
 pub mod dialect;
 pub mod error;
+pub mod eventstream;
 pub mod http;
 pub mod json;
 pub mod limits;
 pub mod multipart;
+pub mod provider;
 pub mod proxy_protocol;
+pub mod sigv4;
 pub mod sse;
 pub mod surface;
 #[cfg(test)]

@@ -35,8 +35,33 @@ pub const SSE_EVENT_BYTES_MAX: usize = 256 * 1024;
 pub const SSE_LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Largest AWS event-stream message, in bytes (the service's own limit is 16 MiB of payload and 128 KiB of headers).
 pub const EVENTSTREAM_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024 + 128 * 1024 + 16;
+/// Largest header section of one AWS event-stream message, in bytes (the service's own limit).
+pub const EVENTSTREAM_HEADERS_BYTES_MAX: usize = 128 * 1024;
+/// Memory that an event-stream decoder keeps between two messages, in bytes; what one large message needed is given back.
+pub const EVENTSTREAM_RETAINED_BYTES_MAX: usize = 64 * 1024;
+/// Largest distance between the clock and `x-amz-date` of a signed request, either way, in seconds (AWS's own tolerance).
+pub const SIGV4_SKEW_S_MAX: u64 = 300;
+/// Derived AWS signing keys that one core keeps (one an access key, day, region and service).
+pub const SIGV4_KEYS_CACHED: usize = 64;
+/// Most pairs of `requestMetadata` that Converse takes.
+pub const BEDROCK_METADATA_MAX: usize = 16;
+/// Longest name of a document that Converse takes, in bytes.
+pub const BEDROCK_DOCUMENT_NAME_BYTES_MAX: usize = 200;
+/// Longest access key id, region or service in a credential scope, in bytes (AWS: 128 for an access key id).
+pub const SIGV4_SCOPE_PART_BYTES_MAX: usize = 128;
 /// Largest upstream response body that is translated (and therefore collected) rather than relayed, in bytes.
 pub const TRANSLATED_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Shortest string that a translated body references in its source instead of copying, in bytes.
+pub const SPLICE_BYTES_MIN: usize = 4 * 1024;
+/// Most losses that one translated request names in its warning header.
+pub const NOTES_MAX: usize = 32;
+/// Longest name of an unknown field in a warning header, in bytes.
+pub const NOTE_BYTES_MAX: usize = 64;
+/// Most parts (text, tool calls, …) of one streamed answer; beyond it is a protocol error.
+pub const STREAM_PARTS_MAX: u32 = 4096;
+/// Most answers (`n`) that a streamed response is followed for; beyond it is a protocol error.
+pub const STREAM_CHOICES_MAX: usize = 128;
+
 /// Longest multipart boundary, in bytes (RFC 2046 §5.1.1).
 pub const MULTIPART_BOUNDARY_BYTES_MAX: usize = 70;
 /// Largest head of one multipart part, in bytes.
@@ -95,6 +120,12 @@ const _: () = {
     assert!(RECV_SMALL_BYTES < RECV_LARGE_BYTES);
     assert!(HEAD_BYTES_MAX < u16::MAX as usize, "head spans are 16 bits wide");
     assert!(BODY_BYTES_DEFAULT <= BODY_BYTES_MAX);
+    assert!(EVENTSTREAM_HEADERS_BYTES_MAX < EVENTSTREAM_MESSAGE_BYTES_MAX);
+    assert!(
+        EVENTSTREAM_MESSAGE_BYTES_MAX <= u32::MAX as usize,
+        "message lengths are 32 bits wide"
+    );
+    assert!(SIGV4_KEYS_CACHED.is_power_of_two(), "the cache is indexed by a mask");
     assert!(PROXY_V2_BYTES_MAX < RECV_LARGE_BYTES);
     assert!(SEND_PARTS_MAX <= 1024, "IOV_MAX");
     assert!(BODY_BYTES_DEFAULT <= IN_FLIGHT_BODY_BYTES_DEFAULT);
@@ -106,5 +137,9 @@ const _: () = {
     );
     assert!(TARGETS_MAX <= u8::MAX as usize, "a plan counts targets in 8 bits");
     assert!(NAME_BYTES_MAX < MODEL_BYTES_MAX);
+    assert!(
+        NOTES_MAX * (NOTE_BYTES_MAX + 12) < HEAD_BYTES_MAX / 4,
+        "a warning header must leave room in a head"
+    );
     assert!(KEYS_MAX <= 64, "tried keys are a 64-bit mask");
 };
