@@ -1,22 +1,57 @@
 //! Everything a maintainer runs that is not `cargo build` or `cargo test`.
 //!
-//! One file per subcommand; what they have in common is only the workspace they stand in.
+//! One file per subcommand; what they have in common is the workspace they stand in (`cargo.rs`) and the pair of programs
+//! that some of them start (`stack.rs`).
 
 mod bench;
+mod cargo;
+mod ci;
+mod fuzz;
+mod schema;
+mod sdk;
+mod stack;
+mod tidy;
+mod trial;
 
-use anyhow::Result;
+use std::process::ExitCode;
+
 use clap::Parser;
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "Maintenance commands of the workspace")]
 enum Command {
+    /// Run the gateway with the provider simulator behind it, and show a request answered.
+    Try(trial::Args),
+    /// Everything that must pass: format, clippy, tests, tidy, the SDKs, a short fuzz.
+    Ci(ci::Args),
+    /// Check the rules of the tree that the compiler does not.
+    Tidy,
+    /// Write the documents in config/ that follow from code.
+    Schema,
+    /// Run the vendors' own SDKs against a gateway with the simulator behind it.
+    Sdk(sdk::Args),
+    /// Fuzz the decoders.
+    Fuzz(fuzz::Args),
     /// Measurements.
     #[command(subcommand)]
     Bench(bench::Command),
 }
 
-fn main() -> Result<()> {
-    match Command::parse() {
+fn main() -> ExitCode {
+    let done = match Command::parse() {
+        Command::Try(args) => trial::run(&args),
+        Command::Ci(args) => ci::run(&args),
+        Command::Tidy => tidy::run(),
+        Command::Schema => schema::run(),
+        Command::Sdk(args) => sdk::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Bench(command) => bench::run(command),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
