@@ -99,6 +99,15 @@ fn golden_translations_are_as_expected() {
 }
 
 #[test]
+fn the_documented_table_of_losses_is_the_one_in_force() {
+    let (path, table) = (root().join("losses.md"), sluice_wire::chat::losses_markdown());
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, &table).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap_or_default(), table);
+}
+
+#[test]
 fn a_request_that_loses_nothing_on_the_way_says_the_same_when_it_comes_back() {
     let (mut trips, mut failures) = (0, Vec::new());
     for file in inputs("request") {
