@@ -62,7 +62,8 @@ fn build(folder: &Path) {
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
-        .args(["build", "--quiet", "--package", "sluice", "--bin", "sluice", "--profile", profile])
+        // For the whole workspace, so that dependencies have the features that the tests' own build gave them.
+        .args(["build", "--quiet", "--workspace", "--bin", "sluice", "--profile", profile])
         .arg("--target-dir")
         .arg(folder.parent().expect("a profile's folder lies in the target folder"))
         .current_dir(workspace())
