@@ -91,8 +91,6 @@ pub enum Event {
     Sign,
     /// A text token.
     Text(u32),
-    /// The padding after the text.
-    Pad,
     /// A piece of a call's arguments.
     Args {
         /// Index of the call.
@@ -314,7 +312,7 @@ impl<'a> Answer<'a> {
 }
 
 const WORDS_LEN: usize = WORDS.len();
-const _: () = assert!(WORDS_LEN % WORD_BYTES == 0);
+const _: () = assert!(WORDS_LEN.is_multiple_of(WORD_BYTES));
 
 fn put_word(index: u32, bytes: usize, out: &mut Vec<u8>) {
     let at = index as usize * WORD_BYTES % WORDS_LEN;

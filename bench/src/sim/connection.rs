@@ -194,23 +194,14 @@ impl Connection {
         if let Some(known) = known
             && !complete(&known, input, chunked)
         {
-            return Self::more(receiver, start, &known);
+            return more(receiver, start, known.bytes());
         }
         let mut slots: http::HeaderSlots<'_> = [const { std::mem::MaybeUninit::uninit() }; http::HEADERS_MAX];
         let mut parsed = httparse::Request::new(&mut []);
         let head_bytes = match parsed.parse_with_uninit_headers(input, &mut slots) {
             Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
             Ok(httparse::Status::Partial) if input.len() <= http::HEAD_BYTES_MAX => {
-                return Self::more(
-                    receiver,
-                    start,
-                    &Framing {
-                        head_bytes: 0,
-                        body: Body::Length(0),
-                        expects_continue: false,
-                        keep_alive: true,
-                    },
-                );
+                return more(receiver, start, 0);
             }
             _ => return refuse(out, worker, "bad_head"),
         };
@@ -225,7 +216,7 @@ impl Connection {
                 if framed.expects_continue && input.len() == head_bytes && !std::mem::replace(continued, true) {
                     out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
                 }
-                return Self::more(receiver, start, &framed);
+                return more(receiver, start, framed.bytes());
             }
             Err(name) => return refuse(out, worker, name),
         };
@@ -241,15 +232,7 @@ impl Connection {
         };
         body.clear();
         let exchange = route::answer(&request, framed.keep_alive, worker, memo, *number, body);
-        *start += end;
-        if *start == receiver.buffer.len() {
-            receiver.buffer.clear();
-            *start = 0;
-            // A buffer that held a long body is not kept.
-            if receiver.buffer.capacity() > BUFFER_KEPT_BYTES {
-                receiver.buffer = Vec::new();
-            }
-        }
+        consume(receiver, start, end);
         (*framing, *chunked, *continued) = (None, None, false);
         if exchange.is_plain() {
             deliver::plain(&exchange, worker, out, body);
@@ -261,23 +244,15 @@ impl Connection {
         Next::Deliver(Box::new(exchange))
     }
 
-    /// Moves what is left to the front of the buffer and makes room for what the framing promises.
-    fn more(receiver: &mut Receiver, start: &mut usize, framing: &Framing) -> Next {
-        if *start > 0 {
-            receiver.buffer.drain(..*start);
-            *start = 0;
-        }
-        if let Body::Length(length) = framing.body {
-            let missing = (framing.head_bytes + length).saturating_sub(receiver.buffer.len());
-            receiver.buffer.reserve_exact(missing.min(1 << 20));
-        }
-        Next::Receive
-    }
-
     async fn receive(&mut self) -> bool {
         while !self.receiver.gone {
             let before = self.receiver.buffer.len();
             self.receiver.receive().await;
+            if let Some(resumed) = self.receiver.tls.as_ref().and_then(|tls| tls.borrow_mut().finished()) {
+                let mut bill = self.worker.shared.bill.lock();
+                bill.tls_resumed += u64::from(resumed);
+                bill.tls_full += u64::from(!resumed);
+            }
             if self.sender.owes() && !self.sender.send_owed().await {
                 return false;
             }
@@ -359,6 +334,30 @@ impl Connection {
     fn shutdown(&self, how: Shutdown) {
         shutdown(self.fd, how);
     }
+}
+
+/// Drops `end` bytes from the front of what is held.
+fn consume(receiver: &mut Receiver, start: &mut usize, end: usize) {
+    *start += end;
+    if *start == receiver.buffer.len() {
+        receiver.buffer.clear();
+        *start = 0;
+        // A buffer that held a long body is not kept.
+        if receiver.buffer.capacity() > BUFFER_KEPT_BYTES {
+            receiver.buffer = Vec::new();
+        }
+    }
+}
+
+/// Moves what is left to the front of the buffer and makes room for a request of `bytes` bytes.
+fn more(receiver: &mut Receiver, start: &mut usize, bytes: usize) -> Next {
+    if *start > 0 {
+        receiver.buffer.drain(..*start);
+        *start = 0;
+    }
+    let missing = bytes.saturating_sub(receiver.buffer.len());
+    receiver.buffer.reserve_exact(missing.min(1 << 20));
+    Next::Receive
 }
 
 /// Shuts down a socket by its descriptor.

@@ -69,6 +69,7 @@ impl Endpoint {
     pub fn model(self, path: &str) -> Option<String> {
         match self {
             Self::Converse | Self::ConverseStream => route::segment_before_last(path),
+            _ if path.starts_with("/v1/") => None,
             _ => {
                 let rest = path.split_once("/deployments/")?.1;
                 rest.split('/').next().map(crate::sim::digest::percent_decode)
@@ -81,6 +82,10 @@ impl Endpoint {
 #[must_use]
 pub fn find(method: &str, path: &str) -> Option<Endpoint> {
     let path = path.strip_suffix('/').unwrap_or(path);
+    // First, because it is the one that load is made of.
+    if method == "POST" && path.ends_with("/chat/completions") {
+        return Some(Endpoint::Chat);
+    }
     if path.contains("/files") {
         return Some(Endpoint::Files);
     }
@@ -88,8 +93,7 @@ pub fn find(method: &str, path: &str) -> Option<Endpoint> {
         return Some(Endpoint::Batches);
     }
     if method == "POST" {
-        const ENDS: [(&str, Endpoint); 14] = [
-            ("/chat/completions", Endpoint::Chat),
+        const ENDS: [(&str, Endpoint); 13] = [
             ("/completions", Endpoint::Completions),
             ("/responses", Endpoint::Responses),
             ("/messages", Endpoint::Messages),

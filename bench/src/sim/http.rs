@@ -83,6 +83,17 @@ pub struct Framing {
     pub keep_alive: bool,
 }
 
+impl Framing {
+    /// Bytes of head and body together, as far as the head says.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self.body {
+            Body::Length(length) => self.head_bytes + length,
+            Body::Chunked => self.head_bytes,
+        }
+    }
+}
+
 /// Reads the framing from a parsed head; the error names what RFC 9112 forbids.
 ///
 /// # Errors

@@ -44,8 +44,8 @@ pub struct Reply {
     pub input: u64,
     /// Output tokens of the whole answer.
     pub output: u64,
-    /// The events, if it is a stream.
-    pub stream: Option<Stream>,
+    /// The events, if it is a stream; boxed, because every unary answer moves this struct too.
+    pub stream: Option<Box<Stream>>,
     /// Value of `x-amzn-errortype`, empty for none.
     pub error_type: &'static str,
 }
@@ -431,7 +431,7 @@ pub fn chat(call: &Call<'_>, dialect: Dialect, stream: bool, body: &mut Vec<u8>)
         };
         return Reply {
             content_type: Cow::Borrowed(dialect.stream_type()),
-            stream: Some(stream),
+            stream: Some(Box::new(stream)),
             ..base
         };
     }

@@ -176,7 +176,9 @@ impl Used {
         let in_count = nth >= when.after && when.times.is_none_or(|times| nth - when.after < times);
         let in_time =
             when.until_ms.is_none_or(|until| since_ms < until) && when.from_ms.is_none_or(|from| since_ms >= from);
-        let in_phase = when.flap_ms.is_none_or(|period| since_ms / period.max(1) % 2 == 0);
+        let in_phase = when
+            .flap_ms
+            .is_none_or(|period| (since_ms / period.max(1)).is_multiple_of(2));
         let by_chance = when
             .probability
             .is_none_or(|p| fastrand::Rng::with_seed(seed.wrapping_add(nth)).f64() < p);

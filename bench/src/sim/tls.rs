@@ -17,6 +17,7 @@ pub struct Tls {
     /// The buffer that ciphertext is read into.
     pub raw: Vec<u8>,
     records: Vec<u8>,
+    counted: bool,
 }
 
 /// Where the server's identity lies.
@@ -77,6 +78,7 @@ impl Tls {
             session,
             raw: Vec::with_capacity(17 << 10),
             records: Vec::new(),
+            counted: false,
         })
     }
 
@@ -133,9 +135,12 @@ impl Tls {
         self.session.send_close_notify();
     }
 
-    /// Whether the handshake, if complete, was a resumption.
-    #[must_use]
-    pub fn resumed(&self) -> Option<bool> {
+    /// Once, when the handshake is complete: whether it was a resumption.
+    pub fn finished(&mut self) -> Option<bool> {
+        if self.counted || self.session.is_handshaking() {
+            return None;
+        }
+        self.counted = true;
         self.session.handshake_kind().map(|kind| kind == HandshakeKind::Resumed)
     }
 }

@@ -126,7 +126,8 @@ async fn serve(
     let head = &scratch.asked.head;
     // Until the body has been read, the connection cannot carry another request.
     let has_body = !matches!(head.framing, Framing::Empty | Framing::Length(0));
-    let keep_alive = std::mem::replace(&mut request.keep_alive, request.keep_alive && !has_body);
+    let keep_alive = request.keep_alive;
+    request.keep_alive &= !has_body;
     let endpoint = surface::classify(head.method, head.path.of(&scratch.asked.head_bytes))?;
     if let Some(encoding) = head.field(FieldId::ContentEncoding)
         && !encoding

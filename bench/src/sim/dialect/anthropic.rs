@@ -93,11 +93,6 @@ pub fn event(answer: &Answer<'_>, event: Event, out: &mut Vec<u8>) {
             answer.put_token(index, out);
             put!(out, "\"}");
         }),
-        Event::Pad => delta(block_index(answer, Block::Text), out, |out| {
-            put!(out, "{\"type\":\"text_delta\",\"text\":\"");
-            answer.put_pad(out);
-            put!(out, "\"}");
-        }),
         Event::Args { call, piece } => delta(block_index(answer, Block::Tool(call)), out, |out| {
             put!(
                 out,
@@ -114,24 +109,7 @@ pub fn event(answer: &Answer<'_>, event: Event, out: &mut Vec<u8>) {
                 "}\n\n"
             );
         }
-        Event::Finish => {
-            put!(
-                out,
-                "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"",
-                stop_reason(answer)
-            );
-            put!(
-                out,
-                "\",\"stop_sequence\":null},\"usage\":{\"input_tokens\":",
-                answer.input - answer.cached
-            );
-            put!(
-                out,
-                ",\"cache_creation_input_tokens\":0,\"cache_read_input_tokens\":",
-                answer.cached
-            );
-            put!(out, ",\"output_tokens\":", answer.output(), "}}\n\n");
-        }
+        Event::Finish => message_delta(answer, out),
         Event::Usage => {}
         Event::Done => put!(out, "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"),
         Event::Error => {
@@ -166,6 +144,25 @@ pub fn error(status: u16, code: Option<&str>, message: &str, out: &mut Vec<u8>) 
         Json(message)
     );
     put!(out, "\"},\"request_id\":\"req_011CSimulated\"}");
+}
+
+fn message_delta(answer: &Answer<'_>, out: &mut Vec<u8>) {
+    put!(
+        out,
+        "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"",
+        stop_reason(answer)
+    );
+    put!(
+        out,
+        "\",\"stop_sequence\":null},\"usage\":{\"input_tokens\":",
+        answer.input - answer.cached
+    );
+    put!(
+        out,
+        ",\"cache_creation_input_tokens\":0,\"cache_read_input_tokens\":",
+        answer.cached
+    );
+    put!(out, ",\"output_tokens\":", answer.output(), "}}\n\n");
 }
 
 fn open(answer: &Answer<'_>, block: Block, out: &mut Vec<u8>) {

@@ -92,11 +92,6 @@ pub fn event(answer: &Answer<'_>, event: Event, out: &mut Vec<u8>) {
             answer.put_token(index, out);
             put!(out, "\"}");
         }),
-        Event::Pad => delta(answer, Block::Text, pad, out, |out| {
-            put!(out, "{\"text\":\"");
-            answer.put_pad(out);
-            put!(out, "\"}");
-        }),
         Event::Args { call, piece } => delta(answer, Block::Tool(call), pad, out, |out| {
             put!(
                 out,
@@ -115,40 +110,7 @@ pub fn event(answer: &Answer<'_>, event: Event, out: &mut Vec<u8>) {
                 "\"}"
             );
         }),
-        Event::Finish => frame(out, "event", "messageStop", |out| {
-            put!(
-                out,
-                "{\"p\":\"",
-                pad,
-                "\",\"stopReason\":\"",
-                stop_reason(answer),
-                "\"}"
-            );
-        }),
-        Event::Usage => frame(out, "event", "metadata", |out| {
-            put!(
-                out,
-                "{\"metrics\":{\"latencyMs\":",
-                latency(answer),
-                "},\"p\":\"",
-                pad,
-                "\",\"usage\":"
-            );
-            usage(answer, out);
-            put!(out, "}");
-        }),
-        Event::Error => {
-            let script = answer.behaviour.as_deref();
-            let name = script
-                .and_then(|b| b.error_code.as_deref())
-                .unwrap_or("throttlingException");
-            let message = script
-                .and_then(|b| b.message.as_deref())
-                .unwrap_or("Too many tokens, please wait before trying again.");
-            frame(out, "exception", name, |out| {
-                put!(out, "{\"message\":\"", Json(message), "\"}")
-            });
-        }
+        Event::Finish | Event::Usage | Event::Error => closing(answer, event, pad, out),
         Event::Open(_) | Event::Ping | Event::Done => {}
     }
 }
@@ -216,6 +178,47 @@ pub fn frame(out: &mut Vec<u8>, kind: &str, name: &str, payload: impl FnOnce(&mu
     out[start + 8..start + 12].copy_from_slice(&prelude.to_be_bytes());
     let message = crc32(&out[start..]);
     out.extend_from_slice(&message.to_be_bytes());
+}
+
+/// The frames that may end a stream.
+fn closing(answer: &Answer<'_>, event: Event, pad: &str, out: &mut Vec<u8>) {
+    match event {
+        Event::Finish => frame(out, "event", "messageStop", |out| {
+            put!(
+                out,
+                "{\"p\":\"",
+                pad,
+                "\",\"stopReason\":\"",
+                stop_reason(answer),
+                "\"}"
+            );
+        }),
+        Event::Usage => frame(out, "event", "metadata", |out| {
+            put!(
+                out,
+                "{\"metrics\":{\"latencyMs\":",
+                latency(answer),
+                "},\"p\":\"",
+                pad,
+                "\",\"usage\":"
+            );
+            usage(answer, out);
+            put!(out, "}");
+        }),
+        Event::Error => {
+            let script = answer.behaviour.as_deref();
+            let name = script
+                .and_then(|b| b.error_code.as_deref())
+                .unwrap_or("throttlingException");
+            let message = script
+                .and_then(|b| b.message.as_deref())
+                .unwrap_or("Too many tokens, please wait before trying again.");
+            frame(out, "exception", name, |out| {
+                put!(out, "{\"message\":\"", Json(message), "\"}")
+            });
+        }
+        _ => {}
+    }
 }
 
 fn header(out: &mut Vec<u8>, name: &str, value: &str) {

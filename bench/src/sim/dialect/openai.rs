@@ -93,11 +93,6 @@ pub fn event(answer: &Answer<'_>, event: Event, out: &mut Vec<u8>) {
             answer.put_token(index, out);
             put!(out, "\"}");
         }),
-        Event::Pad => each(answer, out, |_, out| {
-            put!(out, "{\"content\":\"");
-            answer.put_pad(out);
-            put!(out, "\"}");
-        }),
         Event::Open(Block::Tool(call)) => each(answer, out, |_, out| {
             put!(
                 out,
@@ -123,20 +118,7 @@ pub fn event(answer: &Answer<'_>, event: Event, out: &mut Vec<u8>) {
                 "\"}}]}"
             );
         }),
-        Event::Finish => {
-            for choice in 0..answer.n {
-                chunk_head(answer, "chat.completion.chunk", out);
-                put!(
-                    out,
-                    "[{\"index\":",
-                    choice,
-                    ",\"delta\":{},\"logprobs\":null,\"finish_reason\":\"",
-                    finish(answer),
-                    "\"}]"
-                );
-                chunk_tail(answer, out);
-            }
-        }
+        Event::Finish => finish_chunks(answer, out),
         Event::Usage if answer.usage_chunk => {
             chunk_head(answer, "chat.completion.chunk", out);
             put!(out, "[],\"usage\":");
@@ -304,6 +286,21 @@ fn each(answer: &Answer<'_>, out: &mut Vec<u8>, delta: impl Fn(u32, &mut Vec<u8>
         put!(out, "[{\"index\":", choice, ",\"delta\":");
         delta(choice, out);
         put!(out, ",\"logprobs\":null,\"finish_reason\":null}]");
+        chunk_tail(answer, out);
+    }
+}
+
+fn finish_chunks(answer: &Answer<'_>, out: &mut Vec<u8>) {
+    for choice in 0..answer.n {
+        chunk_head(answer, "chat.completion.chunk", out);
+        put!(
+            out,
+            "[{\"index\":",
+            choice,
+            ",\"delta\":{},\"logprobs\":null,\"finish_reason\":\"",
+            finish(answer),
+            "\"}]"
+        );
         chunk_tail(answer, out);
     }
 }
