@@ -54,6 +54,11 @@ const FORMS: &[(&str, &str, &str)] = &[
         "what is no JSON object is wrapped into one",
     ),
     ("tools", "/messages/2/content/1/toolResult", "JSON becomes its text"),
+    (
+        "bedrock-tool-results",
+        "/messages/2/content/0/toolResult",
+        "JSON becomes its text",
+    ),
     ("tools", "/parallel_tool_calls", "true is what everyone does unasked"),
 ];
 const CUT: &str = "(cut)\n";

@@ -39,7 +39,11 @@ fuzz_target!(|body: &[u8]| {
                 continue;
             }
             let written = out.collect(body);
-            assert!(serde_json::from_slice::<Value>(&written).is_ok(), "{}", String::from_utf8_lossy(&written));
+            assert!(
+                serde_json::from_slice::<Value>(&written).is_ok(),
+                "{}",
+                String::from_utf8_lossy(&written)
+            );
             if dialect == Dialect::Bedrock {
                 again(&written, &target);
             }
@@ -51,14 +55,19 @@ fuzz_target!(|body: &[u8]| {
             out.begin(body);
             provider::write_response(dialect, &response, &REPLY, &mut out);
             let written = out.collect(body);
-            assert!(serde_json::from_slice::<Value>(&written).is_ok(), "{}", String::from_utf8_lossy(&written));
+            assert!(
+                serde_json::from_slice::<Value>(&written).is_ok(),
+                "{}",
+                String::from_utf8_lossy(&written)
+            );
         }
     }
 });
 
 /// A second pass changes nothing: all that had to be adapted was adapted in the first.
 fn again(body: &[u8], target: &Target<'_>) {
-    let request = provider::parse_request(Dialect::Bedrock, body, &Ingress::default()).expect("what was written is read");
+    let request =
+        provider::parse_request(Dialect::Bedrock, body, &Ingress::default()).expect("what was written is read");
     let (mut out, mut notes) = (Out::default(), Notes::default());
     out.begin(&[]);
     provider::write_request(Dialect::Bedrock, &request, target, &mut out, &mut notes).expect("nothing new to refuse");

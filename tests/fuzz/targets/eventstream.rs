@@ -72,11 +72,17 @@ fn decode_one(bytes: &[u8]) -> Vec<u8> {
 fn decode_headers(bytes: &[u8]) {
     let crc = |bytes: &[u8]| {
         bytes.iter().fold(!0_u32, |crc, &byte| {
-            (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
+            (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+                crc >> 1 ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
+            })
         }) ^ !0
     };
     let bytes = &bytes[..bytes.len().min(4096)];
-    let mut message = [(bytes.len() as u32 + 16).to_be_bytes(), (bytes.len() as u32).to_be_bytes()].concat();
+    let mut message = [
+        (bytes.len() as u32 + 16).to_be_bytes(),
+        (bytes.len() as u32).to_be_bytes(),
+    ]
+    .concat();
     message.extend_from_slice(&crc(&message).to_be_bytes());
     message.extend_from_slice(bytes);
     message.extend_from_slice(&crc(&message).to_be_bytes());

@@ -33,7 +33,9 @@ fuzz_target!(|input: &[u8]| {
     let mut signer = Signer::new();
     // A seed may be signed with the published pair; a secret that nobody knows must never verify.
     let _ = signer.verify(&request, &hash, "bedrock", NOW_S, |_| Some(SECRET));
-    let unknown = signer.verify(&request, &hash, "bedrock", NOW_S, |_| Some("a secret that signed nothing"));
+    let unknown = signer.verify(&request, &hash, "bedrock", NOW_S, |_| {
+        Some("a secret that signed nothing")
+    });
     assert!(unknown.is_err());
     if let Ok(authorization) = Authorization::parse(&headers) {
         assert!(!authorization.access_key_id.is_empty() && !format!("{authorization:?}").contains(SECRET));
@@ -43,7 +45,13 @@ fuzz_target!(|input: &[u8]| {
 
 fn sign_and_verify(signer: &mut Signer, request: &Request<'_>, body: &str) {
     let mut headers: Vec<(&str, &[u8])> = request.headers.to_vec();
-    let ours = ["authorization", "x-amz-date", "x-amz-security-token", "x-amz-content-sha256", "host"];
+    let ours = [
+        "authorization",
+        "x-amz-date",
+        "x-amz-security-token",
+        "x-amz-content-sha256",
+        "host",
+    ];
     // A name that no request can carry cannot stand in a list of names either.
     let sound = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     headers.retain(|(name, _)| sound(name) && !ours.iter().any(|own| name.eq_ignore_ascii_case(own)));
@@ -59,7 +67,15 @@ fn sign_and_verify(signer: &mut Signer, request: &Request<'_>, body: &str) {
         ..*request
     };
     let mut lines = Vec::new();
-    signer.sign(&credentials, "eu-central-1", "bedrock", &signed, &hash, NOW_S, &mut lines);
+    signer.sign(
+        &credentials,
+        "eu-central-1",
+        "bedrock",
+        &signed,
+        &hash,
+        NOW_S,
+        &mut lines,
+    );
     let lines = String::from_utf8(lines).expect("names, digits and what the credentials hold");
     let added = lines.trim_end().split("\r\n").filter_map(|line| line.split_once(": "));
     let mut sent = headers.clone();
@@ -71,5 +87,9 @@ fn sign_and_verify(signer: &mut Signer, request: &Request<'_>, body: &str) {
     let verified = signer.verify(&sent, &hash, "bedrock", NOW_S, |_| Some(SECRET));
     assert!(verified.is_ok(), "{verified:?}");
     let other = payload_hash([body.as_bytes(), b"x"]);
-    assert!(signer.verify(&sent, &other, "bedrock", NOW_S, |_| Some(SECRET)).is_err());
+    assert!(
+        signer
+            .verify(&sent, &other, "bedrock", NOW_S, |_| Some(SECRET))
+            .is_err()
+    );
 }

@@ -288,6 +288,9 @@ impl<'w> Conversation<'w> {
             Param::DocumentUrl,
         )?;
         let name = self.document_name(document.name.as_ref());
+        if document.name.as_ref().is_some_and(|wanted| !wanted.is(&name)) {
+            self.notes.lose(Param::DocumentName, DIALECT)?;
+        }
         self.out.key("name").string(&name);
         self.names.push(name);
         if let Some(context) = &document.context {
