@@ -6,21 +6,18 @@
 //! failure (`exchange.rs`).
 
 pub mod failure;
+mod request;
 
 use sluice_policy::route::PlannedTarget;
 use sluice_policy::snapshot::Key;
-use sluice_wire::error::{Code, write_string};
+use sluice_wire::error::Code;
 use sluice_wire::http::body::BodyDecoder;
-use sluice_wire::http::{Field, FieldId, Method};
 use sluice_wire::limits::{HEAD_BYTES_MAX, INTERIM_RESPONSES_MAX};
-use sluice_wire::surface::{self, ModelField};
 
 pub use self::failure::{Failure, Next, Rejection};
 use crate::buffer::{Block, Chunk, Size};
 use crate::connection::{ClientGone, Downstream};
 use crate::exchange::{Context, Request};
-use crate::parts::{COALESCE_BYTES_MAX, Parts};
-use crate::reply;
 use crate::scratch::Work;
 use crate::upstream::{self, Upstream};
 
@@ -61,10 +58,15 @@ pub async fn run(
     key: &Key,
 ) -> Result<Result<Answer, Failure>, ClientGone> {
     let core = context.core;
-    core.meter.attempts.add(1);
-    request.record.attempts = request.record.attempts.saturating_add(1);
     let mut fresh = false;
     loop {
+        if let Err(refusal) = request::write(context, work, target, key) {
+            return Ok(Err(Failure::untranslatable(refusal, target.provider)));
+        }
+        if !fresh {
+            core.meter.attempts.add(1);
+            request.record.attempts = request.record.attempts.saturating_add(1);
+        }
         let now_ms = core.clock.tick_ms();
         let connect_by = context.total_at_ms.min(now_ms + u64::from(target.timeouts.connect_ms));
         let obtained = upstream::obtain(core, context.plane, key.origin, fresh, connect_by);
@@ -73,7 +75,6 @@ pub async fn run(
             Err(code) => return Ok(Err(Failure::new(code, target.provider))),
         };
         let reused = upstream.reused;
-        write_request(context, &mut work.parts, target, key);
         match ask(context, down, work, request, target, &mut upstream).await? {
             Ok((head_bytes, rest, sent_at_ms)) => {
                 return accept(work, upstream, head_bytes, rest, sent_at_ms, context, down, target).await;
@@ -231,131 +232,4 @@ async fn accept(
     };
     let failure = failure::reject(context, down, work, answer, target.provider, next, code).await?;
     Ok(Err(failure))
-}
-
-/// Writes the request as the provider is to see it.
-fn write_request(context: &Context<'_>, parts: &mut Parts, target: &PlannedTarget<'_>, key: &Key) {
-    let asked = context.asked;
-    let text = parts.text();
-    text.extend_from_slice(asked.head.method_span.of(&asked.head_bytes));
-    text.push(b' ');
-    text.extend_from_slice(key.path_prefix.as_bytes());
-    let path = asked.head.path.of(&asked.head_bytes);
-    text.extend_from_slice(surface::below_version(path).unwrap_or(path));
-    if !asked.head.query.is_empty() {
-        text.push(b'?');
-        text.extend_from_slice(asked.head.query.of(&asked.head_bytes));
-    }
-    text.extend_from_slice(b" HTTP/1.1\r\n");
-    text.extend_from_slice(key.head.expose());
-    // The gateway reads what the provider answers (ends of streams, usage), so the answer must not be compressed.
-    text.extend_from_slice(b"accept-encoding: identity\r\n");
-    let own = &target.provider.header_names;
-    asked.head.copy_fields(&asked.head_bytes, text, |field| {
-        is_forwarded(field) && (own.is_empty() || !is_named(own, field.name.of(&asked.head_bytes)))
-    });
-    let splice = splice_of(context, target.model);
-    let replaced = splice.as_ref().map_or(0, |splice| splice.end - splice.start);
-    let replacement_bytes = splice.as_ref().map_or(0, |splice| splice.written_bytes(text));
-    let body_bytes = context.body_bytes - replaced + replacement_bytes;
-    if body_bytes > 0 || asked.head.method == Method::Post {
-        reply::number_field(text, b"content-length: ", body_bytes);
-    }
-    text.extend_from_slice(b"\r\n");
-    write_body(parts, &asked.body, context.body_bytes, splice.as_ref());
-}
-
-/// The one change to a body: the model's name.
-struct Splice<'a> {
-    start: u64,
-    end: u64,
-    model: &'a str,
-    json: bool,
-}
-
-impl Splice<'_> {
-    fn write(&self, text: &mut Vec<u8>) {
-        if self.json {
-            write_string(self.model, text);
-        } else {
-            text.extend_from_slice(self.model.as_bytes());
-        }
-    }
-
-    /// How many bytes [`Splice::write`] appends; `text` is left as it was.
-    fn written_bytes(&self, text: &mut Vec<u8>) -> u64 {
-        let mark = text.len();
-        self.write(text);
-        let bytes = text.len() - mark;
-        text.truncate(mark);
-        bytes as u64
-    }
-}
-
-/// Where the body must change for `model` to be asked for; `None` if it says so already.
-fn splice_of<'a>(context: &Context<'_>, model: &'a str) -> Option<Splice<'a>> {
-    if context.endpoint.model_field() == ModelField::Absent {
-        return None;
-    }
-    let (located, json) = match &context.asked.form {
-        Some(form) => (form.model()?, false),
-        None => (context.asked.keys.model()?, true),
-    };
-    let differs = located.as_str() != model;
-    differs.then_some(Splice {
-        start: located.start,
-        end: located.end,
-        model,
-        json,
-    })
-}
-
-/// Appends the body, spliced: a small one by copying it behind the head, a large one without any copy.
-fn write_body(parts: &mut Parts, body: &[Chunk], body_bytes: u64, splice: Option<&Splice<'_>>) {
-    let push = |parts: &mut Parts, piece: Chunk| {
-        if body_bytes <= COALESCE_BYTES_MAX as u64 {
-            parts.chunk(piece)
-        } else {
-            parts.chunk_uncopied(piece)
-        }
-    };
-    let Some(splice) = splice else {
-        return body.iter().for_each(|piece| push(parts, piece.clone()));
-    };
-    let mut offset = 0;
-    for piece in body {
-        let (from, to) = (offset, offset + piece.len() as u64);
-        offset = to;
-        let within = |at: u64| (at.clamp(from, to) - from) as usize;
-        let (cut, resume) = (within(splice.start), within(splice.end));
-        push(parts, piece.slice(0, cut));
-        if (from..to).contains(&splice.start) {
-            splice.write(parts.text());
-        }
-        push(parts, piece.slice(resume, piece.len()));
-    }
-}
-
-fn is_forwarded(field: &Field) -> bool {
-    !field.hop
-        && !matches!(
-            field.id,
-            FieldId::Host
-                | FieldId::ContentLength
-                | FieldId::Expect
-                | FieldId::AcceptEncoding
-                | FieldId::Authorization
-                | FieldId::XApiKey
-                | FieldId::ApiKey
-                | FieldId::XGoogApiKey
-                | FieldId::Cookie
-                | FieldId::XForwardedFor
-                | FieldId::Forwarded
-                | FieldId::Via
-                | FieldId::Sluice
-        )
-}
-
-fn is_named(names: &[Box<str>], name: &[u8]) -> bool {
-    names.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name))
 }

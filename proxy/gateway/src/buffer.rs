@@ -69,8 +69,31 @@ impl Buffers {
             Size::Small => (&self.0.small, RECV_SMALL_BYTES),
             Size::Large => (&self.0.large, RECV_LARGE_BYTES),
         };
+        let memory = free.borrow_mut().pop();
+        self.block(memory, bytes)
+    }
+
+    /// Everything in `chunks` in one piece of memory: a copy, unless it is one chunk already.
+    pub fn gather(&self, chunks: &[Chunk]) -> Chunk {
+        if let [only] = chunks {
+            return only.clone();
+        }
+        let bytes = chunks.iter().map(|chunk| chunk.len()).sum();
+        let mut block = match bytes {
+            0 => return Chunk::empty(),
+            1..=RECV_SMALL_BYTES => self.lease(Size::Small),
+            bytes if bytes <= RECV_LARGE_BYTES => self.lease(Size::Large),
+            bytes => self.block(None, bytes),
+        };
+        for chunk in chunks {
+            block.append(chunk).expect("the block was made for all chunks");
+        }
+        block.into_chunk()
+    }
+
+    fn block(&self, memory: Option<Rc<Memory>>, bytes: usize) -> Block {
         self.0.leased_bytes.set(self.0.leased_bytes.get() + bytes);
-        let memory = free.borrow_mut().pop().unwrap_or_else(|| {
+        let memory = memory.unwrap_or_else(|| {
             // SAFETY: all-zero bytes are valid `Cell<u8>`s.
             let bytes = unsafe { Box::<[Cell<u8>]>::new_zeroed_slice(bytes).assume_init() };
             Rc::new(Memory {
@@ -94,7 +117,8 @@ impl Buffers {
         self.0.leased_bytes.set(self.0.leased_bytes.get() - bytes);
         let (free, most) = match bytes {
             RECV_SMALL_BYTES => (&self.0.small, RECV_SMALL_FREE_MAX),
-            _ => (&self.0.large, RECV_LARGE_FREE_MAX),
+            RECV_LARGE_BYTES => (&self.0.large, RECV_LARGE_FREE_MAX),
+            _ => return,
         };
         let mut free = free.borrow_mut();
         if free.len() < most {
@@ -319,6 +343,15 @@ mod tests {
         drop(tail);
         assert_eq!(buffers.leased_bytes(), 0);
         assert_eq!(filled(&buffers, b"again").as_ptr(), address);
+    }
+
+    #[test]
+    fn gathering_copies_only_what_is_in_pieces() {
+        let buffers = Buffers::new();
+        let (first, second) = (filled(&buffers, b"hello "), filled(&buffers, b"world"));
+        assert_eq!(&*buffers.gather(&[first.clone(), second]), b"hello world");
+        assert_eq!(buffers.gather(std::slice::from_ref(&first)).as_ptr(), first.as_ptr());
+        assert!(buffers.gather(&[]).is_empty());
     }
 
     #[test]

@@ -181,7 +181,7 @@ impl Downstream {
     async fn read_head(&mut self, core: &Rc<Core>, scratch: &mut Scratch) -> Result<(), NoHead> {
         self.stream
             .deadline()
-            .set(core.clock.tick_ms() + u64::from(core.plane().snapshot.downstream().head_ms));
+            .set_receiving(core.clock.tick_ms() + u64::from(core.plane().snapshot.downstream().head_ms));
         let mut gathered: Option<Block> = None;
         loop {
             let bytes: &[u8] = gathered.as_ref().map_or(&self.carry, |block| block.bytes());

@@ -30,6 +30,7 @@ struct Slot {
     at_ms: Cell<u64>,
     expired: Cell<bool>,
     idle: Cell<bool>,
+    receiving: Cell<bool>,
 }
 
 /// The deadline of one socket; gone when dropped.
@@ -48,6 +49,7 @@ impl Deadlines {
                 at_ms: Cell::new(NEVER),
                 expired: Cell::new(false),
                 idle: Cell::new(false),
+                receiving: Cell::new(false),
             });
             (slots.len() - 1) as u32
         });
@@ -56,6 +58,7 @@ impl Deadlines {
         slot.at_ms.set(NEVER);
         slot.expired.set(false);
         slot.idle.set(false);
+        slot.receiving.set(false);
         Deadline {
             home: self.clone(),
             index,
@@ -69,14 +72,19 @@ impl Deadlines {
         }
     }
 
-    /// Shuts down every socket whose deadline is at or before `now_ms`; returns how many.
+    /// Shuts down every socket whose deadline is at or before `now_ms` (one that only receives: in that direction); returns
+    /// how many.
     pub fn sweep(&self, now_ms: u64) -> usize {
         let mut expired = 0;
         for slot in self.0.slots.borrow().iter() {
             if slot.at_ms.get() <= now_ms {
                 slot.at_ms.set(NEVER);
                 slot.expired.set(true);
-                shutdown(slot.fd.get());
+                if slot.receiving.get() {
+                    shutdown_read(slot.fd.get());
+                } else {
+                    shutdown(slot.fd.get());
+                }
                 expired += 1;
             }
         }
@@ -90,6 +98,16 @@ impl Deadline {
         self.with(|slot| {
             slot.at_ms.set(at_ms);
             slot.idle.set(false);
+            slot.receiving.set(false);
+        });
+    }
+
+    /// The same while a request is being received: only that direction is shut down, so that the client can still be told.
+    pub fn set_receiving(&self, at_ms: u64) {
+        self.with(|slot| {
+            slot.at_ms.set(at_ms);
+            slot.idle.set(false);
+            slot.receiving.set(true);
         });
     }
 
@@ -98,6 +116,7 @@ impl Deadline {
         self.with(|slot| {
             slot.at_ms.set(at_ms);
             slot.idle.set(true);
+            slot.receiving.set(false);
         });
     }
 
@@ -146,7 +165,7 @@ pub fn shutdown_read(fd: RawFd) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsRawFd;
 
@@ -163,6 +182,24 @@ mod tests {
         assert!(deadline.expired());
         assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
         assert_eq!(deadlines.sweep(1000), 0, "a deadline passes once");
+    }
+
+    #[test]
+    fn a_deadline_of_a_request_leaves_the_way_open_for_its_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        let deadlines = Deadlines::default();
+        let deadline = deadlines.register(server.as_raw_fd());
+        deadline.set_receiving(100);
+        assert_eq!(deadlines.sweep(100), 1);
+        assert_eq!(server.read(&mut [0; 8]).unwrap(), 0);
+        server.write_all(b"late").unwrap();
+        deadline.set(200);
+        assert_eq!(deadlines.sweep(200), 1);
+        let mut heard = String::new();
+        client.read_to_string(&mut heard).unwrap();
+        assert_eq!(heard, "late");
     }
 
     #[test]

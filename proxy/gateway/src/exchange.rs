@@ -12,6 +12,7 @@ use sluice_policy::snapshot::{Resolved, Snapshot};
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
 use sluice_wire::http::{FieldId, Framing, Method, Version};
+use sluice_wire::provider::bedrock;
 use sluice_wire::surface::{self, Endpoint, ModelField};
 
 use crate::attempt::{self, Failure, Next};
@@ -32,6 +33,7 @@ pub struct Request {
     pub keep_alive: bool,
     /// When it began, in microseconds of the core's clock.
     pub begun_us: u64,
+    dialect: Dialect,
     version: Version,
     head_only: bool,
 }
@@ -41,6 +43,7 @@ impl Request {
     pub fn view(&self) -> reply::Client {
         reply::Client {
             id: self.record.id,
+            dialect: self.dialect,
             version: self.version,
             head_only: self.head_only,
             keep_alive: self.keep_alive,
@@ -63,6 +66,12 @@ pub struct Context<'a> {
     pub asked: &'a Asked,
     /// What it is for.
     pub endpoint: Endpoint,
+    /// The dialect that the client speaks.
+    pub dialect: Dialect,
+    /// Whether it asks for a stream.
+    pub stream: bool,
+    /// The model, where the path names it.
+    pub path_model: Option<&'a str>,
     /// Length of its body, in bytes.
     pub body_bytes: u64,
     /// When it must have ended, in milliseconds of the core's clock.
@@ -128,7 +137,9 @@ async fn serve(
     let has_body = !matches!(head.framing, Framing::Empty | Framing::Length(0));
     let keep_alive = request.keep_alive;
     request.keep_alive &= !has_body;
-    let endpoint = surface::classify(head.method, head.path.of(&scratch.asked.head_bytes))?;
+    let path = head.path.of(&scratch.asked.head_bytes);
+    request.dialect = surface::dialect_of(path);
+    let endpoint = surface::classify(head.method, path)?;
     if let Some(encoding) = head.field(FieldId::ContentEncoding)
         && !encoding
             .value
@@ -157,10 +168,16 @@ async fn serve(
     }
     let Scratch { asked, work } = scratch;
     let asked = &*asked;
-    let model = model_of(asked, scan, endpoint)?;
+    let converse = surface::converse_path(asked.head.path.of(&asked.head_bytes)).and_then(bedrock::parse_path);
+    let path_model = converse.as_ref().map(|(model, _)| &**model);
+    let model = match path_model {
+        Some(model) => Some(model),
+        None => model_of(asked, scan, endpoint)?,
+    };
     request.record.model = Label::new(model.unwrap_or_default());
+    let dialect = endpoint.dialect();
     let resolved = match model {
-        Some(model) => snapshot.resolve(model)?,
+        Some(model) => snapshot.resolve_for(model, dialect)?,
         None => default_target(snapshot)?,
     };
     let plan = route::plan(snapshot, &resolved)?;
@@ -170,6 +187,11 @@ async fn serve(
         plane: &plane,
         asked,
         endpoint,
+        dialect,
+        stream: converse
+            .as_ref()
+            .map_or_else(|| scan == Scan::Json && asked.keys.stream(), |(_, stream)| *stream),
+        path_model,
         body_bytes: body.bytes,
         total_at_ms: core.clock.tick_ms() + u64::from(total_ms),
     };
@@ -191,7 +213,7 @@ async fn forward(
         let Some(target) = plan.target(snapshot, resolved, index) else {
             break;
         };
-        if target.provider.dialect != Dialect::OpenAi {
+        if target.provider.dialect != context.dialect && !context.endpoint.is_translatable() {
             continue;
         }
         request.record.provider = Label::new(&target.provider.name);
@@ -225,7 +247,7 @@ async fn forward(
         Some(failure) => failure.into_end(),
         None => ApiError::new(
             Code::UnsupportedRoute,
-            "no target of this model's route speaks the OpenAI dialect that this path needs",
+            "no target of this model's route speaks the dialect that this path needs",
         )
         .with_param("model")
         .into(),
@@ -316,6 +338,7 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         record,
         keep_alive: head.keep_alive,
         begun_us,
+        dialect: Dialect::OpenAi,
         version: head.version,
         head_only: head.method == Method::Head,
     }
@@ -323,7 +346,7 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
 
 /// How the body of a request to `endpoint` says its model.
 fn scan_for(endpoint: Endpoint, asked: &Asked) -> Scan {
-    if endpoint.model_field() == ModelField::Absent || asked.head.method != Method::Post {
+    if matches!(endpoint.model_field(), ModelField::Absent | ModelField::Path) || asked.head.method != Method::Post {
         return Scan::None;
     }
     let content_type = asked

@@ -85,7 +85,7 @@ pub async fn read(
             }
             down.stream
                 .deadline()
-                .set(deadline_ms(limits, begun_ms, core.clock.tick_ms(), raw_bytes));
+                .set_receiving(deadline_ms(limits, begun_ms, core.clock.tick_ms(), raw_bytes));
             down.carry = next_piece(down).await?;
         }
         raw_bytes += down.carry.len() as u64;

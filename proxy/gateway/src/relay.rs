@@ -6,9 +6,10 @@
 
 mod events;
 mod head;
+mod translated;
 
 use sluice_policy::route::PlannedTarget;
-use sluice_wire::error::Code;
+use sluice_wire::error::{ApiError, Code};
 use sluice_wire::http::body::{LAST_CHUNK, Step, write_chunk_head};
 use sluice_wire::http::{FieldId, Framing};
 
@@ -59,7 +60,14 @@ pub async fn deliver(
     answer: Answer,
 ) -> Result<(), Undelivered> {
     request.record.status = work.response.status;
-    match mode(work, &answer) {
+    let mode = mode(work, &answer);
+    if target.provider.dialect != context.dialect {
+        return match mode {
+            Mode::Events => translated::stream(context, down, work, request, target, answer).await,
+            Mode::Collect | Mode::Pass => translated::unary(context, down, work, request, target, answer).await,
+        };
+    }
+    match mode {
         Mode::Collect => collect(context, down, work, request, target, answer).await,
         Mode::Events => {
             request.record.stream = true;
@@ -87,7 +95,9 @@ fn mode(work: &Work, answer: &Answer) -> Mode {
     };
     match work.response.framing {
         Framing::Empty => Mode::Collect,
-        _ if is(b"text/event-stream") && work.response.status == 200 => Mode::Events,
+        _ if work.response.status == 200 && (is(b"text/event-stream") || is(b"application/vnd.amazon.eventstream")) => {
+            Mode::Events
+        }
         Framing::Length(bytes) if bytes <= COLLECTED_BYTES_MAX as u64 => Mode::Collect,
         Framing::Length(_) => Mode::Pass,
         _ if is(b"application/json") => Mode::Collect,
@@ -296,4 +306,12 @@ fn settle(context: &Context<'_>, answer: Answer) {
             .upstream
             .release(context.core, context.plane.snapshot.upstream().idle_connections);
     }
+}
+
+/// What a client is told inside a stream that was cut.
+fn interrupted() -> ApiError {
+    ApiError::new(
+        Code::UpstreamStreamInterrupted,
+        "the provider's stream ended before it was complete; what was received is not the whole answer",
+    )
 }

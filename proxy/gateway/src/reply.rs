@@ -3,8 +3,11 @@
 //! Invariants: every answer carries `x-request-id`; every error is JSON of the client's dialect; `Connection: close` is said
 //! whenever the connection will be closed. Deliberately absent: answers of providers (`relay.rs`).
 
+use sluice_wire::chat::Out;
+use sluice_wire::dialect::Dialect;
 use sluice_wire::error::ApiError;
 use sluice_wire::http::Version;
+use sluice_wire::provider;
 
 use crate::parts::Parts;
 
@@ -13,6 +16,8 @@ use crate::parts::Parts;
 pub struct Client {
     /// The request's id.
     pub id: u128,
+    /// The dialect of errors.
+    pub dialect: Dialect,
     /// The client's HTTP version.
     pub version: Version,
     /// True for HEAD: the answer has no body.
@@ -21,10 +26,11 @@ pub struct Client {
     pub keep_alive: bool,
 }
 
-/// Writes an error in the OpenAI shape.
+/// Writes an error in the client's dialect.
 pub fn error(parts: &mut Parts, client: Client, error: &ApiError) {
-    let mut body = Vec::with_capacity(256);
-    error.write_openai(&mut body);
+    let mut body = Out::default();
+    provider::write_own_error(client.dialect, error, &mut body);
+    let body = body.buf;
     let text = parts.text();
     status_line(text, error.status());
     if let Some(seconds) = error.retry_after_s {
@@ -131,6 +137,7 @@ mod tests {
         let mut parts = Parts::default();
         let client = Client {
             id: 0xabc,
+            dialect: Dialect::OpenAi,
             version: Version::Http11,
             head_only: false,
             keep_alive: false,

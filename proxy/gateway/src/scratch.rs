@@ -5,16 +5,20 @@
 //! is read and only read afterwards, so that it can be borrowed for as long as the request lives.
 //! Deliberately absent: meaning. Each field belongs to the module named beside it.
 
+use sluice_wire::chat::{Notes, Out};
 use sluice_wire::http::head::{RequestHead, ResponseHead};
 use sluice_wire::json::TopKeys;
 use sluice_wire::multipart::Multipart;
-use sluice_wire::sse::EventScan;
+use sluice_wire::watch::StreamWatch;
 
 use crate::buffer::Chunk;
 use crate::parts::Parts;
 
 /// Pieces of bodies kept in the vectors below; more are dropped with their memory.
 const PIECES_KEPT: usize = 64;
+
+/// Memory of a translation that is kept, in bytes.
+const TRANSLATION_BYTES_KEPT: usize = 64 * 1024;
 
 /// The working memory of one request.
 #[derive(Default)]
@@ -50,9 +54,15 @@ pub struct Work {
     /// The provider's answer while it is collected, or the part of an event that is held back (`relay.rs`).
     pub answer: Vec<Chunk>,
     /// What the events of a stream say.
-    pub events: EventScan,
+    pub events: StreamWatch,
     /// The message under construction, to either side.
     pub parts: Parts,
+    /// The request's body in one piece, once a target of another dialect needs it (`attempt/request.rs`).
+    pub whole: Chunk,
+    /// A translation under construction.
+    pub out: Out,
+    /// What the translation of the request lost.
+    pub notes: Notes,
 }
 
 impl Scratch {
@@ -68,5 +78,9 @@ impl Scratch {
         work.answer.clear();
         work.answer.shrink_to(PIECES_KEPT);
         work.parts.clear();
+        work.whole = Chunk::empty();
+        work.out.begin(&[]);
+        work.out.buf.shrink_to(TRANSLATION_BYTES_KEPT);
+        work.notes.clear();
     }
 }

@@ -420,7 +420,19 @@ impl Snapshot {
     /// # Errors
     /// `model_not_found`, with the closest name; `invalid_parameter` for an empty name or one that is too long.
     pub fn resolve<'a>(&self, model: &'a str) -> Result<Resolved<'a>, ApiError> {
-        let (provider, model_at) = self.names.split(model)?;
+        self.resolved(model, self.names.split(model)?)
+    }
+
+    /// What `model` means to a client of that dialect: as [`Snapshot::resolve`], but a bare name that no provider lists is
+    /// meant for a provider that speaks the client's dialect, if there is one.
+    ///
+    /// # Errors
+    /// Those of [`Snapshot::resolve`].
+    pub fn resolve_for<'a>(&self, model: &'a str, dialect: Dialect) -> Result<Resolved<'a>, ApiError> {
+        self.resolved(model, self.names.split_for(model, dialect)?)
+    }
+
+    fn resolved<'a>(&self, model: &'a str, (provider, model_at): (u16, usize)) -> Result<Resolved<'a>, ApiError> {
         let id = ProviderId(provider);
         let model = &model[model_at..];
         let provider = self.provider(id);

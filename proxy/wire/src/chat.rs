@@ -15,18 +15,20 @@ mod media;
 mod out;
 mod response;
 mod schema;
+mod text;
 mod usage;
 
 pub use effort::{budget_for_effort, effort_for_budget};
 pub use event::{ChatEvent, Delta, Open, StreamEnd};
 pub use failure::{ErrorKind, UpstreamError};
 pub use ids::{ToolIdRule, tool_id};
-pub use json::{JsonError, Kind, Number, Raw, Reader, Text};
+pub use json::{JsonError, Kind, Reader};
 pub use loss::{LOSSES, Loss, Note, Notes, Param, loss, losses_markdown};
 pub use media::{DataUrl, data_url, document_format, document_media_type, image_format, image_media_type};
 pub use out::Out;
 pub use response::{ChatResponse, Choice, Citation, Finish, Location};
 pub use schema::write_object_schema;
+pub use text::{Number, Raw, Text};
 pub use usage::Usage;
 
 use crate::dialect::Dialect;

@@ -19,3 +19,4 @@ pub mod sse;
 pub mod surface;
 #[cfg(test)]
 mod testing;
+pub mod watch;

@@ -4,8 +4,10 @@
 //! encoded slashes) is refused, because a provider would be asked for something else than was checked.
 //! Deliberately absent: what a body means (that is the dialects' `provider` modules).
 
+use crate::dialect::Dialect;
 use crate::error::{ApiError, Code};
 use crate::http::Method;
+use crate::provider::bedrock;
 
 /// What a path is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +40,14 @@ pub enum Endpoint {
     Batches,
     /// `/v1/models*`.
     Models,
+    /// `POST /v1/messages`, also below `/anthropic`.
+    Messages,
+    /// `POST /v1/messages/count_tokens`, also below `/anthropic`.
+    CountTokens,
+    /// `POST /model/{id}/converse`, also below `/bedrock`.
+    Converse,
+    /// `POST /model/{id}/converse-stream`, also below `/bedrock`.
+    ConverseStream,
 }
 
 /// Where a request says which model it wants.
@@ -47,6 +57,8 @@ pub enum ModelField {
     Required,
     /// In the body, if it says so at all.
     Optional,
+    /// In the path.
+    Path,
     /// The request is not about one model: it goes to the default provider.
     Absent,
 }
@@ -55,10 +67,30 @@ impl Endpoint {
     /// Where a request to it says which model it wants.
     pub const fn model_field(self) -> ModelField {
         match self {
-            Self::ChatCompletions | Self::Completions | Self::Embeddings => ModelField::Required,
+            Self::ChatCompletions | Self::Completions | Self::Embeddings | Self::Messages | Self::CountTokens => {
+                ModelField::Required
+            }
+            Self::Converse | Self::ConverseStream => ModelField::Path,
             Self::Responses | Self::Moderations | Self::Images | Self::Audio => ModelField::Optional,
             _ => ModelField::Absent,
         }
+    }
+
+    /// The dialect that its clients speak.
+    pub const fn dialect(self) -> Dialect {
+        match self {
+            Self::Messages | Self::CountTokens => Dialect::Anthropic,
+            Self::Converse | Self::ConverseStream => Dialect::Bedrock,
+            _ => Dialect::OpenAi,
+        }
+    }
+
+    /// True if a provider of any dialect can answer it, by translation.
+    pub const fn is_translatable(self) -> bool {
+        matches!(
+            self,
+            Self::ChatCompletions | Self::Messages | Self::Converse | Self::ConverseStream
+        )
     }
 
     /// True if its streams end with `data: [DONE]`
@@ -74,6 +106,30 @@ pub fn below_version(path: &[u8]) -> Option<&[u8]> {
     path.strip_prefix(b"/v1").filter(|rest| rest.first() == Some(&b'/'))
 }
 
+/// The dialect of whoever asks for a path, known or not: that of the errors it understands.
+pub fn dialect_of(path: &[u8]) -> Dialect {
+    if path.starts_with(b"/anthropic/") || path.starts_with(b"/v1/messages") {
+        Dialect::Anthropic
+    } else if path.starts_with(b"/bedrock/") || path.starts_with(b"/model/") {
+        Dialect::Bedrock
+    } else {
+        Dialect::OpenAi
+    }
+}
+
+/// A Converse path without the alias before it, if it is one.
+pub fn converse_path(path: &[u8]) -> Option<&str> {
+    let path = path.strip_prefix(b"/bedrock").unwrap_or(path);
+    std::str::from_utf8(path)
+        .ok()
+        .filter(|path| path.starts_with("/model/"))
+}
+
+/// A Messages path without the alias before it.
+pub fn messages_path(path: &[u8]) -> &[u8] {
+    path.strip_prefix(b"/anthropic").unwrap_or(path)
+}
+
 /// Says what a path is for.
 ///
 /// # Errors
@@ -83,6 +139,12 @@ pub fn classify(method: Method, path: &[u8]) -> Result<Endpoint, ApiError> {
         b"/health" => (Endpoint::Health, &[Method::Get, Method::Head]),
         b"/ready" => (Endpoint::Ready, &[Method::Get, Method::Head]),
         b"/v1/chat/completions" => (Endpoint::ChatCompletions, &[Method::Post]),
+        b"/v1/messages" | b"/anthropic/v1/messages" => (Endpoint::Messages, &[Method::Post]),
+        b"/v1/messages/count_tokens" | b"/anthropic/v1/messages/count_tokens" => {
+            (Endpoint::CountTokens, &[Method::Post])
+        }
+        // The model's name in it may hold an encoded slash (an ARN, or `provider/model`): it is rebuilt, not forwarded.
+        _ if converse_path(path).is_some() => converse(path)?,
         _ => versioned(path)?,
     };
     if allowed.contains(&method) {
@@ -93,6 +155,20 @@ pub fn classify(method: Method, path: &[u8]) -> Result<Endpoint, ApiError> {
         Code::MethodNotAllowed,
         format!("{} takes {}", String::from_utf8_lossy(path), names.join(", ")),
     ))
+}
+
+fn converse(path: &[u8]) -> Result<(Endpoint, &'static [Method]), ApiError> {
+    match converse_path(path).and_then(bedrock::parse_path) {
+        Some((_, false)) => Ok((Endpoint::Converse, &[Method::Post])),
+        Some((_, true)) => Ok((Endpoint::ConverseStream, &[Method::Post])),
+        None => Err(ApiError::new(
+            Code::UnknownPath,
+            format!(
+                "no such path: {}. Known are /model/{{id}}/converse and /model/{{id}}/converse-stream",
+                String::from_utf8_lossy(path)
+            ),
+        )),
+    }
 }
 
 fn versioned(path: &[u8]) -> Result<(Endpoint, &'static [Method]), ApiError> {
@@ -110,7 +186,7 @@ fn versioned(path: &[u8]) -> Result<(Endpoint, &'static [Method]), ApiError> {
             Code::UnknownPath,
             format!(
                 "no such path: {}. Known are /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/responses, \
-                 /v1/moderations, /v1/images/*, /v1/audio/*, /v1/files*, /v1/batches* and /v1/models",
+                 /v1/moderations, /v1/images/*, /v1/audio/*, /v1/files*, /v1/batches*, /v1/models, /v1/messages and /model/*/converse",
                 String::from_utf8_lossy(path)
             ),
         )
@@ -186,6 +262,27 @@ mod tests {
                 assert_eq!(below_version(full.as_bytes()).unwrap(), path.as_bytes());
             }
         }
+    }
+
+    #[test]
+    fn the_other_dialects_paths_are_known_with_and_without_their_alias() {
+        for (path, endpoint) in [
+            ("/v1/messages", Endpoint::Messages),
+            ("/anthropic/v1/messages", Endpoint::Messages),
+            ("/v1/messages/count_tokens", Endpoint::CountTokens),
+            (
+                "/model/anthropic.claude-3-5-haiku-20241022-v1%3A0/converse",
+                Endpoint::Converse,
+            ),
+            (
+                "/bedrock/model/openai%2Fgpt-4o-mini/converse-stream",
+                Endpoint::ConverseStream,
+            ),
+        ] {
+            assert_eq!(classify(Method::Post, path.as_bytes()).unwrap(), endpoint, "{path}");
+        }
+        let error = classify(Method::Post, b"/model/x/invoke").unwrap_err();
+        assert_eq!(error.code, Code::UnknownPath);
     }
 
     #[test]

@@ -54,6 +54,11 @@ const FORMS: &[(&str, &str, &str)] = &[
         "what is no JSON object is wrapped into one",
     ),
     ("tools", "/messages/2/content/1/toolResult", "JSON becomes its text"),
+    (
+        "bedrock-tool-results",
+        "/messages/2/content/0/toolResult",
+        "JSON becomes its text",
+    ),
     ("tools", "/parallel_tool_calls", "true is what everyone does unasked"),
 ];
 const CUT: &str = "(cut)\n";
@@ -96,6 +101,15 @@ fn golden_translations_are_as_expected() {
     }
     assert!(run.inputs > 20, "the golden cases are missing");
     assert!(run.failures.is_empty(), "{}", run.failures.join("\n"));
+}
+
+#[test]
+fn the_documented_table_of_losses_is_the_one_in_force() {
+    let (path, table) = (root().join("losses.md"), sluice_wire::chat::losses_markdown());
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, &table).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap_or_default(), table);
 }
 
 #[test]

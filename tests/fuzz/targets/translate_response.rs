@@ -47,7 +47,10 @@ fuzz_target!(|input: &[u8]| {
         match provider::parse_response(to, &whole) {
             Ok(again) => {
                 let total = response.usage.unwrap_or_default().total();
-                assert_eq!(again.usage.unwrap_or_default().total(), total, "{shown}");
+                // Counts beyond this are cut.
+                if total < 1_000_000_000_000_000 {
+                    assert_eq!(again.usage.unwrap_or_default().total(), total, "{shown}");
+                }
             }
             Err(error) if error.message.contains("deeper") => {}
             Err(error) => panic!("{error:?}: {shown}"),

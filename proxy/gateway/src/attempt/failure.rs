@@ -5,9 +5,12 @@
 //! Deliberately absent: backoff, cooldown and breakers.
 
 use sluice_policy::snapshot::Provider;
+use sluice_wire::chat::{ErrorKind, Out, UpstreamError};
+use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
 use sluice_wire::http::FieldId;
 use sluice_wire::http::head::ResponseHead;
+use sluice_wire::provider::{self as dialects, ErrorHead};
 
 use super::Answer;
 use crate::buffer::Chunk;
@@ -38,14 +41,25 @@ pub struct Failure {
     /// What may be tried next.
     pub next: Next,
     provider: Box<str>,
-    rejection: Option<Box<Rejection>>,
+    told: Told,
 }
 
-/// A provider's own error answer, kept in case nothing is left to try.
+/// What there is to tell the client.
+enum Told {
+    /// No more than the code.
+    Nothing,
+    /// The request cannot be carried to this target.
+    Refusal(ApiError),
+    /// The provider's own words.
+    Rejection(Box<Rejection>),
+}
+
+/// A provider's own error, kept in case nothing is left to try.
 pub struct Rejection {
-    status: u16,
-    retry_after_s: Option<u32>,
+    error: UpstreamError,
+    dialect: Dialect,
     content_type: Option<Box<[u8]>>,
+    /// As it came, for a client of the same dialect; empty if it was reported inside a stream.
     body: Vec<Chunk>,
 }
 
@@ -56,39 +70,74 @@ impl Failure {
             code,
             next: Next::OtherTarget,
             provider: provider.name.clone(),
-            rejection: None,
+            told: Told::Nothing,
         }
     }
 
-    /// Of two failures, the one that tells the client more: a refusal with a time to come back beats any other, an earlier
-    /// such time beats a later one, and otherwise the later failure counts.
+    /// The request cannot be expressed in the target's dialect.
+    pub fn untranslatable(refusal: ApiError, provider: &Provider) -> Self {
+        Self {
+            told: Told::Refusal(refusal),
+            ..Self::new(Code::UnsupportedParameter, provider)
+        }
+    }
+
+    /// The provider reported an error inside its answer, before the first token.
+    pub fn reported(error: UpstreamError, provider: &Provider) -> Self {
+        let (next, code) = match error.kind {
+            ErrorKind::Authentication | ErrorKind::Permission | ErrorKind::Billing => {
+                (Next::OtherKey, Code::UpstreamAuth)
+            }
+            ErrorKind::RateLimit => (Next::OtherKey, Code::UpstreamRateLimited),
+            _ => (Next::OtherTarget, Code::UpstreamError),
+        };
+        let rejection = Rejection {
+            error,
+            dialect: provider.dialect,
+            content_type: None,
+            body: Vec::new(),
+        };
+        let told = if code == Code::UpstreamAuth {
+            Told::Nothing
+        } else {
+            Told::Rejection(Box::new(rejection))
+        };
+        Self {
+            code,
+            next,
+            provider: provider.name.clone(),
+            told,
+        }
+    }
+
+    /// Of two failures, the one that tells the client more: what a provider said beats what could not be carried to one; a
+    /// refusal with a time to come back beats any other, and an earlier such time a later one; else the later failure counts.
     pub fn prefer_over(self, earlier: Option<Self>) -> Self {
         let Some(earlier) = earlier else { return self };
-        let wait = |failure: &Self| {
-            failure
-                .rejection
-                .as_ref()
-                .filter(|kept| kept.status == 429)
-                .map(|kept| kept.retry_after_s)
+        let next = self.next;
+        let keep_earlier = match (earlier.limited(), self.limited()) {
+            _ if matches!(self.told, Told::Refusal(_)) => !matches!(earlier.told, Told::Refusal(_)),
+            (Some(Some(before)), Some(Some(now))) => before < now,
+            (Some(Some(_)), Some(None)) | (Some(_), None) => true,
+            _ => false,
         };
-        match (wait(&earlier), wait(&self)) {
-            (Some(Some(before)), Some(Some(now))) if before < now => Self {
-                next: self.next,
-                ..earlier
-            },
-            (Some(Some(_)), Some(None)) | (Some(_), None) => Self {
-                next: self.next,
-                ..earlier
-            },
-            _ => self,
+        if keep_earlier { Self { next, ..earlier } } else { self }
+    }
+
+    /// If the provider said that a limit is reached: when to come back, if it said that as well.
+    fn limited(&self) -> Option<Option<u32>> {
+        match &self.told {
+            Told::Rejection(rejection) if rejection.error.status == 429 => Some(rejection.error.retry_after_s),
+            _ => None,
         }
     }
 
     /// What the client sees if nothing is left to try.
     pub fn into_end(self) -> End {
-        match self.rejection {
-            Some(rejection) => End::Rejected(rejection),
-            None => End::Refused(ApiError::new(
+        match self.told {
+            Told::Rejection(rejection) => End::Rejected(rejection),
+            Told::Refusal(refusal) => End::Refused(refusal),
+            Told::Nothing => End::Refused(ApiError::new(
                 self.code,
                 format!("{}: {}", self.provider, explain(self.code)),
             )),
@@ -110,12 +159,11 @@ pub async fn reject(
     next: Next,
     code: Code,
 ) -> Result<Failure, ClientGone> {
-    let status = work.response.status;
-    let head = &answer.head_bytes;
-    let field = |head_of: &ResponseHead, id: FieldId| head_of.field(id).map(|field| field.value.of(head).into());
-    let content_type = field(&work.response, FieldId::ContentType);
-    let retry_after_s = field(&work.response, FieldId::RetryAfter)
-        .and_then(|value: Box<[u8]>| std::str::from_utf8(&value).ok()?.trim().parse().ok());
+    let head_bytes = answer.head_bytes.clone();
+    let content_type = work
+        .response
+        .field(FieldId::ContentType)
+        .map(|field| field.value.of(&head_bytes).into());
     let by_ms = context.total_at_ms.min(context.core.clock.tick_ms() + REJECTION_MS);
     let mut body = Vec::new();
     let complete = down.while_present(collect(&mut answer, work, &mut body, by_ms)).await?;
@@ -124,21 +172,37 @@ pub async fn reject(
             .upstream
             .release(context.core, context.plane.snapshot.upstream().idle_connections);
     }
-    let keep = complete && code != Code::UpstreamAuth;
-    let rejection = keep.then(|| {
-        Box::new(Rejection {
-            status,
-            retry_after_s,
+    let told = if complete && code != Code::UpstreamAuth {
+        let error_head = error_head(&work.response, &head_bytes);
+        let error = dialects::parse_error(provider.dialect, &error_head, &context.core.buffers.gather(&body));
+        Told::Rejection(Box::new(Rejection {
+            error,
+            dialect: provider.dialect,
             content_type,
             body,
-        })
-    });
+        }))
+    } else {
+        Told::Nothing
+    };
     Ok(Failure {
         code,
         next,
         provider: provider.name.clone(),
-        rejection,
+        told,
     })
+}
+
+/// What the head of an error answer says.
+pub fn error_head<'h>(response: &ResponseHead, head_bytes: &'h [u8]) -> ErrorHead<'h> {
+    let text = |value: &'h [u8]| std::str::from_utf8(value).ok().map(str::trim);
+    let retry_after = response
+        .field(FieldId::RetryAfter)
+        .and_then(|field| text(field.value.of(head_bytes)));
+    ErrorHead {
+        status: response.status,
+        retry_after_s: retry_after.and_then(|value| value.parse().ok()),
+        error_type: response.named(head_bytes, b"x-amzn-errortype").and_then(text),
+    }
 }
 
 /// Collects a bounded body; false if it is too large, late or malformed.
@@ -170,27 +234,38 @@ async fn collect(answer: &mut Answer, work: &mut Work, body: &mut Vec<Chunk>, by
 }
 
 impl Rejection {
-    /// Writes it for the client; returns the status.
+    /// Writes it for the client, in the provider's own bytes if both speak one dialect; returns the status.
     pub fn write(&self, parts: &mut Parts, client: reply::Client) -> u16 {
-        // 529 is one vendor's own (overloaded); clients know 503.
-        let status = if self.status == 529 { 503 } else { self.status };
-        let body_bytes: usize = self.body.iter().map(|chunk| chunk.len()).sum();
+        let status = self.error.client_status();
+        let mut translated = Out::default();
+        let verbatim = self.dialect == client.dialect && !self.body.is_empty();
+        if !verbatim {
+            dialects::write_error(client.dialect, &self.error, &mut translated);
+        }
+        let content_type = self
+            .content_type
+            .as_deref()
+            .filter(|_| verbatim)
+            .unwrap_or(b"application/json");
+        let body_bytes: usize = self.body.iter().filter(|_| verbatim).map(|chunk| chunk.len()).sum();
         let text = parts.text();
         reply::status_line(text, status);
-        if let Some(content_type) = &self.content_type {
-            text.extend_from_slice(b"content-type: ");
-            text.extend_from_slice(content_type);
-            text.extend_from_slice(b"\r\n");
-        }
-        if let Some(seconds) = self.retry_after_s {
+        text.extend_from_slice(b"content-type: ");
+        text.extend_from_slice(content_type);
+        text.extend_from_slice(b"\r\n");
+        if let Some(seconds) = self.error.retry_after_s {
             reply::number_field(text, b"retry-after: ", u64::from(seconds));
         }
-        reply::number_field(text, b"content-length: ", body_bytes as u64);
+        reply::number_field(text, b"content-length: ", (body_bytes + translated.buf.len()) as u64);
         reply::request_id_field(text, client.id);
         reply::connection_field(text, client);
         text.extend_from_slice(b"\r\n");
         if !client.head_only {
-            self.body.iter().for_each(|chunk| parts.chunk(chunk.clone()));
+            text.extend_from_slice(&translated.buf);
+            self.body
+                .iter()
+                .filter(|_| verbatim)
+                .for_each(|chunk| parts.chunk(chunk.clone()));
         }
         status
     }

@@ -6,12 +6,16 @@
 //! Deliberately absent: any change to an event, and any delay.
 
 use sluice_policy::route::PlannedTarget;
-use sluice_wire::error::{ApiError, Code};
+use sluice_wire::dialect::Dialect;
+use sluice_wire::error::Code;
 use sluice_wire::http::body::{LAST_CHUNK, Step};
 use sluice_wire::limits::SSE_EVENT_BYTES_MAX;
+use sluice_wire::provider::{Reply, StreamEncoder};
+use sluice_wire::sse::Scan;
+use sluice_wire::surface::Endpoint;
 
 use super::head::{self, BodyFrame};
-use super::{Piece, Undelivered, emit, next_piece, settle};
+use super::{Piece, Undelivered, emit, interrupted, next_piece, settle};
 use crate::attempt::{Answer, Failure};
 use crate::buffer::Chunk;
 use crate::connection::Downstream;
@@ -31,8 +35,10 @@ struct Stream {
     content: bool,
     /// `data: [DONE]` has been seen.
     done: bool,
-    /// A finish reason has been seen.
+    /// A finish reason, or what ends a stream of another dialect, has been seen.
     finished: bool,
+    /// The provider has reported an error.
+    error: bool,
     /// Bytes in `work.answer`: the beginning of an event.
     held_bytes: usize,
     /// A piece of an event has been sent without its end, because it is larger than the bound.
@@ -59,20 +65,27 @@ pub async fn relay(
     let with_done = context.endpoint.stream_ends_with_done();
     let first_by_ms = answer.sent_at_ms + u64::from(target.timeouts.first_token_ms);
     let mut stream = Stream::new(request.stream_frame());
-    work.events.reset();
+    work.events.begin(context.dialect == Dialect::Bedrock);
     work.answer.clear();
     work.parts.clear();
     loop {
         let deadline_ms = (!stream.begun).then_some(first_by_ms);
         let (ended, sound) = match next_piece(context, down, work, &mut answer, target, deadline_ms).await? {
             Piece::Data(chunk, step) => {
-                let error = stream.scan(work, &chunk);
-                if error && !stream.begun {
-                    return Err(Undelivered::Failed(Failure::new(Code::UpstreamError, target.provider)));
+                let sound = stream.scan(work, &chunk);
+                if (stream.error || !sound) && !stream.begun {
+                    let code = if sound {
+                        Code::UpstreamError
+                    } else {
+                        Code::UpstreamProtocolError
+                    };
+                    return Err(Undelivered::Failed(Failure::new(code, target.provider)));
                 }
-                stream.begin(work, request, target, &answer);
-                stream.forward(work, request, chunk, step, with_done);
-                (step.done, true)
+                if sound {
+                    stream.begin(work, request, target, &answer);
+                    stream.forward(work, request, chunk, step, with_done);
+                }
+                (step.done || !sound, sound)
             }
             Piece::End => (true, true),
             Piece::Broken(code) if !stream.begun => {
@@ -80,12 +93,15 @@ pub async fn relay(
             }
             Piece::Broken(_) => (true, false),
         };
-        let complete = stream.is_complete(with_done, sound);
+        if ended {
+            stream.note(&work.events.finish());
+        }
+        let complete = stream.is_complete(context, sound);
         if ended && !complete && !stream.begun {
             return Err(Undelivered::Failed(Failure::new(Code::UpstreamReset, target.provider)));
         }
         if ended || stream.done && with_done {
-            stream.close(work, request, complete, with_done);
+            stream.close(context, work, request, complete);
         }
         if request.record.first_byte_us == 0 && !work.parts.is_empty() {
             request.record.first_byte_us = request.since(context.core);
@@ -122,6 +138,7 @@ impl Stream {
             content: false,
             done: false,
             finished: false,
+            error: false,
             held_bytes: 0,
             torn: false,
             closed_by_provider: false,
@@ -129,21 +146,26 @@ impl Stream {
         }
     }
 
-    /// Looks at the payload of one piece; true if it holds an error event.
+    /// Looks at the payload of one piece; false if it is no part of a stream.
     fn scan(&mut self, work: &mut Work, chunk: &Chunk) -> bool {
-        let mut error = false;
         self.boundary = None;
         for (index, &(start, end)) in work.spans.iter().enumerate() {
-            let seen = work.events.push(&chunk[start as usize..end as usize]);
-            self.content |= seen.content;
-            self.done |= seen.done;
-            self.finished |= seen.finished;
-            error |= seen.error;
+            let Some(seen) = work.events.push(&chunk[start as usize..end as usize]) else {
+                return false;
+            };
+            self.note(&seen);
             if seen.complete > 0 {
                 self.boundary = Some((index, seen.complete));
             }
         }
-        error
+        true
+    }
+
+    fn note(&mut self, seen: &Scan) {
+        self.content |= seen.content;
+        self.done |= seen.done;
+        self.finished |= seen.finished;
+        self.error |= seen.error;
     }
 
     /// Writes the head before the first event.
@@ -231,19 +253,27 @@ impl Stream {
         });
     }
 
-    /// Whether the stream may be presented as a success if it ends now.
-    fn is_complete(&self, with_done: bool, sound: bool) -> bool {
-        if with_done { self.done || self.finished } else { sound }
+    /// Whether the stream may be presented as a success if it ends now. What streams of images or audio end with is not looked
+    /// for: there, an end that the framing allows counts.
+    fn is_complete(&self, context: &Context<'_>, sound: bool) -> bool {
+        let says_its_end = context.endpoint.is_translatable()
+            || context.endpoint.stream_ends_with_done()
+            || context.endpoint == Endpoint::Responses;
+        if says_its_end {
+            self.done || self.finished
+        } else {
+            sound
+        }
     }
 
     /// Writes the end of the client's stream.
-    fn close(&mut self, work: &mut Work, request: &mut Request, complete: bool, with_done: bool) {
+    fn close(&mut self, context: &Context<'_>, work: &mut Work, request: &mut Request, complete: bool) {
         if self.closed_by_provider {
             return;
         }
         if complete {
             self.release_held(work, request);
-            if with_done && !self.done {
+            if context.endpoint.stream_ends_with_done() && !self.done {
                 const DONE: &[u8] = b"data: [DONE]\n\n";
                 emit(work, request, self.frame, DONE.len(), |work| {
                     work.parts.text().extend_from_slice(DONE)
@@ -255,20 +285,21 @@ impl Stream {
             return;
         }
         work.answer.clear();
-        let mut event = Vec::with_capacity(256);
-        if self.torn {
+        work.out.begin(&[]);
+        if self.torn && context.dialect != Dialect::Bedrock {
             // Ends the event that was sent in part.
-            event.extend_from_slice(b"\n\n");
+            work.out.buf.extend_from_slice(b"\n\n");
         }
-        event.extend_from_slice(b"data: ");
-        let error = ApiError::new(
-            Code::UpstreamStreamInterrupted,
-            "the provider's stream ended before it was complete; what was received is not the whole answer",
-        );
-        error.write_openai(&mut event);
-        event.extend_from_slice(b"\n\n");
-        emit(work, request, self.frame, event.len(), |work| {
-            work.parts.text().extend_from_slice(&event)
+        let reply = Reply {
+            model: "",
+            id: "",
+            created: 0,
+            include_usage: false,
+        };
+        StreamEncoder::new(context.dialect, &reply).interrupt(&interrupted(), &mut work.out);
+        let bytes = work.out.buf.len();
+        emit(work, request, self.frame, bytes, |work| {
+            work.parts.text().extend_from_slice(&work.out.buf)
         });
     }
 }

@@ -58,6 +58,28 @@ pub fn write(work: &mut Work, head_bytes: &[u8], request: &Request, target: &Pla
     if response.field(FieldId::XRequestId).is_none() {
         reply::request_id_field(text, request.record.id);
     }
+    finish(text, request, target);
+}
+
+/// Writes a head of the gateway's own for a translated answer; its status is the record's.
+pub fn write_own(work: &mut Work, request: &Request, target: &PlannedTarget<'_>, content_type: &str, frame: BodyFrame) {
+    let text = work.parts.text();
+    reply::status_line(text, request.record.status);
+    say(text, b"content-type: ", content_type.as_bytes());
+    match frame {
+        BodyFrame::Length(bytes) => reply::number_field(text, b"content-length: ", bytes),
+        BodyFrame::Chunked => text.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        BodyFrame::None | BodyFrame::Close => {}
+    }
+    reply::request_id_field(text, request.record.id);
+    if !work.notes.list().is_empty() {
+        say(text, b"x-sluice-warning: ", work.notes.header_value().as_bytes());
+    }
+    finish(text, request, target);
+}
+
+/// What the gateway says of every answer: who gave it, and why it was not another.
+fn finish(text: &mut Vec<u8>, request: &Request, target: &PlannedTarget<'_>) {
     say(text, b"x-sluice-provider: ", target.provider.name.as_bytes());
     if !target.model.is_empty() {
         say(text, b"x-sluice-model: ", target.model.as_bytes());

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
 use sluice_wire::limits;
 
@@ -16,9 +17,18 @@ use super::check::closest;
 pub(crate) struct Names {
     providers: HashMap<Box<str>, u16>,
     listed: HashMap<Box<str>, u16>,
-    default: Option<u16>,
-    /// Whether the default provider's own model names may hold a slash.
-    default_slashed: bool,
+    default: Option<Fallthrough>,
+    /// Instead of `default`, for clients that speak another dialect than the default provider.
+    by_dialect: [Option<Fallthrough>; 3],
+}
+
+/// The provider of a name that names none.
+#[derive(Clone, Copy, Debug)]
+struct Fallthrough {
+    provider: u16,
+    /// Whether its own model names may hold a slash.
+    slashed: bool,
+    dialect: Dialect,
 }
 
 impl Names {
@@ -32,18 +42,33 @@ impl Names {
                 listed.entry(model.as_str().into()).or_insert(id);
             }
         }
-        let default = match &config.default_provider {
-            Some(name) => providers.get(name.as_str()).copied(),
-            None => config.providers.first().map(|_| 0),
+        let of = |id: u16| {
+            let (name, provider) = config.providers.get_index(usize::from(id))?;
+            let vendor = provider.vendor(name);
+            let dialect = provider
+                .dialect
+                .map(Dialect::from)
+                .or(vendor.map(|vendor| vendor.dialect))?;
+            let slashed = vendor.is_none_or(|vendor| vendor.slashed_models);
+            Some(Fallthrough {
+                provider: id,
+                slashed,
+                dialect,
+            })
         };
-        let default_slashed = default
-            .and_then(|id| config.providers.get_index(usize::from(id)))
-            .is_none_or(|(name, provider)| provider.vendor(name).is_none_or(|vendor| vendor.slashed_models));
+        let default = match &config.default_provider {
+            Some(name) => providers.get(name.as_str()).copied().and_then(of),
+            None => of(0),
+        };
+        let ids = || 0..u16::try_from(config.providers.len().min(limits::PROVIDERS_MAX)).unwrap_or(u16::MAX);
+        let first = |dialect| ids().filter_map(of).find(|candidate| candidate.dialect == dialect);
+        let by_dialect =
+            Dialect::ALL.map(|dialect| default.filter(|own| own.dialect == dialect).or_else(|| first(dialect)));
         Self {
             providers,
             listed,
             default,
-            default_slashed,
+            by_dialect,
         }
     }
 
@@ -54,7 +79,7 @@ impl Names {
 
     /// The provider of a model name that names none.
     pub fn default_provider(&self) -> Option<u16> {
-        self.default
+        self.default.map(|default| default.provider)
     }
 
     /// The provider, and where in `model` the name that it knows begins.
@@ -62,6 +87,16 @@ impl Names {
     /// # Errors
     /// `model_not_found`: no provider can be meant; `invalid_parameter`: empty or too long.
     pub fn split(&self, model: &str) -> Result<(u16, usize), ApiError> {
+        self.split_or(model, self.default)
+    }
+
+    /// As [`Names::split`], for a client of that dialect: a name that names no provider, and that none lists, is meant for
+    /// the first provider that speaks the dialect, unless the default provider does.
+    pub fn split_for(&self, model: &str, dialect: Dialect) -> Result<(u16, usize), ApiError> {
+        self.split_or(model, self.by_dialect[dialect as usize].or(self.default))
+    }
+
+    fn split_or(&self, model: &str, default: Option<Fallthrough>) -> Result<(u16, usize), ApiError> {
         if model.is_empty() || model.len() > limits::MODEL_BYTES_MAX {
             return Err(out_of_bounds(model));
         }
@@ -78,8 +113,8 @@ impl Names {
         if let Some(id) = self.listed.get(model) {
             return Ok((*id, 0));
         }
-        match self.default {
-            Some(id) if slash.is_none() || self.default_slashed => Ok((id, 0)),
+        match default {
+            Some(default) if slash.is_none() || default.slashed => Ok((default.provider, 0)),
             _ => Err(self.not_found(model)),
         }
     }

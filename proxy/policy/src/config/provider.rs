@@ -6,6 +6,7 @@
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sluice_wire::dialect::Dialect;
 
 use super::url::UrlTemplate;
 use super::values::DurationMs;
@@ -63,6 +64,16 @@ pub enum DialectName {
     Anthropic,
     /// Amazon Bedrock's Converse API.
     Bedrock,
+}
+
+impl From<DialectName> for Dialect {
+    fn from(name: DialectName) -> Self {
+        match name {
+            DialectName::Openai => Self::OpenAi,
+            DialectName::Anthropic => Self::Anthropic,
+            DialectName::Bedrock => Self::Bedrock,
+        }
+    }
 }
 
 /// How a key is sent, as configuration spells it.

@@ -16,7 +16,7 @@ use super::{
 use crate::config::names::Names;
 use crate::config::url::{BaseUrl, UrlTemplate};
 use crate::config::values::DurationMs;
-use crate::config::{self, AuthName, Config, DialectName, ProviderTls, TimeoutOverrides};
+use crate::config::{self, AuthName, Config, ProviderTls, TimeoutOverrides};
 use crate::vendors::Auth;
 
 type Secrets<'a> = &'a dyn Fn(&SecretRef) -> Result<Option<String>, String>;
@@ -88,12 +88,8 @@ impl Compiler<'_> {
             Some(AuthName::None) => Auth::None,
             None => vendor.map_or(Auth::Bearer, |vendor| vendor.auth),
         };
-        let dialect = match provider.dialect {
-            Some(DialectName::Openai) => Dialect::OpenAi,
-            Some(DialectName::Anthropic) => Dialect::Anthropic,
-            Some(DialectName::Bedrock) => Dialect::Bedrock,
-            None => vendor.map_or(Dialect::OpenAi, |vendor| vendor.dialect),
-        };
+        let of_vendor = vendor.map_or(Dialect::OpenAi, |vendor| vendor.dialect);
+        let dialect = provider.dialect.map_or(of_vendor, Dialect::from);
         let keys = self.keys(name, provider, auth);
         if keys.is_empty() {
             self.warn(name, "no key is usable: the provider is unavailable".to_owned());

@@ -7,7 +7,7 @@
 //! Invariants, which every decoder keeps and every encoder relies on: `Start` is first and comes once; within a choice, parts
 //! are numbered from 0 in the order in which they open; a part opens before its deltas, and of one choice only one part is
 //! open at a time, except that a late delta of a closed tool call is still delivered (providers may interleave parallel
-//! calls). All parts are closed before `Finish`. `Usage` is cumulative, the last one counts. Nothing follows `End` or
+//! calls). A part gets only deltas of its own kind, one of [`Open::Other`] only [`Delta::Other`]. All parts are closed before `Finish`. `Usage` is cumulative, the last one counts. Nothing follows `End` or
 //! `Error`. Deliberately absent: text that was already delivered (memory does not grow with the stream).
 
 use crate::chat::{Citation, Finish, Raw, Text, UpstreamError, Usage};

@@ -50,3 +50,34 @@ pub fn tool_id<'t>(id: &'t Text<'_>, rule: ToolIdRule) -> Text<'t> {
         _ => Text::owned(format!("call_{hash:016x}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_fits_is_kept_and_any_other_is_derived_alike_everywhere() {
+        let id = Text::plain("toolu_01AbC-9");
+        assert_eq!(tool_id(&id, ToolIdRule::Word64), id);
+        assert_eq!(tool_id(&id, ToolIdRule::Word40), id);
+        let odd = [
+            Text::plain("functions.f:0"),
+            Text::plain("ä"),
+            Text::default(),
+            Text::owned("x".repeat(65)),
+        ];
+        for rule in [ToolIdRule::Word64, ToolIdRule::Word40, ToolIdRule::Nine] {
+            for (at, text) in odd.iter().enumerate() {
+                let new = tool_id(text, rule);
+                assert_eq!(tool_id(&new, rule), new, "what is derived fits");
+                assert_eq!(tool_id(&Text::owned(text.decode().into_owned()), rule), new);
+                assert!(
+                    odd[..at].iter().all(|other| tool_id(other, rule) != new),
+                    "ids stay apart"
+                );
+            }
+        }
+        assert_eq!(tool_id(&id, ToolIdRule::Nine).len(), 9);
+        assert_eq!(tool_id(&odd[0], ToolIdRule::Any), odd[0]);
+    }
+}

@@ -81,6 +81,7 @@ losses! {
     DocumentText = "document.text", Adapted, Kept, Kept, "A text document becomes a text part.";
     DocumentOptions = "document.options", Dropped, Kept, Kept, "No title, context or citations of a document.";
     DocumentFormat = "document.media_type", Kept, Refused, Refused, "The provider does not read documents of this type.";
+    DocumentName = "document.name", Kept, Kept, Adapted, "A name has few kinds of characters, and is no other document's.";
     ImageFormat = "image.media_type", Kept, Kept, Refused, "The provider does not read images of this type.";
     FileId = "file_id", Refused, Refused, Refused, "A file was uploaded to another provider.";
     S3 = "s3Location", Refused, Refused, Kept, "Only Bedrock reads S3.";

@@ -108,3 +108,45 @@ pub fn data_url<'a>(url: &Text<'a>) -> Option<DataUrl<'a>> {
         data: url.slice_from(comma + 1),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(url: &str) -> Option<(String, String)> {
+        let quoted = format!("\"{url}\"");
+        let text = crate::chat::Reader::new(quoted.as_bytes()).unwrap().text().unwrap();
+        data_url(&text).map(|url| (url.media_type.decode().into_owned(), url.data.decode().into_owned()))
+    }
+
+    #[test]
+    fn a_data_url_is_split_whatever_its_parameters_and_escapes() {
+        let png = |data: &str| Some(("image/png".to_owned(), data.to_owned()));
+        assert_eq!(split("data:image/png;base64,AB/C"), png("AB/C"));
+        assert_eq!(split("DATA:image/png;charset=x;base64,AB/C"), png("AB/C"));
+        assert_eq!(split("data:image\\/png;base64,AB\\/C"), png("AB/C"));
+        assert_eq!(split("data:;base64,AB"), Some((String::new(), "AB".into())));
+        for other in [
+            "https://x.example/a,b",
+            "data:image/png,raw",
+            "data:image/png;base64",
+            "d",
+            "dätä:,",
+        ] {
+            assert_eq!(split(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn formats_and_media_types_are_read_in_both_directions() {
+        for (format, media_type) in DOCUMENTS {
+            assert_eq!(document_format(media_type), Some(*format));
+            assert_eq!(document_media_type(format), Some(*media_type));
+        }
+        assert_eq!(
+            (image_format("image/JPG"), image_media_type("jpeg")),
+            (Some("jpeg"), Some("image/jpeg"))
+        );
+        assert_eq!((image_format("image/tiff"), document_media_type("exe")), (None, None));
+    }
+}

@@ -139,3 +139,37 @@ impl Out {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::Reader;
+
+    #[test]
+    fn large_values_of_the_source_are_referenced_and_everything_reads_as_if_it_were_copied() {
+        let (large, small) = ("x".repeat(SPLICE_BYTES_MIN), "y".repeat(SPLICE_BYTES_MIN - 1));
+        let source = format!("[\"{large}\",\"{small}\",[\"{large}\"]]");
+        let mut reader = Reader::new(source.as_bytes()).unwrap();
+        let mut out = Out::default();
+        out.begin(source.as_bytes());
+        out.token("[");
+        reader.array("").unwrap();
+        for _ in 0..2 {
+            reader.item().unwrap();
+            out.comma().text(&reader.text().unwrap());
+        }
+        reader.item().unwrap();
+        out.comma().raw(&reader.raw().unwrap());
+        // Large, but not of the source.
+        out.comma().string(&large).token("]");
+        assert_eq!(out.splices().len(), 2);
+        let whole = out.collect(source.as_bytes());
+        assert_eq!(
+            String::from_utf8(whole).unwrap(),
+            format!("{},\"{large}\"]", &source[..source.len() - 1])
+        );
+        assert_eq!(out.total_len(), source.len() + large.len() + 3);
+        out.begin(&[]);
+        assert_eq!((out.total_len(), out.parts(&[]).count()), (0, 0));
+    }
+}

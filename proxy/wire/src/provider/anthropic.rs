@@ -16,9 +16,9 @@ use crate::chat::{ErrorKind, JsonError, Kind, Out, Reader, UpstreamError};
 use crate::error::{ApiError, anthropic_kind};
 use crate::provider::{ErrorHead, Target};
 
-/// The path behind the base URL, which holds the version.
+/// The path behind the base URL, which holds no version: Anthropic's own SDK adds it.
 pub fn request_path(_: &Target<'_>, _: bool, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"/messages");
+    out.extend_from_slice(b"/v1/messages");
 }
 
 /// The API version that this module writes (<https://docs.anthropic.com/en/api/versioning>).

@@ -274,7 +274,11 @@ fn parse_medium<'a>(reader: &mut Reader<'a>, medium: Medium) -> Result<Content<'
             _ => reader.ignore(key)?,
         }
     }
-    let mut source = source.ok_or(JsonError::Expected("a block with a `source` that has one member"))?;
+    const SOURCE: JsonError = JsonError::Expected("a block with a `source` of a kind that it takes");
+    let mut source = source.ok_or(SOURCE)?;
+    if matches!(source, Source::Text(_) | Source::Parts(_)) && !matches!(medium, Medium::Document) {
+        return Err(SOURCE);
+    }
     if let Source::Base64 { media_type, .. } | Source::S3 { media_type, .. } = &mut source {
         *media_type = medium.media_type(&format);
     }

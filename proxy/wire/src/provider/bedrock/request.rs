@@ -39,7 +39,8 @@ pub fn parse_request<'a>(body: &'a [u8], ingress: &Ingress<'_>) -> Result<ChatRe
     let mut system = None;
     reader.object("a JSON object").map_err(|error| error.in_request(""))?;
     while let Some(key) = reader.key().map_err(|error| error.in_request(""))? {
-        field(&mut reader, &key, &mut request, &mut system).map_err(|error| error.in_request(&key))?;
+        let name = key.clone();
+        field(&mut reader, key, &mut request, &mut system).map_err(|error| error.in_request(&name))?;
     }
     reader.end().map_err(|error| error.in_request(""))?;
     if let Some(system) = system {
@@ -49,17 +50,16 @@ pub fn parse_request<'a>(body: &'a [u8], ingress: &Ingress<'_>) -> Result<ChatRe
     Ok(request)
 }
 
-#[expect(clippy::ptr_arg, reason = "an unknown key is kept as it is, borrowed or not")]
 fn field<'a>(
     reader: &mut Reader<'a>,
-    key: &Cow<'a, str>,
+    key: Cow<'a, str>,
     request: &mut ChatRequest<'a>,
     system: &mut Option<Message<'a>>,
 ) -> Result<(), JsonError> {
     if reader.null()? {
         return Ok(());
     }
-    match &**key {
+    match &*key {
         "messages" => request.messages = messages(reader)?,
         "system" => {
             let (parts, _) = content::parse_blocks(reader)?;
@@ -77,7 +77,7 @@ fn field<'a>(
         "outputConfig" => output_config(reader, request)?,
         _ => request.extras.push(Extra {
             dialect: DIALECT,
-            key: key.clone(),
+            key,
             value: reader.raw()?,
         }),
     }

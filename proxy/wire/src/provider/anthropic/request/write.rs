@@ -553,3 +553,26 @@ impl Writer<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_think_in_the_form_of_their_generation() {
+        for (model, style) in [
+            ("claude-3-7-sonnet-20250219", ThinkingStyle::Budget),
+            ("claude-opus-4-20250514", ThinkingStyle::Budget),
+            ("claude-sonnet-4-5", ThinkingStyle::Budget),
+            ("claude-haiku-4-5-20251001", ThinkingStyle::Budget),
+            ("us.anthropic.claude-sonnet-4-20250514-v1:0", ThinkingStyle::Budget),
+            ("some-vendor-model", ThinkingStyle::Budget),
+            ("claude-opus-4-6", ThinkingStyle::Adaptive),
+            ("claude-sonnet-4-6", ThinkingStyle::Adaptive),
+            ("claude-opus-4-7", ThinkingStyle::AdaptiveOnly),
+            ("claude-sonnet-5", ThinkingStyle::AdaptiveOnly),
+        ] {
+            assert_eq!(thinking_style(model), style, "{model}");
+        }
+    }
+}

@@ -26,13 +26,23 @@ pub struct StreamDecoder {
 struct State {
     started: bool,
     ended: Option<StreamEnd>,
-    /// The open block: its index on the wire and its part.
-    open: Option<(u64, u32)>,
+    /// The open block: its index on the wire, its part, and what it is.
+    open: Option<(u64, u32, BlockKind)>,
     parts: u32,
     usage: WireUsage,
     reported: Option<Usage>,
     finish: Option<(Finish, Option<Text<'static>>)>,
     malformed: u32,
+}
+
+/// What a block is, which says which deltas it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BlockKind {
+    Text,
+    Thinking,
+    Redacted,
+    Call,
+    Other,
 }
 
 /// Why an event cannot be used.
@@ -136,7 +146,7 @@ impl State {
             "content_block_delta" => self.delta(fields, sink),
             "content_block_start" => self.block(fields, sink),
             "content_block_stop" => {
-                if self.open.is_none_or(|(index, _)| index != fields.index) {
+                if self.open.is_none_or(|(index, ..)| index != fields.index) {
                     return Err(Broken::Event);
                 }
                 self.close(sink);
@@ -197,7 +207,7 @@ impl State {
     }
 
     fn close(&mut self, sink: Sink<'_>) {
-        if let Some((_, part)) = self.open.take() {
+        if let Some((_, part, _)) = self.open.take() {
             sink(ChatEvent::Close { choice: 0, part });
         }
     }
@@ -242,10 +252,17 @@ impl State {
             }
             _ => (Open::Other(DIALECT, raw.borrowed()), None),
         };
+        let kind = match &open {
+            Open::Text | Open::Refusal => BlockKind::Text,
+            Open::Thinking => BlockKind::Thinking,
+            Open::RedactedThinking(_) => BlockKind::Redacted,
+            Open::ToolCall { .. } => BlockKind::Call,
+            Open::Other(..) => BlockKind::Other,
+        };
         self.close(sink);
         let part = self.parts;
         self.parts += 1;
-        self.open = Some((fields.index, part));
+        self.open = Some((fields.index, part, kind));
         sink(ChatEvent::Open { choice: 0, part, open });
         if let Some(delta) = first {
             sink(ChatEvent::Delta { choice: 0, part, delta });
@@ -254,8 +271,8 @@ impl State {
     }
 
     fn delta(&mut self, fields: Fields<'_>, sink: Sink<'_>) -> Result<(), Broken> {
-        let part = match self.open {
-            Some((index, part)) if index == fields.index => part,
+        let (part, block) = match self.open {
+            Some((index, part, block)) if index == fields.index => (part, block),
             _ => return Err(Broken::Event),
         };
         let raw = fields.delta.ok_or(Broken::Event)?;
@@ -270,13 +287,14 @@ impl State {
                 _ => reader.skip()?,
             }
         }
-        let delta = match (&*kind, source) {
-            ("text_delta", _) => Delta::Text(text),
-            ("input_json_delta", _) => Delta::Arguments(text),
-            ("thinking_delta", _) => Delta::Thinking(text),
-            ("signature_delta", _) => Delta::Signature(text),
-            ("citations_delta", Some(citation)) => Delta::Citation(citation),
-            _ => Delta::Other(DIALECT, raw.borrowed()),
+        let delta = match (block, &*kind, source) {
+            (BlockKind::Other, ..) => Delta::Other(DIALECT, raw.borrowed()),
+            (BlockKind::Text, "text_delta", _) => Delta::Text(text),
+            (BlockKind::Text, "citations_delta", Some(citation)) => Delta::Citation(citation),
+            (BlockKind::Thinking, "thinking_delta", _) => Delta::Thinking(text),
+            (BlockKind::Thinking, "signature_delta", _) => Delta::Signature(text),
+            (BlockKind::Call, "input_json_delta", _) => Delta::Arguments(text),
+            _ => return Err(Broken::Event),
         };
         let empty =
             matches!(&delta, Delta::Text(text) | Delta::Arguments(text) | Delta::Thinking(text) if text.is_empty());

@@ -57,11 +57,17 @@ impl<'w> Conversation<'w> {
             self.notes.lose(Param::SystemPosition, DIALECT)?;
         }
         self.out.key("messages").token("[");
-        let says = |message: &&Message<'_>| message.parts.iter().any(|part| !is_blank(&part.content));
+        let family = self.family;
+        for message in request.messages.iter().filter(|message| !instructs(message)) {
+            let lost = message.parts.iter().filter_map(|part| lost(&part.content, family));
+            lost.into_iter().try_for_each(|param| self.notes.lose(param, DIALECT))?;
+        }
+        // A message of which nothing is left must not part its neighbours: roles alternate in what is written.
+        let left = |message: &&Message<'_>| message.parts.iter().any(|part| is_left(&part.content, family));
         let said: Vec<&Message<'_>> = request
             .messages
             .iter()
-            .filter(|message| !instructs(message) && says(message))
+            .filter(|message| !instructs(message) && left(message))
             .collect();
         let mut turns = said.chunk_by(|one, next| one.role == next.role).peekable();
         while let Some(turn) = turns.next() {
@@ -78,9 +84,9 @@ impl<'w> Conversation<'w> {
         )
     }
 
-    /// Neighbours of one role as one message, results of tools first; nothing if nothing is left of them.
+    /// Neighbours of one role as one message, results of tools first.
     fn turn(&mut self, turn: &[&Message<'_>], cache: Option<CacheMark>) -> Result<(), ApiError> {
-        let begin = self.out.buf.len();
+        let family = self.family;
         let role = if turn[0].role == Role::Assistant {
             "assistant"
         } else {
@@ -93,19 +99,14 @@ impl<'w> Conversation<'w> {
             .string(role)
             .key("content")
             .token("[");
-        let empty = self.out.buf.len();
         let parts = || {
             turn.iter()
                 .flat_map(|message| &message.parts)
-                .filter(|part| !is_blank(&part.content))
+                .filter(|part| is_left(&part.content, family))
         };
         let is_result = |part: &&Part<'_>| matches!(part.content, Content::ToolResult { .. });
         for part in parts().filter(is_result).chain(parts().filter(|part| !is_result(part))) {
             self.part(part)?;
-        }
-        if self.out.buf.len() == empty {
-            self.out.buf.truncate(begin);
-            return Ok(());
         }
         let is_document = |part: &Part<'_>| matches!(part.content, Content::Document(_));
         let is_text = |part: &Part<'_>| matches!(part.content, Content::Text { .. });
@@ -189,10 +190,6 @@ impl<'w> Conversation<'w> {
 
     fn content(&mut self, content: &Content<'_>) -> Result<(), ApiError> {
         match content {
-            Content::Thinking { signature: None, .. } => return self.notes.lose(Param::Thinking, DIALECT),
-            Content::Thinking { .. } | Content::RedactedThinking(_) if self.family != Family::Claude => {
-                return self.notes.lose(Param::Thinking, DIALECT);
-            }
             Content::Refusal(_) => self.notes.lose(Param::Refusal, DIALECT)?,
             Content::ToolCall { custom: true, .. } => return self.notes.lose(Param::CustomTool, DIALECT),
             _ => {}
@@ -240,7 +237,7 @@ impl<'w> Conversation<'w> {
     ) -> Result<(), ApiError> {
         let format = match source {
             Source::Base64 { media_type, .. } | Source::S3 { media_type, .. } => format_of(&media_type.decode()),
-            Source::Text(_) | Source::Parts(_) => Some("txt"),
+            Source::Text(_) | Source::Parts(_) => (kind == "document").then_some("txt"),
             Source::Url(_) => return self.refuse(no_url),
             Source::File(..) => return self.refuse(Param::FileId),
         };
@@ -291,6 +288,9 @@ impl<'w> Conversation<'w> {
             Param::DocumentUrl,
         )?;
         let name = self.document_name(document.name.as_ref());
+        if document.name.as_ref().is_some_and(|wanted| !wanted.is(&name)) {
+            self.notes.lose(Param::DocumentName, DIALECT)?;
+        }
         self.out.key("name").string(&name);
         self.names.push(name);
         if let Some(context) = &document.context {
@@ -358,6 +358,20 @@ pub(super) fn write_cache_point(mark: CacheMark, family: Family, out: &mut Out) 
         out.key("ttl").string(ttl);
     }
     out.token("}}");
+}
+
+/// What a message's part is lost for, if the target has no use for it.
+fn lost(content: &Content<'_>, family: Family) -> Option<Param> {
+    match content {
+        Content::Thinking { signature: None, .. } => Some(Param::Thinking),
+        Content::Thinking { .. } | Content::RedactedThinking(_) if family != Family::Claude => Some(Param::Thinking),
+        Content::Other(dialect, _) if *dialect != DIALECT => Some(Param::ForeignPart),
+        _ => None,
+    }
+}
+
+fn is_left(content: &Content<'_>, family: Family) -> bool {
+    !is_blank(content) && lost(content, family).is_none()
 }
 
 fn is_blank(content: &Content<'_>) -> bool {

@@ -210,6 +210,10 @@ fn a_wrong_type_is_a_400_that_names_the_field() {
             json!({"messages": [{"role": "user", "content": [{"image": {"format": "png"}}]}]}),
             "messages",
         ),
+        (
+            json!({"messages": [{"role": "user", "content": [{"image": {"format": "png", "source": {"text": "x"}}}]}]}),
+            "messages",
+        ),
         (json!({"messages": [{"role": "user", "content": "text"}]}), "messages"),
         (json!({"inferenceConfig": {"maxTokens": "1"}}), "inferenceConfig"),
         (json!({"toolConfig": {"tools": [{"toolSpec": {}}]}}), "toolConfig"),
@@ -234,13 +238,17 @@ fn a_wrong_type_is_a_400_that_names_the_field() {
 
 #[test]
 fn instructions_move_to_system_and_neighbours_of_one_role_merge() {
+    let unsigned = Content::Thinking {
+        text: Text::plain("hmm"),
+        signature: None,
+    };
     let request = ChatRequest {
         messages: vec![
             says(Role::System, vec![text("first")]),
             says(Role::User, vec![text("a")]),
             says(Role::User, vec![text(" \n"), text("b")]),
             says(Role::Developer, vec![text("late")]),
-            says(Role::Assistant, vec![text("")]),
+            says(Role::Assistant, vec![text(""), unsigned]),
             says(Role::User, vec![text("c")]),
             says(Role::Assistant, vec![Content::Refusal(Text::plain("no"))]),
         ],
@@ -257,7 +265,10 @@ fn instructions_move_to_system_and_neighbours_of_one_role_merge() {
             "system": [{"text": "first"}, {"text": "late"}],
         })
     );
-    assert_eq!(notes, "messages.system;adapted, messages.refusal;adapted");
+    assert_eq!(
+        notes,
+        "messages.system;adapted, thinking;dropped, messages.refusal;adapted"
+    );
 }
 
 fn call<'a>(id: &Text<'a>, name: &'a str, arguments: &'a str) -> Content<'a> {

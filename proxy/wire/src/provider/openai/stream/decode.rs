@@ -93,7 +93,8 @@ impl State {
             return Ok(());
         }
         if data == b"[DONE]" {
-            if self.started {
+            // Without any answer it is the end of nothing.
+            if !self.choices.is_empty() {
                 self.end(sink);
             }
             return Ok(());

@@ -1,0 +1,238 @@
+//! The request as a provider is to see it: the client's own bytes with one splice, or a translation of them.
+//!
+//! Invariants: what goes to a provider of the client's own dialect differs from what the client sent only in the model's
+//! name, the credential, the compression asked for and hop-by-hop fields; nothing of a client's credential is forwarded; a
+//! large body is never copied here. Deliberately absent: sending it (`attempt.rs`).
+
+use sluice_policy::route::PlannedTarget;
+use sluice_policy::snapshot::Key;
+use sluice_wire::dialect::Dialect;
+use sluice_wire::error::{ApiError, write_string};
+use sluice_wire::http::{Field, FieldId, Method};
+use sluice_wire::provider::{self, Ingress, Target};
+use sluice_wire::surface::{self, ModelField};
+
+use crate::buffer::Chunk;
+use crate::exchange::Context;
+use crate::parts::{COALESCE_BYTES_MAX, Parts};
+use crate::reply;
+use crate::scratch::Work;
+
+/// Writes the request for `target` with `key` into `work.parts`.
+///
+/// # Errors
+/// What the target's dialect cannot express, as a 400 that names it.
+pub fn write(context: &Context<'_>, work: &mut Work, target: &PlannedTarget<'_>, key: &Key) -> Result<(), ApiError> {
+    work.parts.clear();
+    work.notes.clear();
+    if target.provider.dialect == context.dialect {
+        write_spliced(context, &mut work.parts, target, key);
+        return Ok(());
+    }
+    translate(context, work, target)?;
+    write_translated(context, work, target, key);
+    Ok(())
+}
+
+/// The target in the words of the dialects.
+fn wire_target<'t>(target: &PlannedTarget<'t>) -> Target<'t> {
+    Target {
+        model: target.model,
+        max_tokens_default: 4096,
+        quirks: Default::default(),
+    }
+}
+
+/// Translates the body into `work.out`; large strings in it refer to `work.whole`.
+fn translate(context: &Context<'_>, work: &mut Work, target: &PlannedTarget<'_>) -> Result<(), ApiError> {
+    if work.whole.is_empty() {
+        work.whole = context.core.buffers.gather(&context.asked.body);
+    }
+    let ingress = Ingress {
+        path_model: context.path_model,
+        path_stream: context.stream,
+    };
+    let request = provider::parse_request(context.dialect, &work.whole, &ingress)?;
+    work.out.begin(&work.whole);
+    provider::write_request(
+        target.provider.dialect,
+        &request,
+        &wire_target(target),
+        &mut work.out,
+        &mut work.notes,
+    )
+}
+
+fn write_translated(context: &Context<'_>, work: &mut Work, target: &PlannedTarget<'_>, key: &Key) {
+    let Work { parts, out, whole, .. } = work;
+    let text = parts.text();
+    text.extend_from_slice(b"POST ");
+    text.extend_from_slice(key.path_prefix.as_bytes());
+    let dialect = target.provider.dialect;
+    provider::request_path(dialect, &wire_target(target), context.stream, text);
+    text.extend_from_slice(b" HTTP/1.1\r\n");
+    text.extend_from_slice(key.head.expose());
+    text.extend_from_slice(b"accept-encoding: identity\r\ncontent-type: application/json\r\n");
+    let own = &target.provider.header_names;
+    for (name, value) in provider::request_headers(dialect) {
+        if !is_named(own, name.as_bytes()) {
+            text.extend_from_slice(name.as_bytes());
+            text.extend_from_slice(b": ");
+            text.extend_from_slice(value.as_bytes());
+            text.extend_from_slice(b"\r\n");
+        }
+    }
+    reply::number_field(text, b"content-length: ", out.total_len() as u64);
+    text.extend_from_slice(b"\r\n");
+    let mut from = 0;
+    for (at, range) in out.splices() {
+        parts.text().extend_from_slice(&out.buf[from..*at]);
+        parts.chunk_uncopied(whole.slice(range.start, range.end));
+        from = *at;
+    }
+    parts.text().extend_from_slice(&out.buf[from..]);
+}
+
+fn write_spliced(context: &Context<'_>, parts: &mut Parts, target: &PlannedTarget<'_>, key: &Key) {
+    let asked = context.asked;
+    let text = parts.text();
+    text.extend_from_slice(asked.head.method_span.of(&asked.head_bytes));
+    text.push(b' ');
+    text.extend_from_slice(key.path_prefix.as_bytes());
+    let path = asked.head.path.of(&asked.head_bytes);
+    match context.dialect {
+        Dialect::OpenAi => text.extend_from_slice(surface::below_version(path).unwrap_or(path)),
+        Dialect::Anthropic => text.extend_from_slice(surface::messages_path(path)),
+        Dialect::Bedrock => provider::request_path(Dialect::Bedrock, &wire_target(target), context.stream, text),
+    }
+    if !asked.head.query.is_empty() {
+        text.push(b'?');
+        text.extend_from_slice(asked.head.query.of(&asked.head_bytes));
+    }
+    text.extend_from_slice(b" HTTP/1.1\r\n");
+    text.extend_from_slice(key.head.expose());
+    // The gateway reads what the provider answers (ends of streams, usage), so the answer must not be compressed.
+    text.extend_from_slice(b"accept-encoding: identity\r\n");
+    let own = &target.provider.header_names;
+    let signed = context.dialect == Dialect::Bedrock;
+    asked.head.copy_fields(&asked.head_bytes, text, |field| {
+        let name = || field.name.of(&asked.head_bytes);
+        is_forwarded(field) && (own.is_empty() || !is_named(own, name())) && !(signed && is_of_signature(name()))
+    });
+    let splice = splice_of(context, target.model);
+    let replaced = splice.as_ref().map_or(0, |splice| splice.end - splice.start);
+    let replacement_bytes = splice.as_ref().map_or(0, |splice| splice.written_bytes(text));
+    let body_bytes = context.body_bytes - replaced + replacement_bytes;
+    if body_bytes > 0 || asked.head.method == Method::Post {
+        reply::number_field(text, b"content-length: ", body_bytes);
+    }
+    text.extend_from_slice(b"\r\n");
+    write_body(parts, &asked.body, context.body_bytes, splice.as_ref());
+}
+
+/// The one change to a body: the model's name.
+struct Splice<'a> {
+    start: u64,
+    end: u64,
+    model: &'a str,
+    json: bool,
+}
+
+impl Splice<'_> {
+    fn write(&self, text: &mut Vec<u8>) {
+        if self.json {
+            write_string(self.model, text);
+        } else {
+            text.extend_from_slice(self.model.as_bytes());
+        }
+    }
+
+    /// How many bytes [`Splice::write`] appends; `text` is left as it was.
+    fn written_bytes(&self, text: &mut Vec<u8>) -> u64 {
+        let mark = text.len();
+        self.write(text);
+        let bytes = text.len() - mark;
+        text.truncate(mark);
+        bytes as u64
+    }
+}
+
+/// Where the body must change for `model` to be asked for; `None` if it says so already.
+fn splice_of<'a>(context: &Context<'_>, model: &'a str) -> Option<Splice<'a>> {
+    if matches!(context.endpoint.model_field(), ModelField::Absent | ModelField::Path) {
+        return None;
+    }
+    let (located, json) = match &context.asked.form {
+        Some(form) => (form.model()?, false),
+        None => (context.asked.keys.model()?, true),
+    };
+    let differs = located.as_str() != model;
+    differs.then_some(Splice {
+        start: located.start,
+        end: located.end,
+        model,
+        json,
+    })
+}
+
+/// Appends the body, spliced: a small one by copying it behind the head, a large one without any copy.
+fn write_body(parts: &mut Parts, body: &[Chunk], body_bytes: u64, splice: Option<&Splice<'_>>) {
+    let push = |parts: &mut Parts, piece: Chunk| {
+        if body_bytes <= COALESCE_BYTES_MAX as u64 {
+            parts.chunk(piece)
+        } else {
+            parts.chunk_uncopied(piece)
+        }
+    };
+    let Some(splice) = splice else {
+        return body.iter().for_each(|piece| push(parts, piece.clone()));
+    };
+    let mut offset = 0;
+    for piece in body {
+        let (from, to) = (offset, offset + piece.len() as u64);
+        offset = to;
+        let within = |at: u64| (at.clamp(from, to) - from) as usize;
+        let (cut, resume) = (within(splice.start), within(splice.end));
+        push(parts, piece.slice(0, cut));
+        if (from..to).contains(&splice.start) {
+            splice.write(parts.text());
+        }
+        push(parts, piece.slice(resume, piece.len()));
+    }
+}
+
+fn is_forwarded(field: &Field) -> bool {
+    !field.hop
+        && !matches!(
+            field.id,
+            FieldId::Host
+                | FieldId::ContentLength
+                | FieldId::Expect
+                | FieldId::AcceptEncoding
+                | FieldId::Authorization
+                | FieldId::XApiKey
+                | FieldId::ApiKey
+                | FieldId::XGoogApiKey
+                | FieldId::Cookie
+                | FieldId::XForwardedFor
+                | FieldId::Forwarded
+                | FieldId::Via
+                | FieldId::Sluice
+        )
+}
+
+fn is_named(names: &[Box<str>], name: &[u8]) -> bool {
+    names.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name))
+}
+
+/// Fields of an AWS client's own signature, which holds for nobody else.
+fn is_of_signature(name: &[u8]) -> bool {
+    const NAMES: [&[u8]; 5] = [
+        b"x-amz-date",
+        b"x-amz-security-token",
+        b"x-amz-content-sha256",
+        b"amz-sdk-invocation-id",
+        b"amz-sdk-request",
+    ];
+    NAMES.iter().any(|own| own.eq_ignore_ascii_case(name))
+}

@@ -1,0 +1,210 @@
+//! An answer of another dialect than the client's: read as the provider wrote it, written as the client expects it.
+//!
+//! Invariants: as for same-dialect answers, nothing is sent before the answer is whole (unary) or its first token is there
+//! (streamed), and a cut answer never looks complete; the provider's own header fields stay behind, except what every
+//! dialect shares. Deliberately absent: what the fields of a body become (`sluice_wire::provider`).
+
+use sluice_policy::route::PlannedTarget;
+use sluice_wire::chat::{StreamEnd, UpstreamError};
+use sluice_wire::error::Code;
+use sluice_wire::http::body::LAST_CHUNK;
+use sluice_wire::limits::TRANSLATED_BODY_BYTES_MAX;
+use sluice_wire::provider::{self, Reply, Transcoder};
+
+use super::head::{self, BodyFrame};
+use super::{Piece, Undelivered, emit, interrupted, next_piece, settle};
+use crate::attempt::{Answer, Failure, failure};
+use crate::connection::Downstream;
+use crate::exchange::{Context, End, Request};
+use crate::reply::hex;
+use crate::scratch::Work;
+
+/// Delivers a whole answer.
+///
+/// # Errors
+/// [`Undelivered`].
+pub async fn unary(
+    context: &Context<'_>,
+    down: &mut Downstream,
+    work: &mut Work,
+    request: &mut Request,
+    target: &PlannedTarget<'_>,
+    mut answer: Answer,
+) -> Result<(), Undelivered> {
+    work.answer.clear();
+    let mut bytes = 0;
+    while !answer.decoder.is_done() {
+        match next_piece(context, down, work, &mut answer, target, None).await? {
+            Piece::Data(chunk, _) => {
+                for &(start, end) in &work.spans {
+                    bytes += (end - start) as usize;
+                    work.answer.push(chunk.slice(start as usize, end as usize));
+                }
+            }
+            Piece::End => break,
+            Piece::Broken(code) => return Err(Undelivered::Failed(Failure::new(code, target.provider))),
+        }
+        if bytes > TRANSLATED_BODY_BYTES_MAX {
+            return Err(Undelivered::Failed(Failure::new(
+                Code::UpstreamProtocolError,
+                target.provider,
+            )));
+        }
+    }
+    let body = context.core.buffers.gather(&work.answer);
+    work.answer.clear();
+    let status = work.response.status;
+    if status >= 400 {
+        let error = read_error(work, &answer, target, &body);
+        work.out.begin(&[]);
+        provider::write_error(context.dialect, &error, &mut work.out);
+        request.record.status = error.client_status();
+    } else {
+        let id = id_text(request);
+        let Ok(response) = provider::parse_response(target.provider.dialect, &body) else {
+            return Err(Undelivered::Failed(Failure::new(
+                Code::UpstreamProtocolError,
+                target.provider,
+            )));
+        };
+        work.out.begin(&body);
+        let reply = reply_of(context, target, request, &id);
+        provider::write_response(context.dialect, &response, &reply, &mut work.out);
+    }
+    work.parts.clear();
+    let length = work.out.total_len() as u64;
+    head::write_own(work, request, target, "application/json", BodyFrame::Length(length));
+    let mut from = 0;
+    for (at, range) in work.out.splices() {
+        work.parts.text().extend_from_slice(&work.out.buf[from..*at]);
+        work.parts.chunk(body.slice(range.start, range.end));
+        from = *at;
+    }
+    work.parts.text().extend_from_slice(&work.out.buf[from..]);
+    request.record.bytes_out = length;
+    request.record.first_byte_us = request.since(context.core);
+    settle(context, answer);
+    down.send(
+        context.core,
+        &mut work.parts,
+        context.plane.snapshot.downstream().write_ms,
+    )
+    .await?;
+    Ok(())
+}
+
+/// Delivers a stream, event by event.
+///
+/// # Errors
+/// [`Undelivered`].
+pub async fn stream(
+    context: &Context<'_>,
+    down: &mut Downstream,
+    work: &mut Work,
+    request: &mut Request,
+    target: &PlannedTarget<'_>,
+    mut answer: Answer,
+) -> Result<(), Undelivered> {
+    request.record.stream = true;
+    let write_ms = context.plane.snapshot.downstream().write_ms;
+    let first_by_ms = answer.sent_at_ms + u64::from(target.timeouts.first_token_ms);
+    let id = id_text(request);
+    let reply = reply_of(context, target, request, &id);
+    // Boxed: only translated streams need it, and every connection's task would be as large as the largest.
+    let mut transcoder = Box::new(Transcoder::new(target.provider.dialect, context.dialect, &reply));
+    let frame = request.stream_frame();
+    let mut begun = false;
+    work.parts.clear();
+    work.out.begin(&[]);
+    loop {
+        let deadline_ms = (!begun).then_some(first_by_ms);
+        let piece = next_piece(context, down, work, &mut answer, target, deadline_ms).await?;
+        let (end, code) = take(&mut transcoder, work, piece);
+        if let Some(error) = transcoder.error().filter(|_| !begun) {
+            return Err(Undelivered::Failed(Failure::reported(error.clone(), target.provider)));
+        }
+        let failed = matches!(end, Some(StreamEnd::Interrupted | StreamEnd::Failed));
+        if failed && !begun {
+            return Err(Undelivered::Failed(Failure::new(code, target.provider)));
+        }
+        if end == Some(StreamEnd::Interrupted) {
+            transcoder.interrupt(&interrupted(), &mut work.out);
+        }
+        if !begun && (transcoder.has_output() || end.is_some()) {
+            begun = true;
+            request.record.first_byte_us = request.since(context.core);
+            head::write_own(work, request, target, stream_type(context), frame);
+        }
+        if begun {
+            let bytes = work.out.buf.len();
+            emit(work, request, frame, bytes, |work| {
+                work.parts.text().extend_from_slice(&work.out.buf)
+            });
+            work.out.begin(&[]);
+        }
+        if end == Some(StreamEnd::Complete) && frame == BodyFrame::Chunked {
+            work.parts.text().extend_from_slice(LAST_CHUNK);
+        }
+        if !work.parts.is_empty() {
+            down.send(context.core, &mut work.parts, write_ms).await?;
+        }
+        match end {
+            None => {}
+            Some(StreamEnd::Complete) => {
+                settle(context, answer);
+                return Ok(());
+            }
+            Some(StreamEnd::Failed | StreamEnd::Interrupted) => {
+                request.keep_alive = false;
+                return Err(Undelivered::Ended(End::Interrupted));
+            }
+        }
+    }
+}
+
+/// Translates one piece into `work.out`; says how the stream ended if it did, and what to call a failure.
+fn take(transcoder: &mut Transcoder, work: &mut Work, piece: Piece) -> (Option<StreamEnd>, Code) {
+    let (ended, code) = match piece {
+        Piece::Data(chunk, step) => {
+            for &(start, end) in &work.spans {
+                if transcoder
+                    .push(&chunk[start as usize..end as usize], &mut work.out)
+                    .is_err()
+                {
+                    return (Some(StreamEnd::Interrupted), Code::UpstreamProtocolError);
+                }
+            }
+            (step.done, Code::UpstreamReset)
+        }
+        Piece::End => (true, Code::UpstreamReset),
+        // A stream that had said all it had to say is complete, however its connection ended.
+        Piece::Broken(code) => (true, code),
+    };
+    (ended.then(|| transcoder.finish(&mut work.out)), code)
+}
+
+/// What the provider's error says, whatever its dialect.
+fn read_error(work: &Work, answer: &Answer, target: &PlannedTarget<'_>, body: &[u8]) -> UpstreamError {
+    let head = failure::error_head(&work.response, &answer.head_bytes);
+    provider::parse_error(target.provider.dialect, &head, body)
+}
+
+fn reply_of<'r>(context: &Context<'_>, target: &PlannedTarget<'r>, request: &Request, id: &'r str) -> Reply<'r> {
+    Reply {
+        model: target.model,
+        id,
+        created: request.record.unix_us / 1_000_000,
+        include_usage: context.asked.keys.include_usage() == Some(true),
+    }
+}
+
+fn id_text(request: &Request) -> String {
+    String::from_utf8_lossy(&hex(request.record.id)).into_owned()
+}
+
+fn stream_type(context: &Context<'_>) -> &'static str {
+    match context.dialect {
+        sluice_wire::dialect::Dialect::Bedrock => "application/vnd.amazon.eventstream",
+        _ => "text/event-stream; charset=utf-8",
+    }
+}
