@@ -36,6 +36,7 @@ pub fn error(parts: &mut Parts, client: Client, error: &ApiError) {
     if let Some(seconds) = error.retry_after_s {
         number_field(text, b"retry-after: ", u64::from(seconds));
     }
+    field(text, provider::own_error_field(client.dialect, error));
     json_tail(text, client, &body);
 }
 
@@ -71,6 +72,16 @@ pub fn number_field(text: &mut Vec<u8>, name: &[u8], number: u64) {
     text.extend_from_slice(name);
     text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     text.extend_from_slice(b"\r\n");
+}
+
+/// A field with a fixed value, if there is one.
+pub fn field(text: &mut Vec<u8>, field: Option<(&str, &str)>) {
+    if let Some((name, value)) = field {
+        text.extend_from_slice(name.as_bytes());
+        text.extend_from_slice(b": ");
+        text.extend_from_slice(value.as_bytes());
+        text.extend_from_slice(b"\r\n");
+    }
 }
 
 /// `x-request-id`, 32 hexadecimal digits.

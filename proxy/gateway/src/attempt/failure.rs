@@ -256,6 +256,7 @@ impl Rejection {
         if let Some(seconds) = self.error.retry_after_s {
             reply::number_field(text, b"retry-after: ", u64::from(seconds));
         }
+        reply::field(text, dialects::error_field(client.dialect, &self.error));
         reply::number_field(text, b"content-length: ", (body_bytes + translated.buf.len()) as u64);
         reply::request_id_field(text, client.id);
         reply::connection_field(text, client);
