@@ -50,7 +50,6 @@ pub fn parse_request<'a>(body: &'a [u8], ingress: &Ingress<'_>) -> Result<ChatRe
     Ok(request)
 }
 
-#[expect(clippy::ptr_arg, reason = "an unknown key is kept as it is, borrowed or not")]
 fn field<'a>(
     reader: &mut Reader<'a>,
     key: Cow<'a, str>,
