@@ -60,7 +60,11 @@ fn pipelined_requests_are_answered_in_order() {
 #[test]
 fn connection_close_is_obeyed_and_announced() {
     let (_sim, gateway) = pair();
-    for request in [Request::chat("openai/a"), Request::stream("openai/a"), Request::get("/health")] {
+    for request in [
+        Request::chat("openai/a"),
+        Request::stream("openai/a"),
+        Request::get("/health"),
+    ] {
         let mut client = gateway.client();
         let answer = client.ask(&request.field("Connection", "close"));
         assert_eq!(answer.status, 200);
@@ -122,7 +126,10 @@ fn a_chunked_request_with_extensions_and_trailers_is_read_byte_by_byte() {
         let seen = echoed(&client.response());
         assert_eq!(seen["chunked"], false);
         assert_eq!(seen["body_bytes"], body.len() - "openai/".len());
-        assert!(!seen["headers"].to_string().to_ascii_lowercase().contains("trailer"), "{seen}");
+        assert!(
+            !seen["headers"].to_string().to_ascii_lowercase().contains("trailer"),
+            "{seen}"
+        );
     }
 }
 
@@ -209,38 +216,134 @@ fn a_message_that_could_be_read_in_two_ways_is_refused_and_never_forwarded() {
     let post = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n";
     let chunked = format!("{length:x}\r\n{body}\r\n0\r\n\r\n");
     let table = [
-        ("length and chunked", format!("{post}Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n\r\n{chunked}")),
-        ("chunked and length", format!("{post}Transfer-Encoding: chunked\r\nContent-Length: {length}\r\n\r\n{chunked}")),
-        ("differing lengths", format!("{post}Content-Length: {length}\r\nContent-Length: 1\r\n\r\n{body}")),
-        ("a list of lengths", format!("{post}Content-Length: {length}, 1\r\n\r\n{body}")),
-        ("a signed length", format!("{post}Content-Length: +{length}\r\n\r\n{body}")),
+        (
+            "length and chunked",
+            format!("{post}Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n\r\n{chunked}"),
+        ),
+        (
+            "chunked and length",
+            format!("{post}Transfer-Encoding: chunked\r\nContent-Length: {length}\r\n\r\n{chunked}"),
+        ),
+        (
+            "differing lengths",
+            format!("{post}Content-Length: {length}\r\nContent-Length: 1\r\n\r\n{body}"),
+        ),
+        (
+            "a list of lengths",
+            format!("{post}Content-Length: {length}, 1\r\n\r\n{body}"),
+        ),
+        (
+            "a signed length",
+            format!("{post}Content-Length: +{length}\r\n\r\n{body}"),
+        ),
         ("a negative length", format!("{post}Content-Length: -1\r\n\r\n{body}")),
-        ("a hexadecimal length", format!("{post}Content-Length: 0x10\r\n\r\n{body}")),
-        ("a huge length", format!("{post}Content-Length: 99999999999999999999999\r\n\r\n{body}")),
-        ("an unknown coding", format!("{post}Transfer-Encoding: gzip, chunked\r\n\r\n{chunked}")),
-        ("chunked not last", format!("{post}Transfer-Encoding: chunked, identity\r\n\r\n{chunked}")),
-        ("a hidden coding", format!("{post}Transfer-Encoding:\x0bchunked\r\n\r\n{chunked}")),
-        ("two codings", format!("{post}Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n{chunked}")),
-        ("space before the colon", format!("{post}Content-Length : {length}\r\n\r\n{body}")),
-        ("a folded line", format!("{post}X-A: a\r\n Content-Length: {length}\r\n\r\n{body}")),
-        ("a bare line feed", format!("{post}X-A: a\nContent-Length: {length}\r\n\r\n{body}")),
-        ("a bare carriage return", format!("{post}X-A: a\rb\r\nContent-Length: {length}\r\n\r\n{body}")),
-        ("a zero byte", format!("{post}X-A: a\0b\r\nContent-Length: {length}\r\n\r\n{body}")),
-        ("no host", format!("POST /v1/chat/completions HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}")),
-        ("two hosts", format!("{post}Host: b\r\nContent-Length: {length}\r\n\r\n{body}")),
-        ("chunked in HTTP/1.0", format!("POST /v1/chat/completions HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n{chunked}")),
-        ("a connection-listed length", format!("{post}Connection: content-length\r\nContent-Length: {length}\r\n\r\n{body}")),
-        ("a chunk size without digits", format!("{post}Transfer-Encoding: chunked\r\n\r\n;a=b\r\n{body}\r\n0\r\n\r\n")),
-        ("a signed chunk size", format!("{post}Transfer-Encoding: chunked\r\n\r\n+{chunked}")),
-        ("a prefixed chunk size", format!("{post}Transfer-Encoding: chunked\r\n\r\n0x{chunked}")),
-        ("a huge chunk size", format!("{post}Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n{body}")),
-        ("a chunk longer than its size", format!("{post}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", length - 1)),
-        ("a chunk line with a bare line feed", format!("{post}Transfer-Encoding: chunked\r\n\r\n{length:x}\n{body}\r\n0\r\n\r\n")),
-        ("a chunk without its end", format!("{post}Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}0\r\n\r\n")),
-        ("a malformed trailer", format!("{post}Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\nbad trailer\r\n\r\n")),
-        ("a fragment in the target", format!("GET /health#a HTTP/1.1\r\nHost: a\r\n\r\n{body}")),
-        ("an encoded slash", "GET /v1/models/a%2f..%2fb HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".into()),
-        ("a dot segment", "GET /v1/models/../files HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".into()),
+        (
+            "a hexadecimal length",
+            format!("{post}Content-Length: 0x10\r\n\r\n{body}"),
+        ),
+        (
+            "a huge length",
+            format!("{post}Content-Length: 99999999999999999999999\r\n\r\n{body}"),
+        ),
+        (
+            "an unknown coding",
+            format!("{post}Transfer-Encoding: gzip, chunked\r\n\r\n{chunked}"),
+        ),
+        (
+            "chunked not last",
+            format!("{post}Transfer-Encoding: chunked, identity\r\n\r\n{chunked}"),
+        ),
+        (
+            "a hidden coding",
+            format!("{post}Transfer-Encoding:\x0bchunked\r\n\r\n{chunked}"),
+        ),
+        (
+            "two codings",
+            format!("{post}Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n{chunked}"),
+        ),
+        (
+            "space before the colon",
+            format!("{post}Content-Length : {length}\r\n\r\n{body}"),
+        ),
+        (
+            "a folded line",
+            format!("{post}X-A: a\r\n Content-Length: {length}\r\n\r\n{body}"),
+        ),
+        (
+            "a bare line feed",
+            format!("{post}X-A: a\nContent-Length: {length}\r\n\r\n{body}"),
+        ),
+        (
+            "a bare carriage return",
+            format!("{post}X-A: a\rb\r\nContent-Length: {length}\r\n\r\n{body}"),
+        ),
+        (
+            "a zero byte",
+            format!("{post}X-A: a\0b\r\nContent-Length: {length}\r\n\r\n{body}"),
+        ),
+        (
+            "no host",
+            format!("POST /v1/chat/completions HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}"),
+        ),
+        (
+            "two hosts",
+            format!("{post}Host: b\r\nContent-Length: {length}\r\n\r\n{body}"),
+        ),
+        (
+            "chunked in HTTP/1.0",
+            format!("POST /v1/chat/completions HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n{chunked}"),
+        ),
+        (
+            "a connection-listed length",
+            format!("{post}Connection: content-length\r\nContent-Length: {length}\r\n\r\n{body}"),
+        ),
+        (
+            "a chunk size without digits",
+            format!("{post}Transfer-Encoding: chunked\r\n\r\n;a=b\r\n{body}\r\n0\r\n\r\n"),
+        ),
+        (
+            "a signed chunk size",
+            format!("{post}Transfer-Encoding: chunked\r\n\r\n+{chunked}"),
+        ),
+        (
+            "a prefixed chunk size",
+            format!("{post}Transfer-Encoding: chunked\r\n\r\n0x{chunked}"),
+        ),
+        (
+            "a huge chunk size",
+            format!("{post}Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n{body}"),
+        ),
+        (
+            "a chunk longer than its size",
+            format!(
+                "{post}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+                length - 1
+            ),
+        ),
+        (
+            "a chunk line with a bare line feed",
+            format!("{post}Transfer-Encoding: chunked\r\n\r\n{length:x}\n{body}\r\n0\r\n\r\n"),
+        ),
+        (
+            "a chunk without its end",
+            format!("{post}Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}0\r\n\r\n"),
+        ),
+        (
+            "a malformed trailer",
+            format!("{post}Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\nbad trailer\r\n\r\n"),
+        ),
+        (
+            "a fragment in the target",
+            format!("GET /health#a HTTP/1.1\r\nHost: a\r\n\r\n{body}"),
+        ),
+        (
+            "an encoded slash",
+            "GET /v1/models/a%2f..%2fb HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".into(),
+        ),
+        (
+            "a dot segment",
+            "GET /v1/models/../files HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".into(),
+        ),
         ("no HTTP", "\x16\x03\x01\x02\x00\x01\x00\x01\x7c\x03\x03\r\n\r\n".into()),
     ];
     for (name, message) in &table {
@@ -278,9 +381,17 @@ fn limits_on_size_are_answered_with_their_own_status() {
         (Request::get(&format!("/v1/models/{long}")).bytes(), 414, "uri_too_long"),
         (many.bytes(), 431, "headers_too_large"),
         (large_fields.bytes(), 431, "headers_too_large"),
-        (Request::post("/v1/chat/completions", big.clone()).bytes(), 413, "body_too_large"),
+        (
+            Request::post("/v1/chat/completions", big.clone()).bytes(),
+            413,
+            "body_too_large",
+        ),
         (chunked, 413, "body_too_large"),
-        (Request::chat("openai/a").field("Content-Encoding", "gzip").bytes(), 415, "unsupported_encoding"),
+        (
+            Request::chat("openai/a").field("Content-Encoding", "gzip").bytes(),
+            415,
+            "unsupported_encoding",
+        ),
     ];
     for (message, status, code) in table {
         let mut client = gateway.client();
@@ -291,7 +402,11 @@ fn limits_on_size_are_answered_with_their_own_status() {
         client.expect_closed();
     }
     assert_eq!(sim.attempts().len(), 0);
-    let deep = format!(r#"{{"model":"openai/a","deep":{}{}}}"#, "[".repeat(200), "]".repeat(200));
+    let deep = format!(
+        r#"{{"model":"openai/a","deep":{}{}}}"#,
+        "[".repeat(200),
+        "]".repeat(200)
+    );
     let answer = gateway.ask(&Request::post("/v1/chat/completions", deep));
     assert_eq!((answer.status, &*answer.error_code()), (400, "invalid_body"));
     gateway.expect_healthy();
@@ -361,7 +476,10 @@ fn a_body_that_trickles_below_the_least_rate_is_timed_out() {
     let answer = client.response();
     assert_eq!((answer.status, &*answer.error_code()), (408, "request_timeout"));
     drop(client);
-    assert!(trickle.join().expect("the writer ends") < 900, "ended before the body was complete");
+    assert!(
+        trickle.join().expect("the writer ends") < 900,
+        "ended before the body was complete"
+    );
     gateway.expect_healthy();
 }
 
@@ -391,11 +509,23 @@ fn paths_models_and_methods_that_do_not_exist_are_named_in_the_error() {
         (Request::get("/v1/chat/completions"), 405, "method_not_allowed"),
         (Request::new("DELETE", "/health"), 405, "method_not_allowed"),
         (Request::post("/v1/chat/completions", "{}"), 400, "invalid_parameter"),
-        (Request::post("/v1/chat/completions", r#"{"model":7}"#), 400, "invalid_body"),
+        (
+            Request::post("/v1/chat/completions", r#"{"model":7}"#),
+            400,
+            "invalid_body",
+        ),
         (Request::post("/v1/chat/completions", ""), 400, "invalid_body"),
         (Request::post("/v1/chat/completions", "[]"), 400, "invalid_body"),
-        (Request::post("/v1/chat/completions", r#"{"model":"openai/a""#), 400, "invalid_body"),
-        (Request::post("/v1/chat/completions", r#"{"model":"openai/a","model":"openai/b"}"#), 400, "invalid_body"),
+        (
+            Request::post("/v1/chat/completions", r#"{"model":"openai/a""#),
+            400,
+            "invalid_body",
+        ),
+        (
+            Request::post("/v1/chat/completions", r#"{"model":"openai/a","model":"openai/b"}"#),
+            400,
+            "invalid_body",
+        ),
         (Request::chat("openai/"), 404, "model_not_found"),
         (Request::chat(""), 404, "model_not_found"),
     ];
@@ -465,15 +595,26 @@ fn every_surface_of_the_openai_api_reaches_the_provider() {
         ("/v1/moderations", json!({"model": "openai/a", "input": "x"})),
         ("/v1/moderations", json!({"input": "x"})),
         ("/v1/images/generations", json!({"model": "openai/a", "prompt": "x"})),
-        ("/v1/audio/speech", json!({"model": "openai/a", "input": "x", "voice": "alloy"})),
-        ("/openai/v1/chat/completions", json!({"model": "openai/a", "messages": []})),
+        (
+            "/v1/audio/speech",
+            json!({"model": "openai/a", "input": "x", "voice": "alloy"}),
+        ),
+        (
+            "/openai/v1/chat/completions",
+            json!({"model": "openai/a", "messages": []}),
+        ),
     ];
     for (path, body) in table {
         let answer = client.ask(&Request::post(path, body.to_string()));
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
         assert!(answer.field("x-request-id").is_some(), "{path}");
     }
-    for (method, path) in [("GET", "/v1/models"), ("GET", "/v1/models/gpt-4o"), ("GET", "/v1/files"), ("GET", "/v1/batches")] {
+    for (method, path) in [
+        ("GET", "/v1/models"),
+        ("GET", "/v1/models/gpt-4o"),
+        ("GET", "/v1/files"),
+        ("GET", "/v1/batches"),
+    ] {
         let answer = client.ask(&Request::new(method, path));
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
     }
@@ -487,7 +628,10 @@ fn two_cores_share_the_connections_and_agree() {
     let served = |core: usize| {
         let page = gateway.admin("/metrics").text();
         let name = format!("sluice_requests_total{{core=\"{core}\"}} ");
-        let value = page.lines().find_map(|line| line.strip_prefix(&name)).map(str::parse::<u64>);
+        let value = page
+            .lines()
+            .find_map(|line| line.strip_prefix(&name))
+            .map(str::parse::<u64>);
         value.and_then(Result::ok).unwrap_or_default()
     };
     // The kernel spreads connections by their ports.

@@ -77,7 +77,9 @@ pub fn client(authority: &Authority, identity: Option<&Identity>) -> Arc<ClientC
         Some(identity) => {
             let cert = CertificateDer::from_pem_file(&identity.cert).expect("the certificate is PEM");
             let key = PrivateKeyDer::from_pem_file(&identity.key).expect("the key is PEM");
-            builder.with_client_auth_cert(vec![cert], key).expect("key and certificate fit")
+            builder
+                .with_client_auth_cert(vec![cert], key)
+                .expect("key and certificate fit")
         }
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];

@@ -240,7 +240,11 @@ impl<S: Read + Write> Client<S> {
                 }
                 let take = left.min(self.pending.len());
                 response.body.extend(self.pending.drain(..take));
-                response.rest = if take == left { Rest::Done } else { Rest::Length(left - take) };
+                response.rest = if take == left {
+                    Rest::Done
+                } else {
+                    Rest::Length(left - take)
+                };
                 response.rest != Rest::Done
             }
             Rest::UntilClose => {
@@ -310,7 +314,11 @@ impl<S: Read + Write> Client<S> {
     /// When it sends something.
     pub fn expect_closed(&mut self) {
         let rest = self.until_closed();
-        assert!(rest.is_empty(), "bytes before the close: {:?}", String::from_utf8_lossy(&rest));
+        assert!(
+            rest.is_empty(),
+            "bytes before the close: {:?}",
+            String::from_utf8_lossy(&rest)
+        );
     }
 
     /// Reads once; false if the connection has ended, in whatever way.
