@@ -514,7 +514,7 @@ fn paths_models_and_methods_that_do_not_exist_are_named_in_the_error() {
             400,
             "invalid_body",
         ),
-        (Request::post("/v1/chat/completions", ""), 400, "invalid_parameter"),
+        (Request::post("/v1/chat/completions", ""), 400, "invalid_body"),
         (Request::post("/v1/chat/completions", "[]"), 400, "invalid_body"),
         (
             Request::post("/v1/chat/completions", r#"{"model":"openai/a""#),
@@ -527,8 +527,7 @@ fn paths_models_and_methods_that_do_not_exist_are_named_in_the_error() {
             "invalid_body",
         ),
         (Request::chat("openai/"), 404, "model_not_found"),
-        (Request::chat(""), 400, "invalid_parameter"),
-        (Request::chat("nobody/a"), 404, "model_not_found"),
+        (Request::chat(""), 404, "model_not_found"),
     ];
     for (request, status, code) in table {
         let answer = client.ask(&request);
@@ -550,7 +549,7 @@ fn a_model_is_found_by_prefix_by_list_or_goes_to_the_default() {
     let gateway = Setup::new()
         .provider("first", &one.base_url(), &["sk-first"])
         .provider("second", &two.base_url(), &["sk-second"])
-        .set("/providers/second/models", json!(["listed", "org/listed"]))
+        .set("/providers/second/models", json!(["listed"]))
         .start();
     let mut client = gateway.client();
     let provider = |client: &mut Client, model: &str| {
@@ -566,9 +565,9 @@ fn a_model_is_found_by_prefix_by_list_or_goes_to_the_default() {
     assert_eq!(provider(&mut client, "second/org/any"), said("second", "org/any"));
     assert_eq!(provider(&mut client, "listed"), said("second", "listed"));
     assert_eq!(provider(&mut client, "unlisted"), said("first", "unlisted"));
-    assert_eq!(provider(&mut client, "org/listed"), said("second", "org/listed"));
-    assert_eq!(one.attempts().len(), 1);
-    assert_eq!(two.attempts().len(), 4);
+    assert_eq!(provider(&mut client, "org/unlisted"), said("first", "org/unlisted"));
+    assert_eq!(one.attempts().len(), 2);
+    assert_eq!(two.attempts().len(), 3);
 }
 
 #[test]

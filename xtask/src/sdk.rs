@@ -1,7 +1,7 @@
 //! `cargo xtask sdk`: the vendors' own client libraries against a gateway with the simulator behind it.
 //!
 //! Invariants: the libraries are those of `tests/sdk/requirements.txt`, in an environment of their own below the target
-//! directory, installed again only when that file changes. The tests start gateway and simulator themselves, on ports that
+//! directory, installed again only when that file changes. Without Python it says so and is left out, but not in CI. The tests start gateway and simulator themselves, on ports that
 //! the kernel chooses; here they are only built.
 
 use std::path::{Path, PathBuf};
@@ -29,6 +29,11 @@ pub struct Args {
 /// When something cannot be built or installed, or a test fails.
 pub fn run(args: &Args) -> Result<()> {
     let root = workspace_root()?;
+    if !has_python() {
+        ensure!(std::env::var_os("CI").is_none(), "the SDKs' tests need python3");
+        println!("left out: the SDKs' tests need python3");
+        return Ok(());
+    }
     let python = environment(&root)?;
     let stack = stack::build(&args.profile)?;
     let status = Command::new(python)
@@ -43,6 +48,11 @@ pub fn run(args: &Args) -> Result<()> {
         .context("run pytest")?;
     ensure!(status.success(), "the SDKs' tests failed");
     Ok(())
+}
+
+fn has_python() -> bool {
+    let version = Command::new("python3").arg("--version").output();
+    version.is_ok_and(|output| output.status.success())
 }
 
 /// Python with the pinned libraries.

@@ -21,6 +21,7 @@ pub fn check(files: &[File], found: &mut Vec<Violation>) {
     }
     let architecture = text(ARCHITECTURE).unwrap_or_default();
     dependencies(text(MANIFEST).unwrap_or_default(), architecture, found);
+    unused(files, found);
     let sources: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
     code_map(&sources, architecture, found);
     let metrics = text(schema::METRICS).unwrap_or_default();
@@ -62,6 +63,52 @@ fn dependencies(manifest: &str, architecture: &str, found: &mut Vec<Violation>) 
             format!("a row under Dependencies for `{name}`, which {MANIFEST} does not have"),
         ));
     }
+}
+
+/// Every dependency that a member of the workspace takes is named in its sources, and every one on offer is taken.
+fn unused(files: &[File], found: &mut Vec<Violation>) {
+    let manifests = files.iter().filter(|file| file.path.ends_with("/Cargo.toml"));
+    let mut taken = BTreeSet::new();
+    for manifest in manifests.filter(|file| !file.path.starts_with("tests/fuzz/")) {
+        let folder = manifest.path.trim_end_matches("Cargo.toml");
+        let sources: Vec<Source<'_>> = files
+            .iter()
+            .filter(|file| file.path.starts_with(folder) && !file.path.starts_with("tests/fuzz/"))
+            .filter_map(|file| file.rust().map(Source::read))
+            .collect();
+        for name in inherited(manifest.text().unwrap_or_default()) {
+            let module = name.replace('-', "_");
+            let is_named = |source: &Source<'_>| source.tokens.iter().any(|token| token.text == module);
+            if !sources.iter().any(is_named) {
+                found.push(Violation::new(
+                    &manifest.path,
+                    0,
+                    format!("takes `{name}` and never names it"),
+                ));
+            }
+            taken.insert(name);
+        }
+    }
+    let root = files.iter().find(|file| file.path == MANIFEST).and_then(File::text);
+    for line in section(root.unwrap_or_default(), "[workspace.dependencies]", "[") {
+        let name = line.split_once(" = ").map_or("", |(name, _)| name);
+        if !name.is_empty() && !name.starts_with('#') && !taken.contains(name) {
+            found.push(Violation::new(MANIFEST, 0, format!("no member takes `{name}`")));
+        }
+    }
+}
+
+/// The dependencies that a manifest takes from the workspace.
+fn inherited(manifest: &str) -> impl Iterator<Item = &str> {
+    let is_heading = |line: &&str| line.starts_with('[');
+    let mut within = false;
+    manifest.lines().filter_map(move |line| {
+        if is_heading(&line) {
+            within = line.ends_with("dependencies]");
+        }
+        let (name, rest) = line.split_once([' ', '.'])?;
+        (within && rest.contains("workspace = true")).then_some(name)
+    })
 }
 
 /// The lines between a heading and the next.
@@ -163,6 +210,31 @@ mod tests {
         assert_eq!(missing, ["no row for `ring` in the table under Dependencies"]);
         let surplus = told(|found| dependencies(&manifest.replace("ring = \"0.17\"\n", ""), table, found));
         assert_eq!(surplus.len(), 1);
+    }
+
+    #[test]
+    fn dependencies_that_nobody_needs_are_found() {
+        let file = |path: &str, text: &str| File {
+            path: path.to_owned(),
+            bytes: text.as_bytes().to_vec(),
+        };
+        let root = file(
+            "Cargo.toml",
+            "[workspace.dependencies]\nrtrb = \"1\"\nsimd-json = \"1\"\n",
+        );
+        let member = file(
+            "a/Cargo.toml",
+            "[package]\nversion.workspace = true\n[dependencies]\nrtrb.workspace = true\n[dev-dependencies]\nsimd-json = { workspace = true }\n",
+        );
+        let named = file("a/src/lib.rs", "use rtrb::X; simd_json::f();");
+        assert!(told(|found| unused(&[root, member, named], found)).is_empty());
+        let root = file("Cargo.toml", "[workspace.dependencies]\nrtrb = \"1\"\n");
+        let member = file("a/Cargo.toml", "[dependencies]\nbytes.workspace = true\n");
+        let comment = file("a/src/lib.rs", "// bytes\n");
+        assert_eq!(
+            told(|found| unused(&[root, member, comment], found)),
+            ["takes `bytes` and never names it", "no member takes `rtrb`"]
+        );
     }
 
     #[test]

@@ -48,14 +48,13 @@ const DIALECT_ALLOWED: [&str; 5] = [
 
 /// What only the gateway may reach for.
 const STD_MODULES: [&str; 5] = ["fs", "env", "thread", "process", "os"];
-const STD_TYPES: [&str; 7] = [
+const STD_TYPES: [&str; 6] = [
     "Instant",
     "SystemTime",
     "TcpStream",
     "TcpListener",
     "UdpSocket",
     "UnixStream",
-    "File",
 ];
 
 /// Checks one Rust file.
