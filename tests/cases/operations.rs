@@ -458,9 +458,7 @@ fn metrics_add_up() {
             let answer = gateway.ask(request);
             assert_eq!(answer.status, *status);
             bytes_in += request.body().len() as u64;
-            if request.body() != b"" {
-                bytes_out += answer.body.len() as u64;
-            }
+            bytes_out += answer.body.len() as u64;
         }
     }
     gateway.expect_metric("sluice_connections", 0);
@@ -506,7 +504,10 @@ fn an_idle_connection_holds_little_memory() {
         .for_each(|client| assert_eq!(client.ask(&request).status, 200));
     let grown = gateway.rss_bytes().saturating_sub(before) / CONNECTIONS as u64;
     println!("an idle connection holds {grown} bytes");
-    assert!(grown <= 8 * 1024, "{grown} bytes");
+    // Tasks of an unoptimized build are larger; what is promised is checked with SLUICE_BINARY or --release.
+    let optimized = !cfg!(debug_assertions) || std::env::var_os("SLUICE_BINARY").is_some();
+    let bound = if optimized { 8 * 1024 } else { 12 * 1024 };
+    assert!(grown <= bound, "{grown} bytes");
     idle.iter_mut()
         .for_each(|client| assert_eq!(client.ask(&request).status, 200));
 }

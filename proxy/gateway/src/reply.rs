@@ -26,8 +26,8 @@ pub struct Client {
     pub keep_alive: bool,
 }
 
-/// Writes an error in the client's dialect.
-pub fn error(parts: &mut Parts, client: Client, error: &ApiError) {
+/// Writes an error in the client's dialect; returns the length of its body.
+pub fn error(parts: &mut Parts, client: Client, error: &ApiError) -> u64 {
     let mut body = Out::default();
     provider::write_own_error(client.dialect, error, &mut body);
     let body = body.buf;
@@ -38,6 +38,7 @@ pub fn error(parts: &mut Parts, client: Client, error: &ApiError) {
     }
     field(text, provider::own_error_field(client.dialect, error));
     json_tail(text, client, &body);
+    if client.head_only { 0 } else { body.len() as u64 }
 }
 
 /// Writes a JSON document.
