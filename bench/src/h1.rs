@@ -3,6 +3,8 @@
 //! Sans-IO. Invariant: a scanner fed the same bytes in any split reports the same data and the same end. It is no
 //! reference parser: it trusts the loopback peers that a measurement consists of, and refuses what it does not know.
 
+use std::mem::MaybeUninit;
+
 /// Most header fields of a head that the instruments read.
 pub const HEADERS_MAX: usize = 64;
 
@@ -47,9 +49,10 @@ impl std::error::Error for BadHead {}
 /// # Errors
 /// [`BadHead`] when no continuation of `bytes` can become one.
 pub fn response_head(bytes: &[u8]) -> Result<Option<Head>, BadHead> {
-    let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut response = httparse::Response::new(&mut fields);
-    let len = match response.parse(bytes).map_err(|_| BadHead)? {
+    let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, &mut fields);
+    let len = match parsed.map_err(|_| BadHead)? {
         httparse::Status::Complete(len) => len,
         httparse::Status::Partial => return Ok(None),
     };
@@ -74,9 +77,10 @@ pub fn response_head(bytes: &[u8]) -> Result<Option<Head>, BadHead> {
 /// # Errors
 /// [`BadHead`] when no continuation of `bytes` can become one.
 pub fn request_head(bytes: &[u8]) -> Result<Option<Head>, BadHead> {
-    let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut request = httparse::Request::new(&mut fields);
-    let len = match request.parse(bytes).map_err(|_| BadHead)? {
+    let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    let parsed = request.parse_with_uninit_headers(bytes, &mut fields);
+    let len = match parsed.map_err(|_| BadHead)? {
         httparse::Status::Complete(len) => len,
         httparse::Status::Partial => return Ok(None),
     };

@@ -2,26 +2,41 @@
 //!
 //! Invariants: an open loop's latency counts from the moment the request was due, never from when a connection became
 //! free (no coordinated omission); every answer is checked to its last byte and a failure is counted, never retried;
-//! a run is bounded in time by `warmup + duration + timeout`. Absent: TLS, HTTP/2, and more than one thread.
+//! a run is bounded in time by `warmup + duration + timeout`. With `--with-simulator` the provider simulator runs on the
+//! same thread and ring, so that one core carries both ends. Absent: TLS to the target, HTTP/2, and more than one thread.
 
+mod answer;
 mod body;
+mod closed;
 mod exchange;
 mod pace;
+mod ring;
 mod run;
 mod scan;
 mod search;
+mod stage;
 mod stats;
 
+use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-/// The flags of the generator.
+/// The program: one run that the flags describe, or a stage that performs runs as it is told.
+#[derive(Debug, clap::Parser)]
+pub struct Program {
+    #[command(flatten)]
+    stage: stage::Flags,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// The flags of one run.
 #[derive(Debug, Clone, clap::Parser)]
 pub struct Flags {
-    /// Where to send: `http://host:port`.
-    #[arg(long)]
+    /// Where to send: `http://host:port`; every run needs one.
+    #[arg(long, default_value = "")]
     pub target: String,
     /// Request path.
     #[arg(long, default_value = "/v1/chat/completions")]
@@ -100,22 +115,39 @@ impl Flags {
     }
 }
 
-/// Runs what the flags ask for and prints events and the JSON summary, one per line, on standard output.
+/// Runs what the flags ask for and prints events and JSON summaries, one per line, on standard output.
 ///
 /// # Errors
 /// When the flags are not usable or the runtime cannot be had; a failing target is no error but a count.
-pub fn run(flags: &Flags) -> Result<()> {
+pub fn run(program: &Program) -> Result<()> {
+    let Program { stage, flags } = program;
+    crate::rt::pin(flags.cpu)?;
+    if stage.with_responder {
+        stage::respond()
+    } else if stage.with_simulator {
+        crate::rt::run(stage::run(stage))
+    } else {
+        crate::rt::run(perform(flags))
+    }
+}
+
+/// One run, or one search, from its flags to its summary line.
+async fn perform(flags: &Flags) -> Result<()> {
     ensure!(
         (1..=10_000).contains(&flags.connections),
         "--connections must be 1 to 10000"
     );
     ensure!(flags.rate.is_none_or(|rate| rate >= 1.0), "--rate must be at least 1");
-    crate::rt::pin(flags.cpu)?;
     let summary = if flags.search.is_empty() {
-        run::measure(flags, true)?.to_json()
+        run::measure(flags, true).await?.to_json()
     } else {
-        search::run(flags)?
+        search::run(flags).await?
     };
-    println!("{}", serde_json::json!({ "event": "summary", "summary": summary }));
-    Ok(())
+    say(&serde_json::json!({ "event": "summary", "summary": summary }))
+}
+
+/// Prints one event as one line and sees that it leaves.
+fn say(event: &serde_json::Value) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{event}").and_then(|()| out.flush()).context("standard output")
 }

@@ -308,6 +308,12 @@ impl<S: Read + Write> Client<S> {
         std::mem::take(&mut self.pending)
     }
 
+    /// Reads until something has come, or the peer has closed; what came.
+    pub fn until_closed_or_answer(&mut self) -> Vec<u8> {
+        let _ = self.fill();
+        std::mem::take(&mut self.pending)
+    }
+
     /// Checks that the peer closes without another byte.
     ///
     /// # Panics

@@ -68,12 +68,21 @@ impl Setup {
     }
 
     /// Sets a value by its JSON pointer; what lies on the way is made.
+    ///
+    /// # Panics
+    /// When a number in it is beyond the next index of a list.
     #[must_use]
     pub fn set(mut self, pointer: &str, value: impl Into<Value>) -> Self {
         let mut place = &mut self.config;
         for name in pointer.split('/').skip(1) {
             place = match name.parse::<usize>() {
-                Ok(index) => &mut place[index],
+                Ok(index) => {
+                    let list = place.as_array_mut().expect("a number is an index of a list");
+                    if index == list.len() {
+                        list.push(Value::Null);
+                    }
+                    &mut list[index]
+                }
                 Err(_) => &mut place[name],
             };
         }

@@ -97,3 +97,41 @@ impl Sim {
         assert!(replaced.is_ok(), "{replaced:?}");
     }
 }
+
+/// The body that an echo answer says arrived.
+///
+/// # Panics
+/// When it says none.
+#[must_use]
+pub fn echoed_body(echo: &Value) -> Vec<u8> {
+    let text = echo["body_base64"]
+        .as_str()
+        .unwrap_or_else(|| panic!("no body: {echo}"));
+    let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
+    let (mut word, mut bits) = (0_u32, 0);
+    for symbol in text.bytes().filter(|&symbol| symbol != b'=') {
+        let value = match symbol {
+            b'A'..=b'Z' => symbol - b'A',
+            b'a'..=b'z' => symbol - b'a' + 26,
+            b'0'..=b'9' => symbol - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            other => panic!("not base64: {other}"),
+        };
+        word = word << 6 | u32::from(value);
+        bits += 6;
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push((word >> bits) as u8);
+        }
+    }
+    bytes
+}
+
+/// The values of a header field that an echo answer says arrived; `name` is in lower case.
+#[must_use]
+pub fn echoed_fields(echo: &Value, name: &str) -> Vec<String> {
+    let fields = echo["headers"].as_array().into_iter().flatten();
+    let named = fields.filter(|field| field[0].as_str().is_some_and(|own| own.eq_ignore_ascii_case(name)));
+    named.filter_map(|field| Some(field[1].as_str()?.to_owned())).collect()
+}

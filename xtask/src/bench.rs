@@ -6,6 +6,7 @@
 
 mod build;
 mod configs;
+mod generator;
 mod judge;
 mod machine;
 mod measure;
@@ -109,10 +110,10 @@ fn load(args: &Args) -> Result<()> {
     );
     let machine = machine::Machine::read()?;
     let programs = build::programs(&args.profile)?;
-    let stage = Stage::open(programs, args.proxy_cpu, args.load_cpu)?;
+    let mut stage = Stage::open(programs, args.proxy_cpu, args.load_cpu)?;
     let mut outcomes = Vec::new();
     for scenario in scenarios {
-        match measure_scenario(args, &stage, scenario) {
+        match measure_scenario(args, &mut stage, scenario) {
             Ok(outcome) if outcome.samples.is_empty() => {}
             Ok(outcome) => {
                 report::print_scenario(&outcome);
@@ -167,7 +168,7 @@ fn progress(text: &str) {
     }
 }
 
-fn measure_scenario(args: &Args, stage: &Stage, scenario: Scenario) -> Result<Outcome> {
+fn measure_scenario(args: &Args, stage: &mut Stage, scenario: Scenario) -> Result<Outcome> {
     let wanted = scenario
         .subjects
         .iter()

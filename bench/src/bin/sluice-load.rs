@@ -3,5 +3,5 @@
 use clap::Parser;
 
 fn main() -> anyhow::Result<()> {
-    sluice_bench::load::run(&sluice_bench::load::Flags::parse())
+    sluice_bench::load::run(&sluice_bench::load::Program::parse())
 }

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use monoio::buf::IoBufMut;
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
 use monoio::net::TcpStream;
+use socket2::SockRef;
 
 use super::run::Shared;
 use super::scan::BodyScan;
+use super::stage::cheap_congestion_control;
 use crate::h1;
 
 /// Read buffer of a connection in bytes.
@@ -105,6 +107,7 @@ impl Connection {
         let connect = || {
             let socket = StdTcpStream::connect(target)?;
             socket.set_nodelay(true)?;
+            cheap_congestion_control(SockRef::from(&socket));
             let twin = socket.try_clone()?;
             TcpStream::from_std(socket).map(|stream| (stream, twin))
         };
@@ -123,7 +126,7 @@ impl Connection {
     /// # Errors
     /// The kind of failure; the connection must then be dropped.
     pub async fn exchange(&mut self, shared: &Shared, due: Instant) -> Result<bool, Failure> {
-        self.slot.since.set(Some(Instant::now()));
+        self.slot.since.set(Some(shared.began(due)));
         let result = self.request_and_answer(shared, due).await;
         self.slot.since.set(None);
         if self.slot.expired.get() {

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::exchange::{Connection, Failure, Slot, nanos};
 use super::pace::{Metronome, Pace};
 use super::stats::Stats;
-use super::{Flags, body};
+use super::{Flags, body, say};
 use crate::rt;
 
 /// How often requests are checked for having run too long.
@@ -75,6 +75,12 @@ impl Shared {
         self.window.get().is_some_and(|(from, to)| (from..to).contains(&moment))
     }
 
+    /// When a request due at `due` is sent: now. A closed loop has just read the clock.
+    #[must_use]
+    pub fn began(&self, due: Instant) -> Instant {
+        if self.pace.is_open() { Instant::now() } else { due }
+    }
+
     /// Counts a right answer of `bytes` bytes.
     pub fn answered(&self, due: Instant, now: Instant, bytes: u64) {
         if self.in_window(due, now) {
@@ -91,33 +97,30 @@ impl Shared {
     }
 }
 
-/// Performs one run; `announce` prints the window's beginning and end.
+/// Performs one run on the current runtime; `announce` prints the window's beginning and end.
 ///
 /// # Errors
-/// When the runtime cannot be had or the target does not resolve.
-pub fn measure(flags: &Flags, announce: bool) -> Result<Stats> {
+/// When the target does not resolve or the metronome does not start.
+pub async fn measure(flags: &Flags, announce: bool) -> Result<Stats> {
     let target = flags.address()?;
-    let mut stats = Stats::default();
-    rt::run(async {
-        let shared = Rc::new(Shared::new(flags));
-        let slots: Vec<Rc<Slot>> = (0..flags.connections).map(|_| Rc::default()).collect();
-        for (index, slot) in slots.iter().enumerate() {
-            let stagger = Duration::from_millis(flags.stagger_ms).mul_f64(index as f64 / flags.connections as f64);
-            monoio::spawn(work(Rc::clone(&shared), target, Rc::clone(slot), stagger));
-        }
-        let (timeout, watched) = (flags.timeout(), slots.clone());
-        monoio::spawn(async move {
-            loop {
-                monoio::time::sleep(WATCH_EVERY).await;
-                let now = Instant::now();
-                watched.iter().for_each(|slot| slot.expire(now, timeout));
-            }
-        });
-        coordinate(flags, &shared, announce).await?;
-        stats = shared.stats.borrow().clone();
-        Ok(())
-    })?;
-    Ok(stats)
+    let shared = Rc::new(Shared::new(flags));
+    let slots: Vec<Rc<Slot>> = (0..flags.connections).map(|_| Rc::default()).collect();
+    for (index, slot) in slots.iter().enumerate() {
+        let stagger = Duration::from_millis(flags.stagger_ms).mul_f64(index as f64 / flags.connections as f64);
+        monoio::spawn(work(Rc::clone(&shared), target, Rc::clone(slot), stagger));
+    }
+    monoio::spawn(watch(Rc::clone(&shared), slots, flags.timeout()));
+    coordinate(flags, &shared, announce).await?;
+    Ok(shared.stats.take())
+}
+
+/// Ends requests that run too long, until no connection is left that could send one.
+async fn watch(shared: Rc<Shared>, slots: Vec<Rc<Slot>>, timeout: Duration) {
+    while shared.finished.get() < slots.len() {
+        monoio::time::sleep(WATCH_EVERY).await;
+        let now = Instant::now();
+        slots.iter().for_each(|slot| slot.expire(now, timeout));
+    }
 }
 
 async fn coordinate(flags: &Flags, shared: &Rc<Shared>, announce: bool) -> Result<()> {
@@ -144,7 +147,7 @@ async fn coordinate(flags: &Flags, shared: &Rc<Shared>, announce: bool) -> Resul
     sleep_until(from).await;
     let cpu = rt::own_cpu_ns();
     if announce {
-        println!("{}", json!({ "event": "measure" }));
+        say(&json!({ "event": "measure" }))?;
     }
     while Instant::now() < to && shared.finished.get() < flags.connections {
         let wait = (to - Instant::now()).min(Duration::from_millis(20));
@@ -152,10 +155,7 @@ async fn coordinate(flags: &Flags, shared: &Rc<Shared>, announce: bool) -> Resul
     }
     let measured = Instant::now().min(to);
     if announce {
-        println!(
-            "{}",
-            json!({ "event": "measured", "requests": shared.stats.borrow().requests })
-        );
+        say(&json!({ "event": "measured", "requests": shared.stats.borrow().requests }))?;
     }
     shared.stats.borrow_mut().own_cpu_ns = rt::own_cpu_ns() - cpu;
     drain(shared, flags, to).await;

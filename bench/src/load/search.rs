@@ -23,14 +23,15 @@ struct Step {
     failures: u64,
 }
 
-fn step(flags: &Flags, rate: f64) -> Result<Step> {
+async fn step(flags: &Flags, rate: f64) -> Result<Step> {
     let stats = measure(
         &Flags {
             rate: Some(rate.max(1.0)),
             ..flags.clone()
         },
         false,
-    )?;
+    )
+    .await?;
     let (p99_us, p50_us) = (stats.latency.micros(0.99), stats.latency.micros(0.5));
     Ok(Step {
         rate,
@@ -52,14 +53,15 @@ fn better(one: Step, other: Step) -> Step {
 ///
 /// # Errors
 /// When a run cannot be performed at all.
-pub fn run(flags: &Flags) -> Result<Value> {
+pub async fn run(flags: &Flags) -> Result<Value> {
     let closed = measure(
         &Flags {
             rate: None,
             ..flags.clone()
         },
         false,
-    )?;
+    )
+    .await?;
     let top = closed.rps();
     let mut steps: Vec<Step> = Vec::new();
     let mut found = Vec::new();
@@ -80,11 +82,11 @@ pub fn run(flags: &Flags) -> Result<Value> {
                 break;
             }
             let rate = if low == 0.0 { high * 0.6 } else { (low + high) / 2.0 };
-            let first = step(flags, rate)?;
+            let first = step(flags, rate).await?;
             steps.push(if good(&first) {
                 first
             } else {
-                better(first, step(flags, rate)?)
+                better(first, step(flags, rate).await?)
             });
         }
         let best = steps

@@ -85,7 +85,7 @@ pub struct Stats {
     pub rate: Option<f64>,
     /// Connections of the run.
     pub connections: usize,
-    /// CPU nanoseconds the generator itself used in the window.
+    /// CPU nanoseconds the generator used in the window, and the simulator with it when they share a process.
     pub own_cpu_ns: u64,
 }
 
@@ -126,7 +126,7 @@ impl Stats {
             "first_token_us": self.first_token.to_json(),
             "chunk_gap_us": self.chunk_gap.to_json(),
             "chunk_late_us": self.chunk_late.to_json(),
-            "generator_cpu_us_per_request": self.own_cpu_ns as f64 / 1e3 / self.requests.max(1) as f64,
+            "load_cpu_us_per_request": self.own_cpu_ns as f64 / 1e3 / self.requests.max(1) as f64,
         })
     }
 }

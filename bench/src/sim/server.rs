@@ -76,6 +76,16 @@ impl Shared {
 }
 
 impl Worker {
+    fn new(shared: Arc<Shared>, tls: Option<Arc<ServerConfig>>) -> Self {
+        Self {
+            shared,
+            tls,
+            open: RefCell::default(),
+            date: RefCell::default(),
+            stopping: Cell::new(false),
+        }
+    }
+
     /// Appends the `Date` of `seconds`, formatted once a second.
     pub fn date(&self, seconds: u64, out: &mut Vec<u8>) {
         let mut date = self.date.borrow_mut();
@@ -127,6 +137,21 @@ pub fn bind(address: SocketAddr, threads: usize) -> io::Result<Vec<std::net::Tcp
     Ok(listeners)
 }
 
+/// Serves `listener` on the current runtime for as long as that lives: for a program that has one already.
+///
+/// # Errors
+/// When the runtime does not take the listener.
+pub fn attach(listener: std::net::TcpListener, shared: Arc<Shared>, tls: Option<Arc<ServerConfig>>) -> io::Result<()> {
+    listener.set_nonblocking(monoio::utils::is_legacy())?;
+    let listener = TcpListener::from_std(listener)?;
+    let worker = Rc::new(Worker::new(shared, tls));
+    monoio::spawn(async move {
+        let canceller = Canceller::new();
+        accept(listener, canceller.handle(), worker).await;
+    });
+    Ok(())
+}
+
 /// Runs one thread until the other end of `stop` is closed.
 ///
 /// # Errors
@@ -137,13 +162,7 @@ pub fn run(
     shared: Arc<Shared>,
     tls: Option<Arc<ServerConfig>>,
 ) -> io::Result<()> {
-    let worker = Rc::new(Worker {
-        shared,
-        tls,
-        open: RefCell::default(),
-        date: RefCell::default(),
-        stopping: Cell::new(false),
-    });
+    let worker = Rc::new(Worker::new(shared, tls));
     let mut builder = io_uring::IoUring::builder();
     builder.setup_single_issuer().setup_defer_taskrun().setup_coop_taskrun();
     let fast = RuntimeBuilder::<FusionDriver>::new()

@@ -17,7 +17,7 @@ use sluice_wire::limits::HEAD_BYTES_MAX;
 use sluice_wire::proxy_protocol;
 
 use crate::buffer::{Block, Chunk, Size};
-use crate::core::Core;
+use crate::core::{Core, OpenConnection};
 use crate::exchange;
 use crate::net::{Received, Stream};
 use crate::parts::Parts;
@@ -65,8 +65,8 @@ enum NoHead {
 }
 
 /// Serves one client's connection to its end.
-pub async fn serve(core: Rc<Core>, socket: TcpStream, peer: SocketAddr) {
-    let _open = core.open_connection();
+pub async fn serve(open: OpenConnection, socket: TcpStream, peer: SocketAddr) {
+    let core = open.core();
     let plane = core.plane();
     let stream = Stream::new(socket, &core.buffers, &core.deadlines);
     let mut down = Downstream {

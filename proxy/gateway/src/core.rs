@@ -150,6 +150,13 @@ impl Core {
 #[must_use = "the connection counts only while this lives"]
 pub struct OpenConnection(Rc<Core>);
 
+impl OpenConnection {
+    /// The core that serves it.
+    pub fn core(&self) -> Rc<Core> {
+        self.0.clone()
+    }
+}
+
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.connections.set(self.0.connections.get() - 1);

@@ -262,6 +262,7 @@ async fn finish(
     mut request: Request,
     ended: Result<(), End>,
 ) -> After {
+    request.keep_alive &= !core.is_draining();
     let view = request.view();
     let mut after = if request.keep_alive {
         After::KeepAlive
@@ -275,12 +276,12 @@ async fn finish(
             request.record.outcome = Outcome::Refused(error.code);
             request.record.status = error.status();
             work.parts.clear();
-            reply::error(&mut work.parts, view, &error);
+            request.record.bytes_out = reply::error(&mut work.parts, view, &error);
             true
         }
         Err(End::Rejected(rejection)) => {
             work.parts.clear();
-            request.record.status = rejection.write(&mut work.parts, view);
+            (request.record.status, request.record.bytes_out) = rejection.write(&mut work.parts, view);
             true
         }
         Err(End::Gone) => {

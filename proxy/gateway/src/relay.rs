@@ -60,6 +60,8 @@ pub async fn deliver(
     answer: Answer,
 ) -> Result<(), Undelivered> {
     request.record.status = work.response.status;
+    // Draining may have begun since the request was read: the client is told that its connection ends here.
+    request.keep_alive &= !context.core.is_draining();
     let mode = mode(work, &answer);
     if target.provider.dialect != context.dialect {
         return match mode {

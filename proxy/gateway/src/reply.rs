@@ -26,8 +26,8 @@ pub struct Client {
     pub keep_alive: bool,
 }
 
-/// Writes an error in the client's dialect.
-pub fn error(parts: &mut Parts, client: Client, error: &ApiError) {
+/// Writes an error in the client's dialect; returns the length of its body.
+pub fn error(parts: &mut Parts, client: Client, error: &ApiError) -> u64 {
     let mut body = Out::default();
     provider::write_own_error(client.dialect, error, &mut body);
     let body = body.buf;
@@ -36,7 +36,9 @@ pub fn error(parts: &mut Parts, client: Client, error: &ApiError) {
     if let Some(seconds) = error.retry_after_s {
         number_field(text, b"retry-after: ", u64::from(seconds));
     }
+    field(text, provider::own_error_field(client.dialect, error));
     json_tail(text, client, &body);
+    if client.head_only { 0 } else { body.len() as u64 }
 }
 
 /// Writes a JSON document.
@@ -71,6 +73,16 @@ pub fn number_field(text: &mut Vec<u8>, name: &[u8], number: u64) {
     text.extend_from_slice(name);
     text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     text.extend_from_slice(b"\r\n");
+}
+
+/// A field with a fixed value, if there is one.
+pub fn field(text: &mut Vec<u8>, field: Option<(&str, &str)>) {
+    if let Some((name, value)) = field {
+        text.extend_from_slice(name.as_bytes());
+        text.extend_from_slice(b": ");
+        text.extend_from_slice(value.as_bytes());
+        text.extend_from_slice(b"\r\n");
+    }
 }
 
 /// `x-request-id`, 32 hexadecimal digits.

@@ -165,7 +165,8 @@ async fn accept_loop(core: Rc<Core>, listener: Listener) {
         }
         match listener.accept().await {
             Ok((socket, peer)) => {
-                monoio::spawn(connection::serve(core.clone(), socket, peer));
+                // Counted here: the task begins only after the next accept has been decided on.
+                monoio::spawn(connection::serve(core.open_connection(), socket, peer));
             }
             Err(_) if core.is_draining() => return,
             Err(error) => {
@@ -187,7 +188,7 @@ fn stop_listening(core: &Rc<Core>, fd: i32) {
         let _ = socket.set_nonblocking(net::is_epoll());
         let peer = peer.as_socket();
         if let (Ok(socket), Some(peer)) = (TcpStream::from_std(socket.into()), peer) {
-            monoio::spawn(connection::serve(core.clone(), socket, peer));
+            monoio::spawn(connection::serve(core.open_connection(), socket, peer));
         }
     }
     deadline::shutdown(listener.as_raw_fd());

@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::ApiError;
+use sluice_wire::provider::Quirks;
 
 use crate::config::names::Names;
 use crate::config::values::Network;
@@ -197,6 +198,10 @@ pub struct Provider {
     pub name: Box<str>,
     /// What it speaks.
     pub dialect: Dialect,
+    /// What it does differently from its dialect's first provider.
+    pub quirks: Quirks,
+    /// Tokens to generate at most, where the dialect demands a number and the client gave none.
+    pub max_tokens_default: u32,
     /// How a key is sent.
     pub auth: Auth,
     /// The usable keys, at most `limits::KEYS_MAX`. A provider that needs none has one, named `none`.

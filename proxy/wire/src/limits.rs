@@ -51,6 +51,9 @@ pub const BEDROCK_DOCUMENT_NAME_BYTES_MAX: usize = 200;
 pub const SIGV4_SCOPE_PART_BYTES_MAX: usize = 128;
 /// Largest upstream response body that is translated (and therefore collected) rather than relayed, in bytes.
 pub const TRANSLATED_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Tokens of an answer where the dialect demands a number and nobody gave one (`max_tokens_default`): no Claude model has a
+/// lower limit of its own.
+pub const MAX_TOKENS_DEFAULT: u32 = 4096;
 /// Shortest string that a translated body references in its source instead of copying, in bytes.
 pub const SPLICE_BYTES_MIN: usize = 4 * 1024;
 /// Most losses that one translated request names in its warning header.

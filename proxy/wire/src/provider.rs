@@ -197,6 +197,16 @@ pub fn write_own_error(dialect: Dialect, error: &ApiError, out: &mut Out) {
     }
 }
 
+/// The header field that an answer with a provider's error carries beside its body, if the dialect has one.
+pub fn error_field(dialect: Dialect, error: &UpstreamError) -> Option<(&'static str, &'static str)> {
+    (dialect == Dialect::Bedrock).then(|| ("x-amzn-errortype", bedrock::error_type(error)))
+}
+
+/// The same for an error of the gateway's own.
+pub fn own_error_field(dialect: Dialect, error: &ApiError) -> Option<(&'static str, &'static str)> {
+    (dialect == Dialect::Bedrock).then(|| ("x-amzn-errortype", bedrock::own_error_type(error)))
+}
+
 /// Reads a provider's stream.
 #[derive(Debug)]
 pub enum StreamDecoder {

@@ -1,13 +1,11 @@
 //! One measurement: the generator's run, and the process under test's clocks read at the edges of its window.
 
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::process::{self, CpuTime, Kept};
+use super::generator;
+use super::process::{self, CpuTime};
 use super::scenario::{Per, Scenario};
 use super::subject::{Name, Running, Stage};
 
@@ -27,6 +25,12 @@ pub struct Sample {
     pub ksoftirqd_us: f64,
     /// The share of its core that others used meanwhile, 0 to 1: above a few hundredths the sample is a noisy one.
     pub core_others: f64,
+    /// The share of the subject's core that was busy, 0 to 1: near 1 unless the load is bounded by something else.
+    pub core_busy: f64,
+    /// The share of the load's core that was busy: below the subject's, or the subject was not saturated.
+    pub load_core_busy: f64,
+    /// CPU of generator and simulator together per request or chunk, in microseconds.
+    pub load_cpu_us: f64,
     /// Resident bytes before the first request of the scenario.
     pub rss_idle: u64,
     /// Resident bytes at the end of the measured window.
@@ -58,21 +62,36 @@ impl Sample {
     }
 }
 
+/// The clocks at one edge of a window.
 #[derive(Default)]
-struct Edge {
+struct Clocks {
     cpu: CpuTime,
+    load_cpu: CpuTime,
     ksoftirqd_ns: u64,
-    core_busy: u64,
-    core_all: u64,
+    /// Busy and all ticks of the subject's core.
+    core: (u64, u64),
+    /// Busy and all ticks of the load's core.
+    load_core: (u64, u64),
 }
 
-fn edge(stage: &Stage, subject: &Running) -> Edge {
-    let (core_busy, core_all) = process::core_ticks(stage.proxy_cpu());
-    Edge {
-        core_busy,
-        core_all,
-        cpu: subject.pid().map(process::cpu_time).unwrap_or_default(),
-        ksoftirqd_ns: process::ksoftirqd_ns(stage.proxy_cpu()),
+/// What is read at both edges: the processes and the cores they run on.
+struct Watched {
+    subject: Vec<u32>,
+    load: Vec<u32>,
+    ksoftirqd: Vec<u32>,
+    proxy_cpu: usize,
+    load_cpu: usize,
+}
+
+impl Watched {
+    fn read(&self) -> Clocks {
+        Clocks {
+            cpu: process::cpu_time(&self.subject),
+            load_cpu: process::cpu_time(&self.load),
+            ksoftirqd_ns: process::cpu_time(&self.ksoftirqd).total_ns,
+            core: process::core_ticks(self.proxy_cpu),
+            load_core: process::core_ticks(self.load_cpu),
+        }
     }
 }
 
@@ -80,35 +99,27 @@ fn edge(stage: &Stage, subject: &Running) -> Edge {
 ///
 /// # Errors
 /// When the generator fails; failures of the subject are counted in the sample.
-pub fn run(stage: &Stage, scenario: &Scenario, subject: &Running, round: usize, seconds: f64) -> Result<Sample> {
-    ensure!(stage.scripted || !scenario.is_stream(), "needs the simulator");
-    let mut command = stage.generator()?;
-    command
-        .args(["--target", &format!("http://{}", subject.address)])
-        .args(scenario.flags);
-    command.args(["--model", &model(stage, scenario, subject.name)]);
-    command.args([
-        "--duration",
-        &(seconds * scenario.longer).to_string(),
-        "--warmup",
-        &scenario.warmup.to_string(),
-    ]);
-    command.stdout(Stdio::piped());
-    let mut generator = Kept::spawn(command, stage.load_cpu())?;
-    let stdout = generator.child().stdout.take().context("standard output is piped")?;
-    let (mut begin, mut end, mut rss_load, mut summary) = (Edge::default(), Edge::default(), 0, None);
-    for line in BufReader::new(stdout).lines() {
-        let mut event: Value = serde_json::from_str(&line?).context("the generator speaks JSON")?;
-        match event["event"].as_str() {
-            Some("measure") => begin = edge(stage, subject),
-            Some("measured") => {
-                end = edge(stage, subject);
-                rss_load = subject.rss_bytes();
-            }
-            _ => summary = Some(event["summary"].take()),
+pub fn run(stage: &mut Stage, scenario: &Scenario, subject: &Running, round: usize, seconds: f64) -> Result<Sample> {
+    let mut flags = vec!["--target".to_owned(), format!("http://{}", subject.address)];
+    flags.extend(scenario.flags.iter().map(|flag| (*flag).to_owned()));
+    flags.extend(["--model".to_owned(), model(scenario, subject.name)]);
+    flags.extend(["--duration".to_owned(), (seconds * scenario.longer).to_string()]);
+    flags.extend(["--warmup".to_owned(), scenario.warmup.to_string()]);
+    let watched = Watched {
+        subject: subject.pid().map(process::tree).unwrap_or_default(),
+        load: process::tree(stage.generator.pid()),
+        ksoftirqd: process::ksoftirqd(stage.proxy_cpu()),
+        proxy_cpu: stage.proxy_cpu(),
+        load_cpu: stage.load_cpu(),
+    };
+    let (mut begin, mut end, mut rss_load) = (Clocks::default(), Clocks::default(), 0);
+    let load = stage.generator.run(&flags, |edge| match edge {
+        generator::Edge::Begin => begin = watched.read(),
+        generator::Edge::End => {
+            end = watched.read();
+            rss_load = subject.rss_bytes();
         }
-    }
-    let load = summary.context("the generator ended without a summary")?;
+    })?;
     let count = match scenario.per {
         Per::Request => load["requests"].as_f64(),
         Per::Chunk => load["chunks"].as_f64(),
@@ -126,6 +137,9 @@ pub fn run(stage: &Stage, scenario: &Scenario, subject: &Running, round: usize, 
         cpu_user_us: micros(cpu.total_ns) * cpu.user_share(),
         ksoftirqd_us: micros(end.ksoftirqd_ns.saturating_sub(begin.ksoftirqd_ns)),
         core_others: core_others(&begin, &end),
+        core_busy: busy(begin.core, end.core),
+        load_core_busy: busy(begin.load_core, end.load_core),
+        load_cpu_us: micros(end.load_cpu.since(begin.load_cpu).total_ns),
         rss_idle: subject.rss_idle,
         rss_load,
         rss_after: 0,
@@ -133,32 +147,33 @@ pub fn run(stage: &Stage, scenario: &Scenario, subject: &Running, round: usize, 
     })
 }
 
-/// The share of the core that was busy with neither the subject nor its left-over network work.
-fn core_others(begin: &Edge, end: &Edge) -> f64 {
-    let ticks = |from: u64, to: u64| to.saturating_sub(from) as f64;
-    let own_ns = end.cpu.since(begin.cpu).total_ns + end.ksoftirqd_ns.saturating_sub(begin.ksoftirqd_ns);
-    let (busy, all) = (
-        ticks(begin.core_busy, end.core_busy),
-        ticks(begin.core_all, end.core_all),
-    );
-    if all > 0.0 {
-        ((busy - own_ns as f64 / 1e7) / all).max(0.0)
-    } else {
+/// The busy share of a core between two readings of its busy and all ticks; 0 when no time has passed.
+fn busy(begin: (u64, u64), end: (u64, u64)) -> f64 {
+    let all = end.1.saturating_sub(begin.1);
+    if all == 0 {
         0.0
+    } else {
+        end.0.saturating_sub(begin.0) as f64 / all as f64
+    }
+}
+
+/// The share of the core that was busy with neither the subject nor its left-over network work.
+fn core_others(begin: &Clocks, end: &Clocks) -> f64 {
+    let own_ns = end.cpu.since(begin.cpu).total_ns + end.ksoftirqd_ns.saturating_sub(begin.ksoftirqd_ns);
+    let all = end.core.1.saturating_sub(begin.core.1);
+    if all == 0 {
+        0.0
+    } else {
+        (busy(begin.core, end.core) - own_ns as f64 / 1e7 / all as f64).max(0.0)
     }
 }
 
 /// The gateway takes `provider/model` and has to splice the model; everything else passes on what the provider knows.
-fn model(stage: &Stage, scenario: &Scenario, name: Name) -> String {
-    let script = if stage.scripted {
-        format!("+{}", scenario.script)
-    } else {
-        String::new()
-    };
+fn model(scenario: &Scenario, name: Name) -> String {
     let prefix = if matches!(name, Name::Gateway | Name::GatewayTls) {
         "openai/"
     } else {
         ""
     };
-    format!("{prefix}gpt-4o-mini{script}")
+    format!("{prefix}gpt-4o-mini{}", scenario.script)
 }

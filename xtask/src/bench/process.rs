@@ -139,11 +139,11 @@ fn stat_field(pid: u32, index: usize) -> Option<String> {
     rest.split_whitespace().nth(index).map(str::to_owned)
 }
 
-/// CPU time of a process tree so far.
+/// CPU time of some processes so far.
 #[must_use]
-pub fn cpu_time(root: u32) -> CpuTime {
+pub fn cpu_time(pids: &[u32]) -> CpuTime {
     let mut sum = CpuTime::default();
-    for pid in tree(root) {
+    for &pid in pids {
         let ticks = |index| {
             stat_field(pid, index)
                 .and_then(|text| text.parse::<u64>().ok())
@@ -170,16 +170,14 @@ fn schedstat_ns(directory: &Path) -> u64 {
         .unwrap_or(0)
 }
 
-/// CPU time so far of the kernel thread that does a core's left-over network work: what the kernel did for a process
-/// under test but charged to nobody's account.
+/// The kernel thread that does a core's left-over network work: what the kernel did for a process under test but
+/// charged to nobody's account. At most one; none where kernel threads are hidden.
 #[must_use]
-pub fn ksoftirqd_ns(cpu: usize) -> u64 {
+pub fn ksoftirqd(cpu: usize) -> Vec<u32> {
     let wanted = format!("ksoftirqd/{cpu}");
-    let kernel_threads = tree(2);
-    let found = kernel_threads
-        .iter()
-        .find(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == wanted));
-    found.map_or(0, |pid| schedstat_ns(Path::new(&format!("/proc/{pid}"))))
+    let mut found = tree(2);
+    found.retain(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == wanted));
+    found
 }
 
 /// Clock ticks (10 ms) that a core has been busy for anybody, and ticks in all, time taken by the hypervisor included.
@@ -237,9 +235,10 @@ mod tests {
 
     #[test]
     fn own_cpu_time_grows_with_work() {
-        let before = cpu_time(std::process::id());
+        let own = [std::process::id()];
+        let before = cpu_time(&own);
         let mut sum = 0_u64;
-        while cpu_time(std::process::id()).since(before).total_ns < 1_000_000 {
+        while cpu_time(&own).since(before).total_ns < 1_000_000 {
             sum = std::hint::black_box(sum.wrapping_add(1));
         }
         assert!(rss_bytes(std::process::id()) > 100_000);

@@ -87,6 +87,8 @@ fn load_table(outcome: &Outcome) -> Vec<Vec<String>> {
         "added p50".to_owned(),
         "added p99".to_owned(),
         "RSS MB idle/load/after".to_owned(),
+        "busy % core/load".to_owned(),
+        "load µs".to_owned(),
         "noise %".to_owned(),
         "failures".to_owned(),
     ]];
@@ -113,6 +115,7 @@ fn load_table(outcome: &Outcome) -> Vec<Vec<String>> {
                 None
             }
         };
+        let percent = |share: fn(&Sample) -> f64| outcome.median(name, |sample| Some(100.0 * share(sample)));
         let per_second = outcome.median(name, |sample| {
             let count = sample.number(&[if stream { "chunks" } else { "requests" }])?;
             Some(count / sample.number(&["seconds"])?)
@@ -135,6 +138,8 @@ fn load_table(outcome: &Outcome) -> Vec<Vec<String>> {
             } else {
                 figure(None, 0)
             },
+            format!("{}/{}", figure(percent(|s| s.core_busy), 0), figure(percent(|s| s.load_core_busy), 0)),
+            figure(outcome.median(name, |sample| Some(sample.load_cpu_us)), 2),
             figure(cpu(|sample| 100.0 * sample.core_others), 1),
             outcome.failures(name).to_string(),
         ];

@@ -21,7 +21,7 @@ pub struct Scenario {
     pub name: &'static str,
     /// What it is, for people.
     pub what: &'static str,
-    /// Script behind the model name; empty for the simulator's healthy answer.
+    /// Script behind the model name, with its `+`; empty for the simulator's healthy answer.
     pub script: &'static str,
     /// The generator's flags besides target, model and times.
     pub flags: &'static [&'static str],
@@ -37,7 +37,7 @@ pub struct Scenario {
 
 /// Time between two chunks of a stream in microseconds, and the script that makes it so.
 const CHUNK_INTERVAL_US: &str = "20000";
-const STREAM_SCRIPT: &str = "tps=50,tokens=100";
+const STREAM_SCRIPT: &str = "+tps=50,tokens=100";
 
 const PLAIN: &[Name] = &[
     Name::Direct,

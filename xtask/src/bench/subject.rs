@@ -1,6 +1,6 @@
-//! Who is measured, how each is started, and the simulator behind them all.
+//! Who is measured, how each is started, and the load on both of its sides.
 //!
-//! A stage holds one temporary directory, one simulator in plain text and one with TLS; both go when it is dropped.
+//! A stage holds one temporary directory and one load process (generator and simulator); both go when it is dropped.
 //! A subject that is not installed, or not built, is reported and left out.
 
 use std::fmt;
@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 
 use super::build::Programs;
 use super::configs;
+use super::generator::Generator;
 use super::process::{self, Kept};
 
 /// How long a program may take to start listening.
@@ -99,12 +100,8 @@ pub struct Stage {
     directory: PathBuf,
     proxy_cpu: usize,
     load_cpu: usize,
-    upstream: SocketAddr,
-    /// The upstream answers scripts and streams; false for the bare responder that stands in for the simulator.
-    pub scripted: bool,
-    upstream_tls: Option<SocketAddr>,
-    // Dropped, and thereby ended, with the stage.
-    _simulators: Vec<Kept>,
+    /// Both ends of every measurement.
+    pub generator: Generator,
 }
 
 impl Drop for Stage {
@@ -115,53 +112,22 @@ impl Drop for Stage {
 }
 
 impl Stage {
-    /// Starts the simulator and makes the temporary directory.
+    /// Starts generator and simulator and makes the temporary directory.
     ///
     /// # Errors
-    /// When neither the simulator nor its stand-in starts.
+    /// When they do not start.
     pub fn open(programs: Programs, proxy_cpu: usize, load_cpu: usize) -> Result<Self> {
         let directory = std::env::temp_dir().join(format!("sluice-bench-{}", std::process::id()));
         std::fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
-        let scripted = programs.contains_key("sluice-sim");
-        if !scripted {
-            eprintln!("no simulator: a bare responder stands in, streams are left out");
-        }
-        let program = &programs[if scripted { "sluice-sim" } else { "yard-http" }];
-        let cpu = load_cpu.to_string();
-        let mut command = Command::new(program);
-        command.args(["--listen", "127.0.0.1:0", "--cpu", &cpu]);
-        let (simulator, upstream) = start_announced(command, load_cpu)?;
-        let mut simulators = vec![simulator];
-        let mut upstream_tls = None;
-        if scripted {
-            match start_tls(program, &directory, load_cpu) {
-                Ok((simulator, address)) => {
-                    simulators.push(simulator);
-                    upstream_tls = Some(address);
-                }
-                Err(error) => eprintln!("no simulator with TLS: {error:#}"),
-            }
-        }
+        let program = programs.get("sluice-load").context("sluice-load was not built")?;
+        let generator = Generator::start(program, &directory, load_cpu)?;
         Ok(Self {
             programs,
             directory,
             proxy_cpu,
             load_cpu,
-            upstream,
-            scripted,
-            upstream_tls,
-            _simulators: simulators,
+            generator,
         })
-    }
-
-    /// The generator, to be given its flags.
-    ///
-    /// # Errors
-    /// When it was not built.
-    pub fn generator(&self) -> Result<Command> {
-        let mut command = Command::new(self.programs.get("sluice-load").context("sluice-load was not built")?);
-        command.args(["--cpu", &self.load_cpu.to_string()]);
-        Ok(command)
     }
 
     /// Core of generator and simulator.
@@ -190,7 +156,7 @@ impl Stage {
                 let mut command = Command::new(program);
                 command.args([
                     "--upstream",
-                    &self.upstream.to_string(),
+                    &self.generator.plain.to_string(),
                     "--cpu",
                     &self.proxy_cpu.to_string(),
                 ]);
@@ -202,19 +168,16 @@ impl Stage {
                 };
                 Some(self.start_reverse_proxy(name, program)?)
             }
-            Name::Gateway => self.start_gateway(name, &format!("http://{}/v1", self.upstream), None)?,
+            Name::Gateway => self.start_gateway(name, &format!("http://{}/v1", self.generator.plain), None)?,
             Name::GatewayTls => {
-                let Some(upstream) = self.upstream_tls else {
-                    return Ok(None);
-                };
-                let ca = self.directory.join("ca.pem");
-                self.start_gateway(name, &format!("https://{upstream}/v1"), Some(&ca))?
+                let base_url = format!("https://{}/v1", self.generator.tls);
+                self.start_gateway(name, &base_url, Some(&self.generator.certificate))?
             }
         };
         let Some((process, address)) = started else {
             let direct = Running {
                 name,
-                address: self.upstream,
+                address: self.generator.plain,
                 rss_idle: 0,
                 process: None,
             };
@@ -265,10 +228,10 @@ impl Stage {
         let config = self.directory.join(format!("{name}.conf"));
         let mut command = Command::new(program);
         if name == Name::Nginx {
-            std::fs::write(&config, configs::nginx(listen, self.upstream, &self.directory))?;
+            std::fs::write(&config, configs::nginx(listen, self.generator.plain, &self.directory))?;
             command.arg("-p").arg(&self.directory).arg("-c").arg(&config);
         } else {
-            std::fs::write(&config, configs::haproxy(listen, self.upstream))?;
+            std::fs::write(&config, configs::haproxy(listen, self.generator.plain))?;
             command.arg("-q").arg("-db").arg("-f").arg(&config);
         }
         command.stdout(Stdio::null());
@@ -295,17 +258,6 @@ fn start_announced(mut command: Command, cpu: usize) -> Result<(Kept, SocketAddr
         }
     }
     bail!("{name} ended before it listened")
-}
-
-fn start_tls(program: &Path, directory: &Path, cpu: usize) -> Result<(Kept, SocketAddr)> {
-    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
-    let (certificate, key) = (directory.join("ca.pem"), directory.join("key.pem"));
-    std::fs::write(&certificate, issued.cert.pem())?;
-    std::fs::write(&key, issued.signing_key.serialize_pem())?;
-    let mut command = Command::new(program);
-    command.args(["--listen", "127.0.0.1:0", "--cpu", &cpu.to_string()]);
-    command.arg("--tls-cert").arg(&certificate).arg("--tls-key").arg(&key);
-    start_announced(command, cpu)
 }
 
 /// What a program said last, for an error message.

@@ -234,8 +234,9 @@ async fn collect(answer: &mut Answer, work: &mut Work, body: &mut Vec<Chunk>, by
 }
 
 impl Rejection {
-    /// Writes it for the client, in the provider's own bytes if both speak one dialect; returns the status.
-    pub fn write(&self, parts: &mut Parts, client: reply::Client) -> u16 {
+    /// Writes it for the client, in the provider's own bytes if both speak one dialect; returns the status and the
+    /// length of the body.
+    pub fn write(&self, parts: &mut Parts, client: reply::Client) -> (u16, u64) {
         let status = self.error.client_status();
         let mut translated = Out::default();
         let verbatim = self.dialect == client.dialect && !self.body.is_empty();
@@ -247,7 +248,8 @@ impl Rejection {
             .as_deref()
             .filter(|_| verbatim)
             .unwrap_or(b"application/json");
-        let body_bytes: usize = self.body.iter().filter(|_| verbatim).map(|chunk| chunk.len()).sum();
+        let kept: usize = self.body.iter().filter(|_| verbatim).map(|chunk| chunk.len()).sum();
+        let body_bytes = (kept + translated.buf.len()) as u64;
         let text = parts.text();
         reply::status_line(text, status);
         text.extend_from_slice(b"content-type: ");
@@ -256,7 +258,8 @@ impl Rejection {
         if let Some(seconds) = self.error.retry_after_s {
             reply::number_field(text, b"retry-after: ", u64::from(seconds));
         }
-        reply::number_field(text, b"content-length: ", (body_bytes + translated.buf.len()) as u64);
+        reply::field(text, dialects::error_field(client.dialect, &self.error));
+        reply::number_field(text, b"content-length: ", body_bytes);
         reply::request_id_field(text, client.id);
         reply::connection_field(text, client);
         text.extend_from_slice(b"\r\n");
@@ -267,7 +270,7 @@ impl Rejection {
                 .filter(|_| verbatim)
                 .for_each(|chunk| parts.chunk(chunk.clone()));
         }
-        status
+        (status, if client.head_only { 0 } else { body_bytes })
     }
 }
 

@@ -38,8 +38,8 @@ pub fn write(context: &Context<'_>, work: &mut Work, target: &PlannedTarget<'_>,
 fn wire_target<'t>(target: &PlannedTarget<'t>) -> Target<'t> {
     Target {
         model: target.model,
-        max_tokens_default: 4096,
-        quirks: Default::default(),
+        max_tokens_default: target.provider.max_tokens_default,
+        quirks: target.provider.quirks,
     }
 }
 

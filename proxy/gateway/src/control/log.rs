@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::net::IpAddr;
 
 use sluice_wire::error::write_string;
 
@@ -114,8 +115,9 @@ impl RequestLog {
         number_member(out, "core", u64::from(record.core));
         if let Some(client) = record.client {
             key(out, "client");
-            // Writing to a vector cannot fail.
-            let _ = write!(out, "\"{client}\"");
+            out.push(b'"');
+            address(out, client);
+            out.push(b'"');
         }
         out.extend_from_slice(b"}\n");
     }
@@ -203,6 +205,22 @@ fn text_member(out: &mut Vec<u8>, name: &str, value: &str) {
 fn number_member(out: &mut Vec<u8>, name: &str, value: u64) {
     key(out, name);
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+/// An IP address; the common form without the detours of `fmt`.
+fn address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (index, octet) in address.octets().into_iter().enumerate() {
+                if index > 0 {
+                    out.push(b'.');
+                }
+                out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            }
+        }
+        // Writing to a vector cannot fail.
+        IpAddr::V6(address) => drop(write!(out, "{address}")),
+    }
 }
 
 fn digits(place: &mut [u8], mut value: u64) {

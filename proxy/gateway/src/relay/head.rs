@@ -62,10 +62,18 @@ pub fn write(work: &mut Work, head_bytes: &[u8], request: &Request, target: &Pla
 }
 
 /// Writes a head of the gateway's own for a translated answer; its status is the record's.
-pub fn write_own(work: &mut Work, request: &Request, target: &PlannedTarget<'_>, content_type: &str, frame: BodyFrame) {
+pub fn write_own(
+    work: &mut Work,
+    request: &Request,
+    target: &PlannedTarget<'_>,
+    content_type: &str,
+    frame: BodyFrame,
+    error_field: Option<(&str, &str)>,
+) {
     let text = work.parts.text();
     reply::status_line(text, request.record.status);
     say(text, b"content-type: ", content_type.as_bytes());
+    reply::field(text, error_field);
     match frame {
         BodyFrame::Length(bytes) => reply::number_field(text, b"content-length: ", bytes),
         BodyFrame::Chunked => text.extend_from_slice(b"transfer-encoding: chunked\r\n"),

@@ -54,11 +54,13 @@ pub async fn unary(
     let body = context.core.buffers.gather(&work.answer);
     work.answer.clear();
     let status = work.response.status;
+    let mut error_field = None;
     if status >= 400 {
         let error = read_error(work, &answer, target, &body);
         work.out.begin(&[]);
         provider::write_error(context.dialect, &error, &mut work.out);
         request.record.status = error.client_status();
+        error_field = provider::error_field(context.dialect, &error);
     } else {
         let id = id_text(request);
         let Ok(response) = provider::parse_response(target.provider.dialect, &body) else {
@@ -73,7 +75,14 @@ pub async fn unary(
     }
     work.parts.clear();
     let length = work.out.total_len() as u64;
-    head::write_own(work, request, target, "application/json", BodyFrame::Length(length));
+    head::write_own(
+        work,
+        request,
+        target,
+        "application/json",
+        BodyFrame::Length(length),
+        error_field,
+    );
     let mut from = 0;
     for (at, range) in work.out.splices() {
         work.parts.text().extend_from_slice(&work.out.buf[from..*at]);
@@ -133,7 +142,7 @@ pub async fn stream(
         if !begun && (transcoder.has_output() || end.is_some()) {
             begun = true;
             request.record.first_byte_us = request.since(context.core);
-            head::write_own(work, request, target, stream_type(context), frame);
+            head::write_own(work, request, target, stream_type(context), frame, None);
         }
         if begun {
             let bytes = work.out.buf.len();

@@ -7,13 +7,14 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_wire::dialect::Dialect;
+use sluice_wire::limits;
 
 use super::url::UrlTemplate;
 use super::values::DurationMs;
 use crate::vendors::{self, Vendor};
 
 /// One provider account. Everything but the keys follows from the name if it is a known vendor's.
-#[derive(Clone, Debug, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Provider {
     /// The known vendor whose defaults apply: openai, anthropic, bedrock, azure, deepseek, fireworks, groq, mistral, ollama,
@@ -40,10 +41,32 @@ pub struct Provider {
     /// secrets: these belong to `keys`.
     #[schemars(extend("maxProperties" = 32))]
     pub headers: IndexMap<String, String>,
+    /// Tokens that an answer may have at most where this provider demands a number (Anthropic does) and the client, speaking
+    /// another dialect, gave none (1 to 1,000,000). 4096 is what every Claude model can do.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_tokens_default: u32,
     /// TLS towards this provider.
     pub tls: ProviderTls,
     /// Timeouts of requests to this provider, as far as they differ from the global ones.
     pub timeouts: TimeoutOverrides,
+}
+
+impl Default for Provider {
+    fn default() -> Self {
+        Self {
+            vendor: None,
+            dialect: None,
+            base_url: None,
+            auth: None,
+            keys: Vec::new(),
+            region: None,
+            models: Vec::new(),
+            headers: IndexMap::new(),
+            max_tokens_default: limits::MAX_TOKENS_DEFAULT,
+            tls: ProviderTls::default(),
+            timeouts: TimeoutOverrides::default(),
+        }
+    }
 }
 
 impl Provider {

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use sluice_wire::dialect::Dialect;
 use sluice_wire::limits;
+use sluice_wire::provider::Quirks;
 
 use super::{
     Downstream, Key, KeyId, Origin, OriginId, Overrides, Pattern, Provider, ProviderId, Route, RouteId, Secret,
@@ -90,6 +91,10 @@ impl Compiler<'_> {
         };
         let of_vendor = vendor.map_or(Dialect::OpenAi, |vendor| vendor.dialect);
         let dialect = provider.dialect.map_or(of_vendor, Dialect::from);
+        // What is known of a vendor is known of its usual dialect only.
+        let quirks = vendor
+            .filter(|vendor| vendor.dialect == dialect)
+            .map_or(Quirks::default(), |vendor| vendor.quirks);
         let keys = self.keys(name, provider, auth);
         if keys.is_empty() {
             self.warn(name, "no key is usable: the provider is unavailable".to_owned());
@@ -100,6 +105,8 @@ impl Compiler<'_> {
             id,
             name: name.into(),
             dialect,
+            quirks,
+            max_tokens_default: provider.max_tokens_default,
             auth,
             restricted: keys.iter().any(|key| !key.models.is_empty()),
             keys,

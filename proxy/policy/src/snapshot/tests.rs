@@ -329,6 +329,22 @@ fn headers_tls_and_base_url_of_a_provider_are_rendered() {
 }
 
 #[test]
+fn a_vendors_quirks_hold_for_its_usual_dialect_under_any_name() {
+    let (snapshot, _) = compile(
+        "providers:
+  ours: {vendor: mistral, keys: [{env: A}], max_tokens_default: 16000}
+  mistral: {dialect: anthropic, keys: [{env: B}]}
+  house: {dialect: openai, base_url: https://models.example.org/v1, keys: [{env: C}]}",
+    );
+    let [ours, foreign, house] = snapshot.providers() else {
+        panic!("three providers")
+    };
+    assert_eq!(ours.quirks, crate::vendors::find("mistral").unwrap().quirks);
+    assert_eq!((foreign.quirks, house.quirks), (Quirks::default(), Quirks::default()));
+    assert_eq!((ours.max_tokens_default, house.max_tokens_default), (16_000, 4096));
+}
+
+#[test]
 fn a_configuration_that_was_never_checked_compiles_without_panic() {
     let mut config = config::load(USERS_FILE, "x.yaml").unwrap();
     config.routes[0].fallbacks = vec!["nowhere/x".into(), String::new(), "anthropic/ok".into()];
