@@ -37,13 +37,14 @@ const SHARED: [&str; 6] = [
     "proxy/gateway/src/tls.rs",
 ];
 
-/// Where code may be chosen by dialect: the translators and the model between them.
-const DIALECT_ALLOWED: [&str; 5] = [
+/// Where code may be chosen by dialect: the translators, the model between them, and the paths of each.
+const DIALECT_ALLOWED: [&str; 6] = [
     "proxy/wire/src/provider.rs",
     "proxy/wire/src/provider/",
     "proxy/wire/src/chat.rs",
     "proxy/wire/src/chat/",
     "proxy/wire/src/dialect.rs",
+    "proxy/wire/src/surface.rs",
 ];
 
 /// What only the gateway may reach for.
@@ -180,7 +181,7 @@ fn dialects(path: &str, tokens: &[Token<'_>], found: &mut Vec<Violation>) {
             found.push(Violation::new(
                 path,
                 name.line,
-                "only wire's provider and chat modules match on a dialect",
+                "only wire's provider, chat and surface match on a dialect",
             ));
         }
     }
