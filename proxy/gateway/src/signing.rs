@@ -34,28 +34,38 @@ impl fmt::Debug for AwsCredentials {
     }
 }
 
+/// What is signed beside the payload, as it is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestHead<'a> {
+    /// In capitals.
+    pub method: &'a [u8],
+    /// The value of `Host`.
+    pub host: &'a str,
+    /// Of the request target, percent-encoded, without the query.
+    pub path: &'a [u8],
+    /// Of the request target, without `?`; empty if there is none.
+    pub query: &'a [u8],
+}
+
 /// Appends the header lines that sign a request, each ended by CRLF: `x-amz-date`, `x-amz-security-token` if there is a token,
-/// and `authorization`. `host` is the value of `Host` as sent; `path` and `query` (without `?`) are the request target's as
-/// sent; the payload is hashed in the order of its pieces. Fields other than `host` and these stay unsigned, as AWS allows.
+/// and `authorization`. The payload is hashed in the order of its pieces. Fields other than `host` and the first two stay
+/// unsigned, as AWS allows.
 pub fn sign<'p>(
     signer: &mut Signer,
     credentials: &AwsCredentials,
     region: &str,
-    method: &[u8],
-    host: &str,
-    path: &[u8],
-    query: &[u8],
+    head: &RequestHead<'_>,
     payload: impl Iterator<Item = &'p [u8]>,
     unix_s: u64,
     out: &mut Vec<u8>,
 ) {
     // A request line is ASCII (RFC 9112 §3); of one that is not, the provider refuses the signature.
-    let [method, path, query] = [method, path, query].map(String::from_utf8_lossy);
+    let [method, path, query] = [head.method, head.path, head.query].map(String::from_utf8_lossy);
     let request = Request {
         method: &method,
         path: &path,
         query: &query,
-        headers: &[("host", host.as_bytes())],
+        headers: &[("host", head.host.as_bytes())],
     };
     let credentials = Credentials {
         access_key_id: &credentials.access_key_id,
@@ -99,10 +109,12 @@ mod tests {
             &mut Signer::new(),
             &credentials(token),
             "eu-central-1",
-            b"POST",
-            HOST,
-            PATH.as_bytes(),
-            b"",
+            &RequestHead {
+                method: b"POST",
+                host: HOST,
+                path: PATH.as_bytes(),
+                query: b"",
+            },
             [head, tail].into_iter(),
             NOW_S,
             &mut out,

@@ -426,7 +426,9 @@ impl Snapshot {
                 .as_ref()
                 .is_some_and(|signing| matches!(signing.by, SignedBy::Instance))
         };
-        self.providers.iter().any(|provider| provider.keys.iter().any(by_instance))
+        self.providers
+            .iter()
+            .any(|provider| provider.keys.iter().any(by_instance))
     }
 
     /// Every origin, indexed by [`OriginId`].

@@ -153,16 +153,22 @@ impl Checker<'_> {
                     c.secret(key);
                     if key.aws.is_some() && !bedrock {
                         c.within(&["aws"], |c| {
-                            c.add_at_key("AWS credentials sign requests to bedrock; this provider speaks another dialect");
+                            c.add_at_key(
+                                "AWS credentials sign requests to bedrock; this provider speaks another dialect",
+                            );
                         });
                     }
                     let needs_region = regional || key.aws.is_some();
                     if needs_region && key.region.is_none() && provider.region.is_none() {
-                        c.add("region is missing: write it here or once for the provider, such as region: eu-central-1");
+                        c.add(
+                            "region is missing: write it here or once for the provider, such as region: eu-central-1",
+                        );
                     }
                     let twin = |other: &Key| other.name.is_some() && other.name == key.name;
                     if provider.keys[..index].iter().any(twin) {
-                        c.within(&["name"], |c| c.add("another key of this provider has this name already"));
+                        c.within(&["name"], |c| {
+                            c.add("another key of this provider has this name already")
+                        });
                     }
                 });
             });

@@ -219,7 +219,10 @@ impl Compiler<'_> {
             }
         };
         let Some(region) = region else {
-            self.warn(provider, "AWS credentials need a region, and bedrock: their key is skipped".to_owned());
+            self.warn(
+                provider,
+                "AWS credentials need a region, and bedrock: their key is skipped".to_owned(),
+            );
             return None;
         };
         Some(Signing {
