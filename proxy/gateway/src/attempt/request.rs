@@ -51,19 +51,14 @@ fn sign<'p>(
     let (path, query) = (&target[..path_bytes], target.get(path_bytes + 1..).unwrap_or_default());
     let core = context.core;
     let unix_s = core.clock.unix_us(core.clock.now_us()) / 1_000_000;
+    let head = signing::RequestHead {
+        method: &method,
+        host: &key.host,
+        path,
+        query,
+    };
     core.with_signer(|signer| {
-        signing::sign(
-            signer,
-            credentials,
-            &signing.region,
-            &method,
-            &key.host,
-            path,
-            query,
-            payload,
-            unix_s,
-            text,
-        );
+        signing::sign(signer, credentials, &signing.region, &head, payload, unix_s, text);
     });
     Ok(())
 }
