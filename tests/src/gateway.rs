@@ -110,6 +110,13 @@ impl Gateway {
         });
     }
 
+    /// Waits until a metric is at least 1: a reload may be noticed twice, by the file and by the signal.
+    pub fn expect_some(&self, name: &str) {
+        wait::until(&format!("{name} is at least 1"), || {
+            (self.metric(name) > 0).then_some(())
+        });
+    }
+
     /// The configuration's generation in force.
     ///
     /// # Panics
