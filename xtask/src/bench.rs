@@ -70,6 +70,15 @@ impl Args {
         self.rounds.unwrap_or(if self.quick { 2 } else { 5 }).max(1)
     }
 
+    /// Rounds of one scenario: as many as asked for, else fewer for what supports a secondary figure.
+    fn rounds_of(&self, scenario: &Scenario) -> usize {
+        match (self.rounds, self.quick, scenario.is_secondary) {
+            (None, true, true) => 1,
+            (None, false, true) => 3,
+            _ => self.rounds(),
+        }
+    }
+
     fn seconds(&self) -> f64 {
         self.seconds.unwrap_or(if self.quick { 0.5 } else { 2.0 })
     }
@@ -184,10 +193,7 @@ fn measure_scenario(args: &Args, stage: &mut Stage, scenario: Scenario) -> Resul
         }
     }
     let mut samples: Vec<Sample> = Vec::new();
-    let rounds = match args.rounds {
-        None => args.rounds().min(scenario.rounds_max),
-        Some(asked) => asked,
-    };
+    let rounds = args.rounds_of(&scenario);
     for round in 0..rounds {
         for subject in &mut running {
             progress(&format!(

@@ -163,6 +163,8 @@ mod tests {
             cpu_user_us: 0.0,
             ksoftirqd_us: 0.0,
             core_others: 0.0,
+            core_own: 1.0,
+            load_core_own: 0.5,
             core_busy: 1.0,
             load_core_busy: 0.5,
             load_cpu_us: 5.0,

@@ -25,9 +25,13 @@ pub struct Sample {
     pub ksoftirqd_us: f64,
     /// The share of its core that others used meanwhile, 0 to 1: above a few hundredths the sample is a noisy one.
     pub core_others: f64,
-    /// The share of the subject's core that was busy, 0 to 1: near 1 unless the load is bounded by something else.
+    /// The share of its core that the subject used, 0 to 1: near 1 in a closed loop of many connections.
+    pub core_own: f64,
+    /// The share of its core that the load used: below the subject's, or the subject was not saturated.
+    pub load_core_own: f64,
+    /// The share of the subject's core that was busy for anybody.
     pub core_busy: f64,
-    /// The share of the load's core that was busy: below the subject's, or the subject was not saturated.
+    /// The share of the load's core that was busy for anybody.
     pub load_core_busy: f64,
     /// CPU of generator and simulator together per request or chunk, in microseconds.
     pub load_cpu_us: f64,
@@ -137,6 +141,12 @@ pub fn run(stage: &mut Stage, scenario: &Scenario, subject: &Running, round: usi
         cpu_user_us: micros(cpu.total_ns) * cpu.user_share(),
         ksoftirqd_us: micros(end.ksoftirqd_ns.saturating_sub(begin.ksoftirqd_ns)),
         core_others: core_others(&begin, &end),
+        core_own: share(cpu.total_ns, begin.core, end.core),
+        load_core_own: share(
+            end.load_cpu.since(begin.load_cpu).total_ns,
+            begin.load_core,
+            end.load_core,
+        ),
         core_busy: busy(begin.core, end.core),
         load_core_busy: busy(begin.load_core, end.load_core),
         load_cpu_us: micros(end.load_cpu.since(begin.load_cpu).total_ns),
@@ -160,12 +170,13 @@ fn busy(begin: (u64, u64), end: (u64, u64)) -> f64 {
 /// The share of the core that was busy with neither the subject nor its left-over network work.
 fn core_others(begin: &Clocks, end: &Clocks) -> f64 {
     let own_ns = end.cpu.since(begin.cpu).total_ns + end.ksoftirqd_ns.saturating_sub(begin.ksoftirqd_ns);
-    let all = end.core.1.saturating_sub(begin.core.1);
-    if all == 0 {
-        0.0
-    } else {
-        (busy(begin.core, end.core) - own_ns as f64 / 1e7 / all as f64).max(0.0)
-    }
+    (busy(begin.core, end.core) - share(own_ns, begin.core, end.core)).max(0.0)
+}
+
+/// What CPU time is of all the time a core had between two readings of its ticks (10 ms each); 0 when none has passed.
+fn share(ns: u64, begin: (u64, u64), end: (u64, u64)) -> f64 {
+    let all = end.1.saturating_sub(begin.1);
+    if all == 0 { 0.0 } else { ns as f64 / 1e7 / all as f64 }
 }
 
 /// The gateway takes `provider/model` and has to splice the model; everything else passes on what the provider knows.

@@ -87,7 +87,7 @@ fn load_table(outcome: &Outcome) -> Vec<Vec<String>> {
         "added p50".to_owned(),
         "added p99".to_owned(),
         "RSS MB idle/load/after".to_owned(),
-        "busy % core/load".to_owned(),
+        "busy % own/load".to_owned(),
         "load µs".to_owned(),
         "noise %".to_owned(),
         "failures".to_owned(),
@@ -140,8 +140,8 @@ fn load_table(outcome: &Outcome) -> Vec<Vec<String>> {
             },
             format!(
                 "{}/{}",
-                figure(percent(|s| s.core_busy), 0),
-                figure(percent(|s| s.load_core_busy), 0)
+                figure(percent(|s| s.core_own), 0),
+                figure(percent(|s| s.load_core_own), 0)
             ),
             figure(outcome.median(name, |sample| Some(sample.load_cpu_us)), 2),
             figure(cpu(|sample| 100.0 * sample.core_others), 1),
@@ -212,10 +212,11 @@ pub fn markdown(machine: &Machine, args: &Args, outcomes: &[Outcome], verdicts: 
     let _ = writeln!(
         text,
         "# Load measurement of {}\n\n{}, {} cores, kernel {}, {}, {}; revision {}; `{}`.\n\n\
-         The process under test has core {} with all its threads, generator and simulator share core {}. {} rounds of \
+         The process under test has core {} with all its threads, generator and upstream share core {}. Up to {} rounds of \
          {} s, subjects interleaved; figures are medians, ratios medians of the ratio within a round. Latency counts \
-         from when a request was due. `direct` is the simulator alone; noise is \
-         the share of the core under test that others used.\n",
+         from when a request was due. `direct` has no subject in between. Busy: the share of its core that the subject used, \
+         and the load; load µs: what generator and upstream cost together; noise: the share of the core under test that \
+         others used.\n",
         machine.date,
         machine.cpu,
         machine.cores,

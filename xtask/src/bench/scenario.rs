@@ -28,8 +28,8 @@ pub struct Scenario {
     pub flags: &'static [&'static str],
     /// What stands behind the subjects.
     pub upstream: Upstream,
-    /// Rounds at most: what supports a secondary figure needs no more than three.
-    pub rounds_max: usize,
+    /// It supports a secondary figure, which needs fewer rounds.
+    pub is_secondary: bool,
     /// Who takes part, in the order of a round.
     pub subjects: &'static [Name],
     /// What CPU time is divided by.
@@ -69,7 +69,7 @@ const UNARY: Scenario = Scenario {
     script: "",
     flags: &[],
     upstream: Upstream::Responder,
-    rounds_max: usize::MAX,
+    is_secondary: false,
     subjects: PLAIN,
     per: Per::Request,
     warmup: 0.3,
@@ -118,21 +118,21 @@ pub fn all() -> Vec<Scenario> {
             name: "small",
             what: "64 connections, 1 KB request, 0.7 KB answer, closed loop",
             flags: &["--connections", "64", "--body", "1k"],
-            rounds_max: 3,
+            is_secondary: true,
             ..UNARY
         },
         Scenario {
             name: "body100k",
             what: "64 connections, 100 KB image request, 0.7 KB answer, closed loop",
             flags: &["--connections", "64", "--body", "100k"],
-            rounds_max: 3,
+            is_secondary: true,
             ..UNARY
         },
         Scenario {
             name: "body1m",
             what: "16 connections, 1 MB image request, 0.7 KB answer, closed loop",
             flags: &["--connections", "16", "--body", "1m"],
-            rounds_max: 3,
+            is_secondary: true,
             ..UNARY
         },
         Scenario {
@@ -161,9 +161,9 @@ pub fn all() -> Vec<Scenario> {
             flags: &["--connections", "64", "--body", "1.7k", "--search", "1000,5000,10000"],
             subjects: &[Name::L4, Name::Gateway, Name::Nginx, Name::Haproxy],
             upstream: Upstream::Simulator,
-            rounds_max: 1,
+            is_secondary: true,
             warmup: 0.2,
-            longer: 0.5,
+            longer: 0.3,
             ..UNARY
         },
         Scenario {
