@@ -3,10 +3,11 @@
 //! Sans-IO. Invariant: a scanner fed the same bytes in any split reports the same data and the same end. It is no
 //! reference parser: it trusts the loopback peers that a measurement consists of, and refuses what it does not know.
 
-use std::mem::MaybeUninit;
-
 /// Most header fields of a head that the instruments read.
 pub const HEADERS_MAX: usize = 64;
+
+/// Longest head that the instruments wait for the end of, in bytes.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// How a message's body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,20 +45,21 @@ impl std::fmt::Display for BadHead {
 
 impl std::error::Error for BadHead {}
 
-/// Parses a response head at the start of `bytes`; `None` while it is incomplete.
+/// Reads a response head at the start of `bytes`; `None` while it is incomplete.
 ///
 /// # Errors
 /// [`BadHead`] when no continuation of `bytes` can become one.
 pub fn response_head(bytes: &[u8]) -> Result<Option<Head>, BadHead> {
-    let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
-    let mut response = httparse::Response::new(&mut []);
-    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, &mut fields);
-    let len = match parsed.map_err(|_| BadHead)? {
-        httparse::Status::Complete(len) => len,
-        httparse::Status::Partial => return Ok(None),
+    let Some((len, line, fields)) = split_head(bytes)? else {
+        return Ok(None);
     };
-    let status = response.code.ok_or(BadHead)?;
-    let (framing, close) = framing(response.headers)?;
+    let code = line
+        .strip_prefix(b"HTTP/1.1 ")
+        .and_then(|rest| rest.get(..3))
+        .ok_or(BadHead)?;
+    let digits = std::str::from_utf8(code).map_err(|_| BadHead)?;
+    let status: u16 = digits.parse().map_err(|_| BadHead)?;
+    let (framing, close) = scan_fields(fields)?;
     let bodiless = status < 200 || status == 204 || status == 304;
     let framing = if bodiless {
         Framing::Length(0)
@@ -72,25 +74,60 @@ pub fn response_head(bytes: &[u8]) -> Result<Option<Head>, BadHead> {
     }))
 }
 
-/// Parses a request head at the start of `bytes`; `None` while it is incomplete.
+/// Reads a request head at the start of `bytes`; `None` while it is incomplete.
 ///
 /// # Errors
 /// [`BadHead`] when no continuation of `bytes` can become one.
 pub fn request_head(bytes: &[u8]) -> Result<Option<Head>, BadHead> {
-    let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
-    let mut request = httparse::Request::new(&mut []);
-    let parsed = request.parse_with_uninit_headers(bytes, &mut fields);
-    let len = match parsed.map_err(|_| BadHead)? {
-        httparse::Status::Complete(len) => len,
-        httparse::Status::Partial => return Ok(None),
+    let Some((len, line, fields)) = split_head(bytes)? else {
+        return Ok(None);
     };
-    let (framing, close) = framing(request.headers)?;
+    if !line.ends_with(b" HTTP/1.1") {
+        return Err(BadHead);
+    }
+    let (framing, close) = scan_fields(fields)?;
     Ok(Some(Head {
         len,
         status: 0,
         framing: framing.unwrap_or(Framing::Length(0)),
         close,
     }))
+}
+
+/// A whole head: its length, its first line, and its other lines.
+type SplitHead<'a> = (usize, &'a [u8], &'a [u8]);
+
+fn split_head(bytes: &[u8]) -> Result<Option<SplitHead<'_>>, BadHead> {
+    let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else {
+        return if bytes.len() > HEAD_BYTES_MAX {
+            Err(BadHead)
+        } else {
+            Ok(None)
+        };
+    };
+    let line = memchr::memchr(b'\r', &bytes[..end + 1]).ok_or(BadHead)?;
+    Ok(Some((end + 4, &bytes[..line], &bytes[line..end])))
+}
+
+/// What [`framing`] finds in parsed fields, found in raw lines that each begin with a line end. Only names that matter are
+/// looked at: the load side must cost less than what it measures.
+fn scan_fields(mut lines: &[u8]) -> Result<(Option<Framing>, bool), BadHead> {
+    let (mut found, mut close) = (None, false);
+    while let Some(line) = lines.strip_prefix(b"\r\n") {
+        let end = memchr::memchr(b'\r', line).unwrap_or(line.len());
+        if matches!(line.first(), Some(b'c' | b'C' | b't' | b'T')) {
+            let colon = memchr::memchr(b':', &line[..end]).ok_or(BadHead)?;
+            let field = httparse::Header {
+                name: std::str::from_utf8(&line[..colon]).map_err(|_| BadHead)?,
+                value: line[colon + 1..end].trim_ascii(),
+            };
+            let (framing, closes) = framing(&[field])?;
+            found = framing.or(found);
+            close |= closes;
+        }
+        lines = &line[end..];
+    }
+    Ok((found, close))
 }
 
 /// The framing the fields announce, if any, and whether they end the connection.
@@ -288,6 +325,11 @@ mod tests {
             (text.len() - 4, 429, Framing::Length(12), true)
         );
         assert_eq!(response_head(&text[..20]), Ok(None));
+        assert_eq!(response_head(b"HTTP/1.1 2x0 OK\r\n\r\n"), Err(BadHead));
+        let bare = response_head(b"HTTP/1.1 200 OK\r\n\r\n")
+            .expect("a head")
+            .expect("complete");
+        assert_eq!((bare.len, bare.framing, bare.close), (19, Framing::UntilClose, false));
         let request = request_head(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n").expect("a head");
         assert_eq!(request.expect("complete").framing, Framing::Chunked);
     }

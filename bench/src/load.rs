@@ -149,5 +149,7 @@ async fn perform(flags: &Flags) -> Result<()> {
 /// Prints one event as one line and sees that it leaves.
 fn say(event: &serde_json::Value) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{event}").and_then(|()| out.flush()).context("standard output")
+    writeln!(out, "{event}")
+        .and_then(|()| out.flush())
+        .context("standard output")
 }

@@ -1,20 +1,30 @@
 //! TLS on both sides: what is presented, what is verified, and that nothing goes on without it.
 
+use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
 
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
 use sluice_tests::certificates::{Authority, Identity, client};
+use sluice_tests::gateway::pretty;
 use sluice_tests::temp::TempDir;
-use sluice_tests::{Client, Gateway, Request, Setup, Sim};
+use sluice_tests::{Client, Gateway, Request, Setup, Sim, json, wait};
 
 type TlsClient = Client<StreamOwned<ClientConnection, TcpStream>>;
 
 /// Connects and completes the handshake.
 fn connect(gateway: &Gateway, config: &Arc<ClientConfig>) -> std::io::Result<TlsClient> {
+    connect_behind(gateway, config, b"")
+}
+
+/// The same, with bytes before the handshake and in one piece with its beginning.
+fn connect_behind(gateway: &Gateway, config: &Arc<ClientConfig>, before: &[u8]) -> std::io::Result<TlsClient> {
     let name = "localhost".try_into().expect("a name");
     let session = ClientConnection::new(config.clone(), name).expect("the configuration is sound");
     let mut stream = StreamOwned::new(session, Client::connect(gateway.address).stream);
+    let mut hello = before.to_vec();
+    stream.conn.write_tls(&mut hello)?;
+    stream.sock.write_all(&hello)?;
     while stream.conn.is_handshaking() {
         stream.conn.complete_io(&mut stream.sock)?;
     }
@@ -186,4 +196,58 @@ fn a_provider_may_ask_for_the_gateways_certificate_and_go_by_another_name() {
     gateway.expect_healthy();
     let answer = setup().start().ask(&Request::chat("openai/a"));
     assert_eq!(answer.status, 502, "without its certificate: {answer:?}");
+}
+
+#[test]
+fn tls_may_follow_a_proxy_header_in_the_same_packet() {
+    let dir = TempDir::new();
+    let authority = Authority::new(&dir, "ca");
+    let identity = authority.issue(&dir, "server", "localhost");
+    for setup in [Setup::new(), Setup::new().epoll()] {
+        let sim = Sim::start();
+        let setup = setup.provider("openai", &sim.base_url(), &["sk-one"]);
+        let gateway = serve_tls(setup, &identity)
+            .set("/server/proxy_protocol/trusted", json!(["127.0.0.1/32"]))
+            .start();
+        let config = client(&authority, None);
+        let header = b"PROXY TCP4 203.0.113.7 192.0.2.1 12345 8080\r\n";
+        let mut client = connect_behind(&gateway, &config, header).expect("the handshake succeeds");
+        assert_eq!(client.ask(&Request::chat("openai/a")).status, 200);
+        assert_eq!(gateway.request_lines(1)[0]["client"], "203.0.113.7");
+        assert!(connect(&gateway, &config).is_err(), "a header is due");
+    }
+}
+
+#[test]
+fn a_reload_takes_over_a_new_certificate_for_new_connections() {
+    let dir = TempDir::new();
+    let (old, new) = (Authority::new(&dir, "old"), Authority::new(&dir, "new"));
+    let (first, second) = (
+        old.issue(&dir, "first", "localhost"),
+        new.issue(&dir, "second", "localhost"),
+    );
+    let sim = Sim::start();
+    let setup = serve_tls(Setup::with(&sim.base_url()), &first);
+    let mut changed = setup.config.clone();
+    let gateway = setup.start();
+    let mut kept = connect(&gateway, &client(&old, None)).expect("the first certificate is good");
+    assert_eq!(kept.ask(&Request::chat("openai/a")).status, 200);
+    changed["server"]["tls"] = json!({"cert": second.cert, "key": second.key});
+    gateway.rewrite(&pretty(&changed));
+    gateway.signal(libc::SIGHUP);
+    wait::until("the new certificate is shown", || {
+        connect(&gateway, &client(&new, None)).ok()
+    });
+    assert!(connect(&gateway, &client(&old, None)).is_err());
+    assert_eq!(
+        kept.ask(&Request::chat("openai/a")).status,
+        200,
+        "an open connection goes on"
+    );
+    // A certificate that cannot be read changes nothing.
+    changed["server"]["tls"]["cert"] = json!("/nowhere.pem");
+    gateway.rewrite(&pretty(&changed));
+    gateway.signal(libc::SIGHUP);
+    gateway.expect_metric("sluice_config_refused_total", 1);
+    assert!(connect(&gateway, &client(&new, None)).is_ok());
 }

@@ -3,12 +3,15 @@
 The programs are named by SLUICE_PROGRAM and SLUICE_SIM_PROGRAM; `cargo xtask sdk` builds them and sets both.
 """
 
+import contextlib
 import json
 import os
 import re
 import socket
 import subprocess
 import threading
+import time
+import urllib.request
 
 
 class Program:
@@ -49,6 +52,31 @@ class Simulator(Program):
     def __init__(self):
         super().__init__("SLUICE_SIM_PROGRAM", ["--listen", "127.0.0.1:0"])
         self.url = re.search(r"http://\S+", self.first_line).group(0)
+
+    def attempts(self):
+        """What it was asked so far, oldest first."""
+        with urllib.request.urlopen(f"{self.url}/sim/attempts") as answer:
+            return json.load(answer)["attempts"]
+
+    def last_attempt(self):
+        """The last complete attempt's entry in its books; it may be written a moment after the answer."""
+        deadline = time.monotonic() + 5
+        while (last := self.attempts()[-1])["outcome"] == "in_flight":
+            assert time.monotonic() < deadline, last
+        return last
+
+    @contextlib.contextmanager
+    def rules(self, *rules):
+        """What it does, by model or path, until the end of the block."""
+        self._post_rules(rules)
+        try:
+            yield
+        finally:
+            self._post_rules([])
+
+    def _post_rules(self, rules):
+        request = urllib.request.Request(f"{self.url}/sim/rules", json.dumps(rules).encode(), method="POST")
+        urllib.request.urlopen(request).close()
 
 
 class Gateway(Program):

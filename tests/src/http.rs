@@ -140,16 +140,6 @@ impl Client {
         Self::new(stream)
     }
 
-    /// Closes the sending direction.
-    ///
-    /// # Panics
-    /// When the connection is gone already.
-    pub fn finish_sending(&self) {
-        self.stream
-            .shutdown(std::net::Shutdown::Write)
-            .expect("the connection is open");
-    }
-
     /// Closes the connection with a reset.
     pub fn reset(self) {
         let socket = socket2::SockRef::from(&self.stream);

@@ -57,7 +57,7 @@ pub struct Args {
     /// Core of generator and simulator.
     #[arg(long, default_value_t = 1)]
     load_cpu: usize,
-    /// Seconds of each measurement (default 3, with --quick 1).
+    /// Seconds of each measurement (default 2, with --quick 0.5).
     #[arg(long)]
     seconds: Option<f64>,
     /// Cargo profile of the programs.
@@ -71,7 +71,7 @@ impl Args {
     }
 
     fn seconds(&self) -> f64 {
-        self.seconds.unwrap_or(if self.quick { 1.0 } else { 3.0 })
+        self.seconds.unwrap_or(if self.quick { 0.5 } else { 2.0 })
     }
 }
 
@@ -109,6 +109,7 @@ fn load(args: &Args) -> Result<()> {
         scenario::names()
     );
     let machine = machine::Machine::read()?;
+    process::raise_open_files();
     let programs = build::programs(&args.profile)?;
     let mut stage = Stage::open(programs, args.proxy_cpu, args.load_cpu)?;
     let mut outcomes = Vec::new();
@@ -176,17 +177,16 @@ fn measure_scenario(args: &Args, stage: &mut Stage, scenario: Scenario) -> Resul
         .filter(|name| args.only.is_empty() || args.only.contains(name));
     let mut running: Vec<Running> = Vec::new();
     for name in wanted {
-        match stage.start(name) {
+        match stage.start(name, scenario.upstream) {
             Ok(Some(subject)) => running.push(subject),
             Ok(None) => eprintln!("{}: {name} is not available", scenario.name),
             Err(error) => eprintln!("{}: {name} does not start: {error:#}", scenario.name),
         }
     }
     let mut samples: Vec<Sample> = Vec::new();
-    let rounds = if scenario.is_search() {
-        args.rounds().div_ceil(3)
-    } else {
-        args.rounds()
+    let rounds = match args.rounds {
+        None => args.rounds().min(scenario.rounds_max),
+        Some(asked) => asked,
     };
     for round in 0..rounds {
         for subject in &mut running {

@@ -164,9 +164,15 @@ mod tests {
     #[test]
     fn wrong_answers_are_failures() {
         let failure = |text: &[u8]| Answer::default().push(text).expect_err("wrong");
-        assert_eq!(failure(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n"), Failure::Status(503));
+        assert_eq!(
+            failure(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n"),
+            Failure::Status(503)
+        );
         assert_eq!(failure(&[ANSWER, b"x"].concat()), Failure::Framing);
-        assert_eq!(failure(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\noops"), Failure::Body);
+        assert_eq!(
+            failure(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\noops"),
+            Failure::Body
+        );
         assert_eq!(failure(b"HTTP/1.1 200 OK\r\n\r\n"), Failure::Truncated);
     }
 

@@ -130,7 +130,9 @@ impl Engine {
                 match done.token & !0xffff_ffff {
                     ACCEPT => self.accepted(done)?,
                     ORDER => {
-                        let Some(line) = orders.next_blocking()? else { return Ok(()) };
+                        let Some(line) = orders.next_blocking()? else {
+                            return Ok(());
+                        };
                         self.waiting.push_back(line);
                         self.ring.readable(orders.wake_fd(), ORDER)?;
                     }
@@ -218,14 +220,20 @@ impl Engine {
 
     fn received(&mut self, done: Done) -> Result<()> {
         let number = (done.token & 0xffff_ffff) as usize;
-        let Some(peer) = &mut self.peers[number] else { return Ok(()) };
+        let Some(peer) = &mut self.peers[number] else {
+            return Ok(());
+        };
         let no_buffer = done.result == -libc::ENOBUFS;
         let mut reply = None;
         let (mut failure, mut close) = (None, false);
         if peer.over {
             // What comes after the end is not looked at.
         } else if done.result <= 0 && !no_buffer {
-            failure = Some(if done.result == 0 { Failure::Closed } else { Failure::Read });
+            failure = Some(if done.result == 0 {
+                Failure::Closed
+            } else {
+                Failure::Read
+            });
         } else if !no_buffer {
             let bytes = self.ring.chunk(&done);
             match (&mut peer.role, &mut self.run) {
@@ -274,7 +282,14 @@ impl Engine {
     /// Ends a connection that failed, and counts that if it was a request of ours.
     fn broken(&mut self, number: usize, why: Failure) {
         self.cut(number);
-        if let (Some(run), Some(Peer { role: Role::Client(client), .. })) = (&mut self.run, &self.peers[number]) {
+        if let (
+            Some(run),
+            Some(Peer {
+                role: Role::Client(client),
+                ..
+            }),
+        ) = (&mut self.run, &self.peers[number])
+        {
             run.failed(*client, why);
         }
     }
@@ -321,8 +336,11 @@ impl Engine {
     fn connect_missing(&mut self) -> Result<()> {
         let Some(run) = &mut self.run else { return Ok(()) };
         let now = Instant::now();
-        let ready = |client: &Client| client.peer.is_none() && !client.done && client.retry_at.is_some_and(|at| at <= now);
-        let missing: Vec<usize> = (0..run.clients.len()).filter(|&index| ready(&run.clients[index])).collect();
+        let ready =
+            |client: &Client| client.peer.is_none() && !client.done && client.retry_at.is_some_and(|at| at <= now);
+        let missing: Vec<usize> = (0..run.clients.len())
+            .filter(|&index| ready(&run.clients[index]))
+            .collect();
         let target = run.target;
         for index in missing {
             let socket = connect(target);
@@ -332,7 +350,9 @@ impl Engine {
                 continue;
             };
             run.stats.connects += 1;
-            let Some(request) = run.next(index, Instant::now()) else { continue };
+            let Some(request) = run.next(index, Instant::now()) else {
+                continue;
+            };
             let number = self.enter(socket, Role::Client(index))?;
             if let Some(run) = &mut self.run {
                 run.clients[index].peer = Some(number);
@@ -381,7 +401,9 @@ impl Run {
     fn received(&mut self, number: usize, bytes: &[u8]) -> Result<Option<&'static [u8]>, Failure> {
         let client = &mut self.clients[number];
         let due = client.due.ok_or(Failure::Framing)?;
-        let Some(whole) = client.answer.push(bytes)? else { return Ok(None) };
+        let Some(whole) = client.answer.push(bytes)? else {
+            return Ok(None);
+        };
         if self.expect_bytes.is_some_and(|wanted| wanted != whole.body_bytes) {
             return Err(Failure::Length);
         }
@@ -438,8 +460,17 @@ impl Run {
             }
         }
         let timeout = self.flags.timeout();
-        let late = |client: &&Client| client.due.is_some_and(|due| now.saturating_duration_since(due) > timeout);
-        Ok(self.clients.iter().filter(late).filter_map(|client| client.peer).collect())
+        let late = |client: &&Client| {
+            client
+                .due
+                .is_some_and(|due| now.saturating_duration_since(due) > timeout)
+        };
+        Ok(self
+            .clients
+            .iter()
+            .filter(late)
+            .filter_map(|client| client.peer)
+            .collect())
     }
 
     fn is_over(&self, now: Instant) -> bool {

@@ -239,7 +239,10 @@ mod tests {
             there.write_all(&round.to_le_bytes()).expect("room in the socket");
             ring.wait().expect("a completion");
             let done = ring.completed().expect("a completion");
-            assert_eq!((done.token, done.more, ring.chunk(&done)), (7, true, &round.to_le_bytes()[..]));
+            assert_eq!(
+                (done.token, done.more, ring.chunk(&done)),
+                (7, true, &round.to_le_bytes()[..])
+            );
             ring.release(&done);
         }
         drop(there);

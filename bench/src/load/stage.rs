@@ -96,7 +96,10 @@ fn rendered_answer() -> Result<Vec<u8>> {
         ensure!(count > 0, "the simulator does not answer");
         bytes.extend_from_slice(&buffer[..count]);
         let whole = answer.push(&buffer[..count]);
-        if whole.map_err(|why| anyhow!("the simulator answers with {}", why.name()))?.is_some() {
+        if whole
+            .map_err(|why| anyhow!("the simulator answers with {}", why.name()))?
+            .is_some()
+        {
             break;
         }
     }

@@ -61,7 +61,7 @@ pub async fn run(
     let mut fresh = false;
     loop {
         if let Err(refusal) = request::write(context, work, target, key) {
-            return Ok(Err(Failure::untranslatable(refusal, target.provider)));
+            return Ok(Err(Failure::unsent(refusal, target.provider)));
         }
         if !fresh {
             core.meter.attempts.add(1);

@@ -5,6 +5,7 @@
 
 mod admin;
 mod build;
+mod credentials;
 mod log;
 mod reload;
 mod resolve;
@@ -21,6 +22,7 @@ use sluice_policy::meter::CoreMeter;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::admin::Status;
+use self::credentials::InstanceCredentials;
 use self::log::RequestLog;
 use self::reload::Watch;
 pub use self::reload::load;
@@ -33,6 +35,8 @@ use crate::worker::{self, Worker};
 const FETCH_PERIOD: Duration = Duration::from_millis(20);
 /// How often the configuration file and the names' lifetimes are looked at.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
+/// How long the start, or a reload, waits for the first AWS credentials of the instance.
+const CREDENTIALS_PATIENCE: Duration = Duration::from_secs(3);
 /// Length of the kernel's queue of connections not yet accepted, per socket.
 const BACKLOG: i32 = 4096;
 
@@ -55,6 +59,7 @@ struct Control {
     threads: Vec<JoinHandle<()>>,
     log: RequestLog,
     resolver: Resolver,
+    instance: InstanceCredentials,
     watch: Watch,
     config: Config,
     plane: Arc<Plane>,
@@ -75,11 +80,12 @@ pub fn run(config: Config, path: PathBuf, overrides: &Overrides) -> Result<()> {
 
 async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<Control> {
     let mut resolver = Resolver::new();
-    let (plane, warnings) = build::plane(&config, 1, &mut resolver).await?;
+    let mut instance = InstanceCredentials::default();
+    let (plane, warnings) = build::plane(&config, 1, &mut resolver, &instance).await?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let plane = Arc::new(plane);
+    let plane = Arc::new(with_instance(plane, &mut instance).await);
     let processors = core_affinity::get_core_ids().unwrap_or_default();
     let cores = overrides
         .cores
@@ -133,11 +139,21 @@ async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<C
         threads,
         log,
         resolver,
+        instance,
         watch,
         config,
         plane,
         status,
     })
+}
+
+/// Begins to ask for the instance's credentials if a key of the plane needs them.
+async fn with_instance(plane: Plane, instance: &mut InstanceCredentials) -> Plane {
+    if !plane.snapshot.needs_instance_credentials() {
+        return plane;
+    }
+    instance.start(CREDENTIALS_PATIENCE).await;
+    build::with_new_credentials(&plane, instance).unwrap_or(plane)
 }
 
 impl Control {
@@ -158,6 +174,7 @@ impl Control {
                     }
                     self.refresh_addresses().await;
                 }
+                () = self.instance.changed() => self.refresh_credentials().await,
                 _ = hangup.recv() => self.reload("SIGHUP").await,
                 _ = stop.recv() => break,
                 _ = interrupt.recv() => break,
@@ -179,7 +196,7 @@ impl Control {
         let generation = self.plane.snapshot.generation() + 1;
         let loaded = self.watch.load();
         let built = match &loaded {
-            Ok(config) => build::plane(config, generation, &mut self.resolver)
+            Ok(config) => build::plane(config, generation, &mut self.resolver, &self.instance)
                 .await
                 .map_err(|error| format!("{error:#}")),
             Err(mistakes) => Err(mistakes.clone()),
@@ -198,6 +215,7 @@ impl Control {
                 tracing::info!(generation, why, "the configuration is in force");
                 self.status
                     .reloaded(generation, plane.ready_body.clone(), plane.snapshot.ready());
+                let plane = with_instance(plane, &mut self.instance).await;
                 self.publish(plane).await;
             }
             (_, Err(reason)) => {
@@ -215,6 +233,12 @@ impl Control {
         let plane = self.plane.clone();
         if let Some(plane) = build::with_new_addresses(&plane, &self.config, &mut self.resolver).await {
             tracing::info!("addresses of providers have changed");
+            self.publish(plane).await;
+        }
+    }
+
+    async fn refresh_credentials(&mut self) {
+        if let Some(plane) = build::with_new_credentials(&self.plane, &self.instance) {
             self.publish(plane).await;
         }
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use rtrb::Producer;
 use sluice_policy::meter::CoreMeter;
+use sluice_wire::sigv4::Signer;
 
 use crate::buffer::Buffers;
 use crate::clock::Clock;
@@ -45,6 +46,7 @@ pub struct Core {
     #[expect(clippy::vec_box, reason = "a lease moves a pointer, not a kilobyte")]
     scratch: RefCell<Vec<Box<Scratch>>>,
     records: RefCell<Producer<Record>>,
+    signer: RefCell<Signer>,
     draining: Cell<bool>,
     connections: Cell<u32>,
     body_bytes: Cell<u64>,
@@ -64,6 +66,7 @@ impl Core {
             plane: RefCell::new(Rc::new(plane)),
             scratch: RefCell::new(Vec::new()),
             records: RefCell::new(records),
+            signer: RefCell::new(Signer::new()),
             draining: Cell::new(false),
             connections: Cell::new(0),
             body_bytes: Cell::new(0),
@@ -112,6 +115,11 @@ impl Core {
         if self.records.borrow_mut().push(record).is_err() {
             self.meter.records_dropped.add(1);
         }
+    }
+
+    /// Lends out the signer, which remembers the keys it derived.
+    pub fn with_signer<T>(&self, act: impl FnOnce(&mut Signer) -> T) -> T {
+        act(&mut self.signer.borrow_mut())
     }
 
     /// The next of this core's pseudo-random numbers (SplitMix64): for choices that need no secrecy.

@@ -20,6 +20,7 @@ mod record;
 mod relay;
 mod reply;
 mod scratch;
+pub mod signing;
 mod tls;
 mod upstream;
 mod worker;

@@ -12,12 +12,17 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 use sluice_policy::snapshot::Snapshot;
 
+use crate::signing::AwsCredentials;
+
 /// One generation of all that the data plane reads.
 pub struct Plane {
     /// The compiled configuration.
     pub snapshot: Arc<Snapshot>,
     /// Where each origin of the snapshot is, in the snapshot's order.
     pub origins: Vec<OriginRuntime>,
+    /// What signs the requests of each key, in the order of [`sluice_policy::snapshot::KeyId`]. A key whose `signing` is set
+    /// and that has none here cannot be used now: the instance's credentials have not arrived, or have expired.
+    pub aws: Vec<Option<Arc<AwsCredentials>>>,
     /// What `/ready` says while the gateway is not draining, as JSON.
     pub ready_body: Bytes,
     /// TLS of the listener, if it is on.

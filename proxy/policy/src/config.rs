@@ -19,7 +19,8 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use provider::{AuthName, DialectName, Key, Provider, ProviderTls, TimeoutOverrides, Timeouts};
+pub use provider::{AuthName, Aws, AwsAccessKey, AwsSource, DialectName, Key, Provider, ProviderTls, SecretPlace};
+pub use provider::{TimeoutOverrides, Timeouts};
 pub use server::{ClientAuth, Limits, Log, LogFormat, LogLevel, LogRequests, ProxyProtocol, Server, ServerTimeouts};
 pub use server::{ServerTls, Upstream};
 

@@ -155,6 +155,33 @@ pub struct Origin {
     pub port: u16,
 }
 
+/// How the requests of a key are signed (AWS Signature Version 4).
+#[derive(Clone, Debug)]
+pub struct Signing {
+    /// Of the credential's scope.
+    pub region: Box<str>,
+    /// Of the credential's scope.
+    pub service: &'static str,
+    /// What signs.
+    pub by: SignedBy,
+}
+
+/// Where the credentials are that sign.
+#[derive(Clone, Debug)]
+pub enum SignedBy {
+    /// Here.
+    AccessKey {
+        /// Travels in the clear.
+        access_key_id: Box<str>,
+        /// Never travels.
+        secret_access_key: Secret,
+        /// Of temporary credentials.
+        session_token: Option<Secret>,
+    },
+    /// With the environment, the container or the machine that the gateway runs in; they change while it runs.
+    Instance,
+}
+
 /// One credential of a provider, with all that depends on it rendered in advance.
 #[derive(Clone, Debug)]
 pub struct Key {
@@ -164,8 +191,10 @@ pub struct Key {
     pub name: Box<str>,
     /// Share of the requests, in millionths of a configured weight of 1.
     pub weight: u32,
-    /// The credential itself, for signing; empty for a provider without keys.
+    /// The credential itself; empty for a provider without keys and for a key that signs.
     pub secret: Secret,
+    /// Whether and how requests must be signed.
+    pub signing: Option<Signing>,
     /// The region, if any.
     pub region: Option<Box<str>>,
     /// Where requests with this key go.
@@ -388,6 +417,18 @@ impl Snapshot {
     /// Usable keys over all providers; every [`KeyId`] is below it.
     pub fn keys_len(&self) -> usize {
         self.keys_len
+    }
+
+    /// Whether any key is signed by what the gateway's own environment is granted.
+    pub fn needs_instance_credentials(&self) -> bool {
+        let by_instance = |key: &Key| {
+            key.signing
+                .as_ref()
+                .is_some_and(|signing| matches!(signing.by, SignedBy::Instance))
+        };
+        self.providers
+            .iter()
+            .any(|provider| provider.keys.iter().any(by_instance))
     }
 
     /// Every origin, indexed by [`OriginId`].

@@ -102,6 +102,10 @@ pub const PROVIDER_HEADERS_MAX: usize = 32;
 pub const NAME_BYTES_MAX: usize = 64;
 /// Largest secret read from a variable or a file, in bytes.
 pub const SECRET_BYTES_MAX: usize = 4096;
+/// Longest session token of temporary AWS credentials, in bytes (typically below 4 KiB; AWS promises no bound).
+pub const AWS_SESSION_TOKEN_BYTES_MAX: usize = 16 * 1024;
+/// Largest answer of a metadata service that the control thread reads, in bytes.
+pub const METADATA_ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Largest configuration file, in bytes.
 pub const CONFIG_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Deepest nesting of lists and mappings in a configuration file.
@@ -129,6 +133,11 @@ const _: () = {
         "message lengths are 32 bits wide"
     );
     assert!(SIGV4_KEYS_CACHED.is_power_of_two(), "the cache is indexed by a mask");
+    assert!(
+        AWS_SESSION_TOKEN_BYTES_MAX < HEAD_BYTES_MAX,
+        "a signed request must have room for its token"
+    );
+    assert!(AWS_SESSION_TOKEN_BYTES_MAX < METADATA_ANSWER_BYTES_MAX);
     assert!(PROXY_V2_BYTES_MAX < RECV_LARGE_BYTES);
     assert!(SEND_PARTS_MAX <= 1024, "IOV_MAX");
     assert!(BODY_BYTES_DEFAULT <= IN_FLIGHT_BODY_BYTES_DEFAULT);

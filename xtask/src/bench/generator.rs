@@ -1,4 +1,4 @@
-//! The load process: generator and simulator on one thread, told over its standard input what to measure.
+//! The load process: both sides of the subject on one thread, told over its standard input what to measure.
 //!
 //! Invariant: between two runs it holds no connection to a subject. It ends with its handle.
 
@@ -15,15 +15,22 @@ use super::process::Kept;
 /// A running load process.
 #[derive(Debug)]
 pub struct Generator {
-    /// Where its simulator listens in plain text.
+    /// Where it listens as the upstream, in plain text.
     pub plain: SocketAddr,
-    /// Where its simulator listens with TLS.
-    pub tls: SocketAddr,
-    /// The certificate that a subject has to trust for it.
-    pub certificate: PathBuf,
+    /// Where it listens with TLS, and the certificate that a subject has to trust for that; only the simulator does.
+    pub tls: Option<(SocketAddr, PathBuf)>,
     process: Kept,
     orders: ChildStdin,
     events: Lines<BufReader<ChildStdout>>,
+}
+
+/// What stands behind the subjects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upstream {
+    /// One rendered answer on a raw ring: the cheapest, for closed loops in plain text.
+    Responder,
+    /// The provider simulator, with scripts, streams and TLS.
+    Simulator,
 }
 
 /// An edge of a run's measured window.
@@ -36,29 +43,34 @@ pub enum Edge {
 }
 
 impl Generator {
-    /// Starts `program` on core `cpu`, with a fresh certificate in `directory`, and waits until it listens.
+    /// Starts `program` on core `cpu` as `upstream` demands, and waits until it listens; a fresh certificate for it goes
+    /// into `directory`.
     ///
     /// # Errors
     /// When it does not start, or says something else.
-    pub fn start(program: &Path, directory: &Path, cpu: usize) -> Result<Self> {
+    pub fn start(program: &Path, upstream: Upstream, directory: &Path, cpu: usize) -> Result<Self> {
+        let mut command = Command::new(program);
+        command.args(["--cpu", &cpu.to_string()]);
         let issued = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
         let (certificate, key) = (directory.join("ca.pem"), directory.join("key.pem"));
         std::fs::write(&certificate, issued.cert.pem())?;
         std::fs::write(&key, issued.signing_key.serialize_pem())?;
-        let mut command = Command::new(program);
-        command.args(["--with-simulator", "--cpu", &cpu.to_string()]);
-        command.arg("--tls-cert").arg(&certificate).arg("--tls-key").arg(&key);
+        if upstream == Upstream::Responder {
+            command.arg("--with-responder");
+        } else {
+            command.arg("--with-simulator");
+            command.arg("--tls-cert").arg(&certificate).arg("--tls-key").arg(&key);
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Kept::spawn(command, cpu)?;
         let orders = process.child().stdin.take().context("standard input is piped")?;
         let stdout = process.child().stdout.take().context("standard output is piped")?;
         let mut events = BufReader::new(stdout).lines();
         let hello = event(&mut events)?;
-        let address = |key: &str| -> Result<SocketAddr> { Ok(hello[key].as_str().context("an address")?.parse()?) };
+        let address = |key: &str| hello[key].as_str().map(str::parse::<SocketAddr>).transpose();
         Ok(Self {
-            plain: address("plain")?,
-            tls: address("tls")?,
-            certificate,
+            plain: address("plain")?.context("an address")?,
+            tls: address("tls")?.map(|address| (address, certificate)),
             process,
             orders,
             events,

@@ -107,13 +107,13 @@ pub fn run(stage: &mut Stage, scenario: &Scenario, subject: &Running, round: usi
     flags.extend(["--warmup".to_owned(), scenario.warmup.to_string()]);
     let watched = Watched {
         subject: subject.pid().map(process::tree).unwrap_or_default(),
-        load: process::tree(stage.generator.pid()),
+        load: process::tree(stage.generator(scenario.upstream).pid()),
         ksoftirqd: process::ksoftirqd(stage.proxy_cpu()),
         proxy_cpu: stage.proxy_cpu(),
         load_cpu: stage.load_cpu(),
     };
     let (mut begin, mut end, mut rss_load) = (Clocks::default(), Clocks::default(), 0);
-    let load = stage.generator.run(&flags, |edge| match edge {
+    let load = stage.generator(scenario.upstream).run(&flags, |edge| match edge {
         generator::Edge::Begin => begin = watched.read(),
         generator::Edge::End => {
             end = watched.read();

@@ -77,6 +77,24 @@ fn signal(signal: &str, pids: &[u32]) {
         .status();
 }
 
+/// Raises this process's limit of open files to what it may be, for the children to inherit: a thousand connections
+/// need two thousand descriptors in a proxy and in the load process. Where it fails, those scenarios count failures.
+pub fn raise_open_files() {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    if let Some(most) = line.and_then(|line| line.split_whitespace().nth(1)) {
+        // util-linux is on every distribution; without it the limit stays.
+        let _ = Command::new("prlimit")
+            .args([
+                "--pid",
+                &std::process::id().to_string(),
+                &format!("--nofile={most}:{most}"),
+            ])
+            .stderr(std::process::Stdio::null())
+            .status();
+    }
+}
+
 /// CPU time of a process tree, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CpuTime {

@@ -138,7 +138,11 @@ fn load_table(outcome: &Outcome) -> Vec<Vec<String>> {
             } else {
                 figure(None, 0)
             },
-            format!("{}/{}", figure(percent(|s| s.core_busy), 0), figure(percent(|s| s.load_core_busy), 0)),
+            format!(
+                "{}/{}",
+                figure(percent(|s| s.core_busy), 0),
+                figure(percent(|s| s.load_core_busy), 0)
+            ),
             figure(outcome.median(name, |sample| Some(sample.load_cpu_us)), 2),
             figure(cpu(|sample| 100.0 * sample.core_others), 1),
             outcome.failures(name).to_string(),

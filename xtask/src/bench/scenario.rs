@@ -3,6 +3,7 @@
 //! The simulator's script stands behind the model name: `gpt-4o-mini+tps=50`. Its healthy answer needs none and is
 //! 0.7 KB long.
 
+use super::generator::Upstream;
 use super::subject::Name;
 
 /// What CPU time is divided by.
@@ -25,6 +26,10 @@ pub struct Scenario {
     pub script: &'static str,
     /// The generator's flags besides target, model and times.
     pub flags: &'static [&'static str],
+    /// What stands behind the subjects.
+    pub upstream: Upstream,
+    /// Rounds at most: what supports a secondary figure needs no more than three.
+    pub rounds_max: usize,
     /// Who takes part, in the order of a round.
     pub subjects: &'static [Name],
     /// What CPU time is divided by.
@@ -37,7 +42,7 @@ pub struct Scenario {
 
 /// Time between two chunks of a stream in microseconds, and the script that makes it so.
 const CHUNK_INTERVAL_US: &str = "20000";
-const STREAM_SCRIPT: &str = "+tps=50,tokens=100";
+const STREAM_SCRIPT: &str = "+tps=50,tokens=50";
 
 const PLAIN: &[Name] = &[
     Name::Direct,
@@ -63,9 +68,11 @@ const UNARY: Scenario = Scenario {
     what: "",
     script: "",
     flags: &[],
+    upstream: Upstream::Responder,
+    rounds_max: usize::MAX,
     subjects: PLAIN,
     per: Per::Request,
-    warmup: 0.5,
+    warmup: 0.3,
     longer: 1.0,
 };
 
@@ -104,30 +111,33 @@ pub fn all() -> Vec<Scenario> {
             name: "c1000",
             what: "1,000 connections, 1.7 KB request, 0.7 KB answer, closed loop",
             flags: &["--connections", "1000", "--body", "1.7k"],
-            warmup: 1.0,
+            warmup: 0.7,
             ..UNARY
         },
         Scenario {
             name: "small",
             what: "64 connections, 1 KB request, 0.7 KB answer, closed loop",
             flags: &["--connections", "64", "--body", "1k"],
+            rounds_max: 3,
             ..UNARY
         },
         Scenario {
             name: "body100k",
             what: "64 connections, 100 KB image request, 0.7 KB answer, closed loop",
             flags: &["--connections", "64", "--body", "100k"],
+            rounds_max: 3,
             ..UNARY
         },
         Scenario {
             name: "body1m",
             what: "16 connections, 1 MB image request, 0.7 KB answer, closed loop",
             flags: &["--connections", "16", "--body", "1m"],
+            rounds_max: 3,
             ..UNARY
         },
         Scenario {
             name: "sse500",
-            what: "500 streams, a chunk every 20 ms each, 100 chunks a stream",
+            what: "500 streams, a chunk every 20 ms each, 50 chunks a stream",
             script: STREAM_SCRIPT,
             flags: &[
                 "--connections",
@@ -138,11 +148,11 @@ pub fn all() -> Vec<Scenario> {
                 "--chunk-interval-us",
                 CHUNK_INTERVAL_US,
                 "--stagger-ms",
-                "2000",
+                "1000",
             ],
             per: Per::Chunk,
-            warmup: 2.5,
-            longer: 1.5,
+            upstream: Upstream::Simulator,
+            warmup: 1.3,
             ..UNARY
         },
         Scenario {
@@ -150,8 +160,10 @@ pub fn all() -> Vec<Scenario> {
             what: "64 connections, open loop: highest rate with p99 within 1, 5 and 10 ms and no failure",
             flags: &["--connections", "64", "--body", "1.7k", "--search", "1000,5000,10000"],
             subjects: &[Name::L4, Name::Gateway, Name::Nginx, Name::Haproxy],
+            upstream: Upstream::Simulator,
+            rounds_max: 1,
             warmup: 0.2,
-            longer: 0.4,
+            longer: 0.5,
             ..UNARY
         },
         Scenario {
@@ -159,7 +171,7 @@ pub fn all() -> Vec<Scenario> {
             what: "64 connections, 1.7 KB request, 0.7 KB answer, TLS to the upstream",
             flags: &["--connections", "64", "--body", "1.7k"],
             subjects: &[Name::Gateway, Name::GatewayTls],
-            warmup: 1.0,
+            upstream: Upstream::Simulator,
             ..UNARY
         },
     ]

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 
 use super::build::Programs;
 use super::configs;
-use super::generator::Generator;
+use super::generator::{Generator, Upstream};
 use super::process::{self, Kept};
 
 /// How long a program may take to start listening.
@@ -100,8 +100,8 @@ pub struct Stage {
     directory: PathBuf,
     proxy_cpu: usize,
     load_cpu: usize,
-    /// Both ends of every measurement.
-    pub generator: Generator,
+    responder: Generator,
+    simulator: Generator,
 }
 
 impl Drop for Stage {
@@ -120,14 +120,24 @@ impl Stage {
         let directory = std::env::temp_dir().join(format!("sluice-bench-{}", std::process::id()));
         std::fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
         let program = programs.get("sluice-load").context("sluice-load was not built")?;
-        let generator = Generator::start(program, &directory, load_cpu)?;
+        let start = |upstream| Generator::start(program, upstream, &directory, load_cpu);
+        let (responder, simulator) = (start(Upstream::Responder)?, start(Upstream::Simulator)?);
         Ok(Self {
             programs,
             directory,
             proxy_cpu,
             load_cpu,
-            generator,
+            responder,
+            simulator,
         })
+    }
+
+    /// The load process with this upstream; the other one sleeps meanwhile.
+    pub fn generator(&mut self, upstream: Upstream) -> &mut Generator {
+        match upstream {
+            Upstream::Responder => &mut self.responder,
+            Upstream::Simulator => &mut self.simulator,
+        }
     }
 
     /// Core of generator and simulator.
@@ -142,11 +152,15 @@ impl Stage {
         self.proxy_cpu
     }
 
-    /// Starts a subject; `None` when it is not available here.
+    /// Starts a subject in front of `upstream`; `None` when it is not available here.
     ///
     /// # Errors
     /// When it is, and yet does not listen in time.
-    pub fn start(&self, name: Name) -> Result<Option<Running>> {
+    pub fn start(&self, name: Name, upstream: Upstream) -> Result<Option<Running>> {
+        let plain = match upstream {
+            Upstream::Responder => self.responder.plain,
+            Upstream::Simulator => self.simulator.plain,
+        };
         let started = match name {
             Name::Direct => None,
             Name::L4 | Name::Monoio | Name::Glommio | Name::Tokio => {
@@ -154,30 +168,27 @@ impl Stage {
                     return Ok(None);
                 };
                 let mut command = Command::new(program);
-                command.args([
-                    "--upstream",
-                    &self.generator.plain.to_string(),
-                    "--cpu",
-                    &self.proxy_cpu.to_string(),
-                ]);
+                command.args(["--upstream", &plain.to_string(), "--cpu", &self.proxy_cpu.to_string()]);
                 Some(start_announced(command, self.proxy_cpu)?)
             }
             Name::Nginx | Name::Haproxy => {
                 let Some(program) = self.programs.get(name.as_str()) else {
                     return Ok(None);
                 };
-                Some(self.start_reverse_proxy(name, program)?)
+                Some(self.start_reverse_proxy(name, program, plain)?)
             }
-            Name::Gateway => self.start_gateway(name, &format!("http://{}/v1", self.generator.plain), None)?,
+            Name::Gateway => self.start_gateway(name, &format!("http://{plain}/v1"), None)?,
             Name::GatewayTls => {
-                let base_url = format!("https://{}/v1", self.generator.tls);
-                self.start_gateway(name, &base_url, Some(&self.generator.certificate))?
+                let Some((address, certificate)) = &self.simulator.tls else {
+                    return Ok(None);
+                };
+                self.start_gateway(name, &format!("https://{address}/v1"), Some(certificate))?
             }
         };
         let Some((process, address)) = started else {
             let direct = Running {
                 name,
-                address: self.generator.plain,
+                address: plain,
                 rss_idle: 0,
                 process: None,
             };
@@ -223,15 +234,15 @@ impl Stage {
         Ok(Some((process, listen)))
     }
 
-    fn start_reverse_proxy(&self, name: Name, program: &Path) -> Result<(Kept, SocketAddr)> {
+    fn start_reverse_proxy(&self, name: Name, program: &Path, upstream: SocketAddr) -> Result<(Kept, SocketAddr)> {
         let listen = free_address()?;
         let config = self.directory.join(format!("{name}.conf"));
         let mut command = Command::new(program);
         if name == Name::Nginx {
-            std::fs::write(&config, configs::nginx(listen, self.generator.plain, &self.directory))?;
+            std::fs::write(&config, configs::nginx(listen, upstream, &self.directory))?;
             command.arg("-p").arg(&self.directory).arg("-c").arg(&config);
         } else {
-            std::fs::write(&config, configs::haproxy(listen, self.generator.plain))?;
+            std::fs::write(&config, configs::haproxy(listen, upstream))?;
             command.arg("-q").arg("-db").arg("-f").arg(&config);
         }
         command.stdout(Stdio::null());

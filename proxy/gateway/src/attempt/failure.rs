@@ -74,11 +74,17 @@ impl Failure {
         }
     }
 
-    /// The request cannot be expressed in the target's dialect.
-    pub fn untranslatable(refusal: ApiError, provider: &Provider) -> Self {
+    /// The request could not even be written: the target's dialect cannot express it, or there is nothing to sign it with.
+    pub fn unsent(refusal: ApiError, provider: &Provider) -> Self {
+        let next = if refusal.code == Code::UpstreamAuth {
+            Next::OtherKey
+        } else {
+            Next::OtherTarget
+        };
         Self {
-            told: Told::Refusal(refusal),
-            ..Self::new(Code::UnsupportedParameter, provider)
+            next,
+            told: Told::Refusal(refusal.clone()),
+            ..Self::new(refusal.code, provider)
         }
     }
 

@@ -7,7 +7,7 @@
 use sluice_policy::route::PlannedTarget;
 use sluice_policy::snapshot::Key;
 use sluice_wire::dialect::Dialect;
-use sluice_wire::error::{ApiError, write_string};
+use sluice_wire::error::{ApiError, Code, write_string};
 use sluice_wire::http::{Field, FieldId, Method};
 use sluice_wire::provider::{self, Ingress, Target};
 use sluice_wire::surface::{self, ModelField};
@@ -17,6 +17,7 @@ use crate::exchange::Context;
 use crate::parts::{COALESCE_BYTES_MAX, Parts};
 use crate::reply;
 use crate::scratch::Work;
+use crate::signing;
 
 /// Writes the request for `target` with `key` into `work.parts`.
 ///
@@ -26,11 +27,39 @@ pub fn write(context: &Context<'_>, work: &mut Work, target: &PlannedTarget<'_>,
     work.parts.clear();
     work.notes.clear();
     if target.provider.dialect == context.dialect {
-        write_spliced(context, &mut work.parts, target, key);
-        return Ok(());
+        return write_spliced(context, &mut work.parts, target, key);
     }
     translate(context, work, target)?;
-    write_translated(context, work, target, key);
+    write_translated(context, work, target, key)
+}
+
+/// Signs the request whose line stands at the beginning of `text`, if the key asks for it.
+fn sign<'p>(
+    context: &Context<'_>,
+    key: &Key,
+    text: &mut Vec<u8>,
+    payload: impl Iterator<Item = &'p [u8]>,
+) -> Result<(), ApiError> {
+    let Some(signing) = &key.signing else { return Ok(()) };
+    let Some(credentials) = &context.plane.aws[key.id.index()] else {
+        let message = "the gateway has no valid AWS credentials for this provider at present; the operator must look";
+        return Err(ApiError::new(Code::UpstreamAuth, message));
+    };
+    let mut words = text.split(|&byte| byte == b' ').map(<[u8]>::to_vec);
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let path_bytes = target.iter().position(|&byte| byte == b'?').unwrap_or(target.len());
+    let (path, query) = (&target[..path_bytes], target.get(path_bytes + 1..).unwrap_or_default());
+    let core = context.core;
+    let unix_s = core.clock.unix_us(core.clock.now_us()) / 1_000_000;
+    let head = signing::RequestHead {
+        method: &method,
+        host: &key.host,
+        path,
+        query,
+    };
+    core.with_signer(|signer| {
+        signing::sign(signer, credentials, &signing.region, &head, payload, unix_s, text);
+    });
     Ok(())
 }
 
@@ -63,7 +92,12 @@ fn translate(context: &Context<'_>, work: &mut Work, target: &PlannedTarget<'_>)
     )
 }
 
-fn write_translated(context: &Context<'_>, work: &mut Work, target: &PlannedTarget<'_>, key: &Key) {
+fn write_translated(
+    context: &Context<'_>,
+    work: &mut Work,
+    target: &PlannedTarget<'_>,
+    key: &Key,
+) -> Result<(), ApiError> {
     let Work { parts, out, whole, .. } = work;
     let text = parts.text();
     text.extend_from_slice(b"POST ");
@@ -82,6 +116,7 @@ fn write_translated(context: &Context<'_>, work: &mut Work, target: &PlannedTarg
             text.extend_from_slice(b"\r\n");
         }
     }
+    sign(context, key, text, out.parts(whole))?;
     reply::number_field(text, b"content-length: ", out.total_len() as u64);
     text.extend_from_slice(b"\r\n");
     let mut from = 0;
@@ -91,9 +126,15 @@ fn write_translated(context: &Context<'_>, work: &mut Work, target: &PlannedTarg
         from = *at;
     }
     parts.text().extend_from_slice(&out.buf[from..]);
+    Ok(())
 }
 
-fn write_spliced(context: &Context<'_>, parts: &mut Parts, target: &PlannedTarget<'_>, key: &Key) {
+fn write_spliced(
+    context: &Context<'_>,
+    parts: &mut Parts,
+    target: &PlannedTarget<'_>,
+    key: &Key,
+) -> Result<(), ApiError> {
     let asked = context.asked;
     let text = parts.text();
     text.extend_from_slice(asked.head.method_span.of(&asked.head_bytes));
@@ -119,6 +160,8 @@ fn write_spliced(context: &Context<'_>, parts: &mut Parts, target: &PlannedTarge
         let name = || field.name.of(&asked.head_bytes);
         is_forwarded(field) && (own.is_empty() || !is_named(own, name())) && !(signed && is_of_signature(name()))
     });
+    // A body that is signed is Bedrock's, which names no model: it is sent as it came.
+    sign(context, key, text, asked.body.iter().map(|piece| &**piece))?;
     let splice = splice_of(context, target.model);
     let replaced = splice.as_ref().map_or(0, |splice| splice.end - splice.start);
     let replacement_bytes = splice.as_ref().map_or(0, |splice| splice.written_bytes(text));
@@ -128,6 +171,7 @@ fn write_spliced(context: &Context<'_>, parts: &mut Parts, target: &PlannedTarge
     }
     text.extend_from_slice(b"\r\n");
     write_body(parts, &asked.body, context.body_bytes, splice.as_ref());
+    Ok(())
 }
 
 /// The one change to a body: the model's name.

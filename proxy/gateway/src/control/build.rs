@@ -11,17 +11,24 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use rustls::pki_types::ServerName;
 use sluice_policy::config::{ClientAuth, Config, ProviderTls, ServerTls};
-use sluice_policy::snapshot::{SecretRef, Snapshot, Warning};
+use sluice_policy::snapshot::{Secret, SecretRef, SignedBy, Snapshot, Warning};
 
+use super::credentials::InstanceCredentials;
 use super::resolve::{Resolver, TtlBounds};
 use crate::plane::{OriginRuntime, Plane};
+use crate::signing::AwsCredentials;
 use crate::tls::settings::{self, ClientCertificates};
 
 /// Builds the plane of one generation of a configuration.
 ///
 /// # Errors
 /// When a certificate, key or CA file cannot be used.
-pub async fn plane(config: &Config, generation: u64, resolver: &mut Resolver) -> Result<(Plane, Vec<Warning>)> {
+pub async fn plane(
+    config: &Config,
+    generation: u64,
+    resolver: &mut Resolver,
+    instance: &InstanceCredentials,
+) -> Result<(Plane, Vec<Warning>)> {
     let (snapshot, warnings) = Snapshot::compile(config, generation, &secret);
     let tls = client_configs(config, &snapshot)?;
     let bounds = ttl_bounds(config);
@@ -42,6 +49,7 @@ pub async fn plane(config: &Config, generation: u64, resolver: &mut Resolver) ->
     }
     let ready_body = ready_body(&snapshot, &warnings);
     let plane = Plane {
+        aws: aws(&snapshot, instance.latest().as_ref()),
         snapshot: Arc::new(snapshot),
         origins,
         ready_body,
@@ -62,9 +70,43 @@ pub async fn with_new_addresses(plane: &Plane, config: &Config, resolver: &mut R
     changed.then(|| Plane {
         snapshot: plane.snapshot.clone(),
         origins,
+        aws: plane.aws.clone(),
         ready_body: plane.ready_body.clone(),
         server_tls: plane.server_tls.clone(),
     })
+}
+
+/// The same plane with the credentials that the instance has now; `None` if no key is signed by them.
+pub fn with_new_credentials(plane: &Plane, instance: &InstanceCredentials) -> Option<Plane> {
+    plane.snapshot.needs_instance_credentials().then(|| Plane {
+        snapshot: plane.snapshot.clone(),
+        origins: plane.origins.clone(),
+        aws: aws(&plane.snapshot, instance.latest().as_ref()),
+        ready_body: plane.ready_body.clone(),
+        server_tls: plane.server_tls.clone(),
+    })
+}
+
+fn aws(snapshot: &Snapshot, instance: Option<&Arc<AwsCredentials>>) -> Vec<Option<Arc<AwsCredentials>>> {
+    let mut table = vec![None; snapshot.keys_len()];
+    let text = |secret: &Secret| Box::<str>::from(String::from_utf8_lossy(secret.expose()));
+    for key in snapshot.providers().iter().flat_map(|provider| &provider.keys) {
+        table[key.id.index()] = match key.signing.as_ref().map(|signing| &signing.by) {
+            None => None,
+            Some(SignedBy::Instance) => instance.cloned(),
+            Some(SignedBy::AccessKey {
+                access_key_id,
+                secret_access_key,
+                session_token,
+            }) => Some(Arc::new(AwsCredentials {
+                access_key_id: access_key_id.clone(),
+                secret_access_key: text(secret_access_key),
+                session_token: session_token.as_ref().map(text),
+                expires_unix_s: None,
+            })),
+        };
+    }
+    table
 }
 
 fn ttl_bounds(config: &Config) -> TtlBounds {

@@ -134,23 +134,34 @@ impl<'a> Checker<'a> {
     }
 
     /// Follows references; of several shapes, the one for this node's type.
-    fn select(&self, node: &Node, mut schema: &'a Json) -> &'a Json {
-        loop {
-            if let Some(reference) = schema["$ref"].as_str() {
-                let name = reference.rsplit('/').next().unwrap_or_default();
-                schema = &self.definitions[name];
-            } else if let Some(shapes) = schema["anyOf"].as_array() {
-                let is_list = matches!(node.value, Value::List(_));
-                let fits = |shape: &&Json| is_list == (type_of(shape) == "array") && type_of(shape) != "null";
-                let otherwise = || shapes.iter().find(|shape| type_of(shape) != "null");
-                let Some(shape) = shapes.iter().find(fits).or_else(otherwise) else {
-                    return schema;
-                };
-                schema = shape;
-            } else {
+    fn select(&self, node: &Node, schema: &'a Json) -> &'a Json {
+        let mut schema = self.follow(schema);
+        while let Some(shapes) = schema["anyOf"].as_array() {
+            let shapes = || shapes.iter().map(|shape| self.follow(shape));
+            let fits = |shape: &&Json| match type_of(shape) {
+                "null" => false,
+                "array" => matches!(node.value, Value::List(_)),
+                "object" => matches!(node.value, Value::Mapping(_)),
+                _ => !matches!(node.value, Value::List(_) | Value::Mapping(_)),
+            };
+            let Some(shape) = shapes()
+                .find(fits)
+                .or_else(|| shapes().find(|shape| type_of(shape) != "null"))
+            else {
                 return schema;
-            }
+            };
+            schema = shape;
         }
+        schema
+    }
+
+    /// What a reference refers to.
+    fn follow(&self, mut schema: &'a Json) -> &'a Json {
+        while let Some(reference) = schema["$ref"].as_str() {
+            let name = reference.rsplit('/').next().unwrap_or_default();
+            schema = &self.definitions[name];
+        }
+        schema
     }
 
     fn mapping(&mut self, entries: &[Entry], schema: &'a Json, path: &str, at: Position) -> Option<Json> {

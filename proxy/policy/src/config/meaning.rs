@@ -3,12 +3,13 @@
 //! Invariants: every mistake points at the very key or value that is wrong; nothing is said about a part whose shape has
 //! been reported already. Deliberately absent: whether variables are set and files exist (`Snapshot::compile` warns).
 
+use sluice_wire::dialect::Dialect;
 use sluice_wire::limits;
 
 use super::check::{Mistakes, suggestion};
 use super::names::Names;
 use super::tree::{Node, Step};
-use super::{AuthName, ClientAuth, Config, Key, Provider};
+use super::{AuthName, Aws, ClientAuth, Config, Key, Provider};
 use crate::vendors;
 
 /// Adds every mistake of meaning.
@@ -145,29 +146,67 @@ impl Checker<'_> {
                 .and_then(|vendor| vendor.base_url)
                 .is_some_and(|url| url.contains("{region}")),
         };
+        let bedrock = provider.dialect(name) == Dialect::Bedrock;
         for (index, key) in provider.keys.iter().enumerate() {
             self.within(&["keys"], |c| {
                 c.at(index, |c| {
-                    if key.env.is_some() == key.file.is_some() {
-                        c.add("expected either env (a variable) or file, and not both");
-                    }
-                    if key.env.as_deref().is_some_and(|env| !is_variable(env)) {
-                        c.within(&["env"], |c| {
-                            c.add("expected the name of an environment variable (letters, digits and _), not the secret itself");
+                    c.secret(key);
+                    if key.aws.is_some() && !bedrock {
+                        c.within(&["aws"], |c| {
+                            c.add_at_key(
+                                "AWS credentials sign requests to bedrock; this provider speaks another dialect",
+                            );
                         });
                     }
-                    if regional && key.region.is_none() && provider.region.is_none() {
-                        c.add("region is missing: write it here or once for the provider, such as region: eu-central-1");
+                    let needs_region = regional || key.aws.is_some();
+                    if needs_region && key.region.is_none() && provider.region.is_none() {
+                        c.add(
+                            "region is missing: write it here or once for the provider, such as region: eu-central-1",
+                        );
                     }
                     let twin = |other: &Key| other.name.is_some() && other.name == key.name;
                     if provider.keys[..index].iter().any(twin) {
-                        c.within(&["name"], |c| c.add("another key of this provider has this name already"));
+                        c.within(&["name"], |c| {
+                            c.add("another key of this provider has this name already")
+                        });
                     }
                 });
             });
         }
         if regional && provider.keys.is_empty() && provider.region.is_none() {
             self.add_at_key("region is missing, such as region: eu-central-1");
+        }
+    }
+
+    /// Where a key's secret is: at one place, and named, not written out.
+    fn secret(&mut self, key: &Key) {
+        let places = [key.env.is_some(), key.file.is_some(), key.aws.is_some()];
+        if places.iter().filter(|given| **given).count() != 1 {
+            self.add("expected either env (a variable), file or aws, and only one of them");
+        }
+        self.variable(key.env.as_deref());
+        let Some(Aws::AccessKey(parts)) = &key.aws else { return };
+        let parts = [
+            ("access_key_id", Some(&parts.access_key_id)),
+            ("secret_access_key", Some(&parts.secret_access_key)),
+            ("session_token", parts.session_token.as_ref()),
+        ];
+        for (name, place) in parts {
+            let Some(place) = place else { continue };
+            self.within(&["aws", name], |c| {
+                if place.env.is_some() == place.file.is_some() {
+                    c.add("expected either env (a variable) or file, and not both");
+                }
+                c.variable(place.env.as_deref());
+            });
+        }
+    }
+
+    fn variable(&mut self, env: Option<&str>) {
+        if env.is_some_and(|env| !is_variable(env)) {
+            self.within(&["env"], |c| {
+                c.add("expected the name of an environment variable (letters, digits and _), not the secret itself");
+            });
         }
     }
 
@@ -276,6 +315,9 @@ const FORBIDDEN_HEADERS: &[&str] = &[
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "x-amz-content-sha256",
+    "x-amz-date",
+    "x-amz-security-token",
     "x-api-key",
 ];
 

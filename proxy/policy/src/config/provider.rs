@@ -74,6 +74,12 @@ impl Provider {
     pub fn vendor(&self, name: &str) -> Option<&'static Vendor> {
         vendors::find(self.vendor.as_deref().unwrap_or(name))
     }
+
+    /// What a provider of that name speaks.
+    pub fn dialect(&self, name: &str) -> Dialect {
+        let of_vendor = self.vendor(name).map_or(Dialect::OpenAi, |vendor| vendor.dialect);
+        self.dialect.map_or(of_vendor, Dialect::from)
+    }
 }
 
 /// The dialect of a provider, as configuration spells it.
@@ -114,7 +120,7 @@ pub enum AuthName {
     None,
 }
 
-/// One credential of a provider: `env` or `file` says where the secret is.
+/// One credential of a provider: `env` or `file` says where the secret is, `aws` what signs the requests.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Key {
@@ -122,6 +128,9 @@ pub struct Key {
     pub env: Option<String>,
     /// File that holds the secret; white space around it is ignored. If it is missing, the key is skipped with a warning.
     pub file: Option<String>,
+    /// AWS credentials, for bedrock only and in place of `env` and `file`: requests are signed (Signature Version 4). Either the
+    /// places of an access key's parts, or `instance`. Needs a region.
+    pub aws: Option<Aws>,
     /// What logs, metrics and the answer's header call it. Default: the variable's name, or the file's without its folder.
     #[schemars(extend("x-sluice-kind" = "name"))]
     pub name: Option<String>,
@@ -141,12 +150,58 @@ impl Default for Key {
         Self {
             env: None,
             file: None,
+            aws: None,
             name: None,
             weight: 1.0,
             region: None,
             models: Vec::new(),
         }
     }
+}
+
+/// AWS credentials, as configuration spells them.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum Aws {
+    /// One word.
+    Source(AwsSource),
+    /// Where the parts of an access key are.
+    AccessKey(AwsAccessKey),
+}
+
+/// Where AWS credentials come from that are not named one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum AwsSource {
+    /// What this process was given, looked for in this order: the variables `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and
+    /// `AWS_SESSION_TOKEN`; the container's role (ECS, EKS pod identity); the EC2 instance's role. Roles are refreshed before
+    /// they expire. Web identity tokens (`AWS_WEB_IDENTITY_TOKEN_FILE`) and profiles are not looked at.
+    Instance,
+}
+
+/// An AWS access key. If one of its parts is unset or empty, the key is skipped with a warning.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AwsAccessKey {
+    /// Where the access key id is.
+    pub access_key_id: SecretPlace,
+    /// Where the secret access key is.
+    pub secret_access_key: SecretPlace,
+    /// Where the session token of temporary credentials is. Default: none.
+    #[serde(default)]
+    pub session_token: Option<SecretPlace>,
+}
+
+/// Where one secret is: `env` or `file`.
+#[derive(Clone, Debug, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SecretPlace {
+    /// Environment variable that holds it.
+    pub env: Option<String>,
+    /// File that holds it; white space around it is ignored.
+    pub file: Option<String>,
 }
 
 /// TLS towards one provider. Certificates are always verified.

@@ -12,12 +12,12 @@ use sluice_wire::provider::Quirks;
 
 use super::{
     Downstream, Key, KeyId, Origin, OriginId, Overrides, Pattern, Provider, ProviderId, Route, RouteId, Secret,
-    SecretRef, Snapshot, Target, Timeouts, TlsId, Warning,
+    SecretRef, SignedBy, Signing, Snapshot, Target, Timeouts, TlsId, Warning,
 };
 use crate::config::names::Names;
 use crate::config::url::{BaseUrl, UrlTemplate};
 use crate::config::values::DurationMs;
-use crate::config::{self, AuthName, Config, ProviderTls, TimeoutOverrides};
+use crate::config::{self, AuthName, Aws, AwsSource, Config, ProviderTls, SecretPlace, TimeoutOverrides};
 use crate::vendors::Auth;
 
 type Secrets<'a> = &'a dyn Fn(&SecretRef) -> Result<Option<String>, String>;
@@ -89,13 +89,12 @@ impl Compiler<'_> {
             Some(AuthName::None) => Auth::None,
             None => vendor.map_or(Auth::Bearer, |vendor| vendor.auth),
         };
-        let of_vendor = vendor.map_or(Dialect::OpenAi, |vendor| vendor.dialect);
-        let dialect = provider.dialect.map_or(of_vendor, Dialect::from);
+        let dialect = provider.dialect(name);
         // What is known of a vendor is known of its usual dialect only.
         let quirks = vendor
             .filter(|vendor| vendor.dialect == dialect)
             .map_or(Quirks::default(), |vendor| vendor.quirks);
-        let keys = self.keys(name, provider, auth);
+        let keys = self.keys(name, provider, auth, dialect);
         if keys.is_empty() {
             self.warn(name, "no key is usable: the provider is unavailable".to_owned());
         }
@@ -118,7 +117,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn keys(&mut self, provider_name: &str, provider: &config::Provider, auth: Auth) -> Box<[Key]> {
+    fn keys(&mut self, provider_name: &str, provider: &config::Provider, auth: Auth, dialect: Dialect) -> Box<[Key]> {
         let mut keys: Vec<Key> = Vec::new();
         let keyless = config::Key {
             name: Some("none".into()),
@@ -134,8 +133,16 @@ impl Compiler<'_> {
             let Some(url) = self.base_url(provider_name, provider, region) else {
                 continue;
             };
-            let secret = match secret_ref(key) {
-                Some(reference) => match self.secret(provider_name, &reference) {
+            let signing = match &key.aws {
+                Some(aws) => match self.signing(provider_name, aws, region.filter(|_| dialect == Dialect::Bedrock)) {
+                    Some(signing) => Some(signing),
+                    None => continue,
+                },
+                None => None,
+            };
+            let secret = match place(&key.env, &key.file) {
+                _ if signing.is_some() => String::new(),
+                Some(reference) => match self.secret(provider_name, &reference, limits::SECRET_BYTES_MAX) {
                     Some(secret) => secret,
                     None => continue,
                 },
@@ -161,6 +168,7 @@ impl Compiler<'_> {
                 name: unique_name(key, &keys),
                 weight: weight(key.weight),
                 secret: Secret::new(secret),
+                signing,
                 region: region.map(Into::into),
                 origin: self.origin(&url, &provider.tls),
                 host: url.authority().into(),
@@ -192,13 +200,45 @@ impl Compiler<'_> {
         url.map_err(|reason| self.warn(name, reason)).ok()
     }
 
-    fn secret(&mut self, provider: &str, reference: &SecretRef) -> Option<String> {
+    /// `None`: a part is missing, which has been warned about.
+    fn signing(&mut self, provider: &str, aws: &Aws, region: Option<&str>) -> Option<Signing> {
+        let by = match aws {
+            Aws::Source(AwsSource::Instance) => SignedBy::Instance,
+            Aws::AccessKey(parts) => {
+                let mut part = |part: &SecretPlace, bytes_max: usize| {
+                    self.secret(provider, &place(&part.env, &part.file)?, bytes_max)
+                };
+                SignedBy::AccessKey {
+                    access_key_id: part(&parts.access_key_id, limits::SIGV4_SCOPE_PART_BYTES_MAX)?.into(),
+                    secret_access_key: Secret::new(part(&parts.secret_access_key, limits::SECRET_BYTES_MAX)?),
+                    session_token: match &parts.session_token {
+                        Some(token) => Some(Secret::new(part(token, limits::AWS_SESSION_TOKEN_BYTES_MAX)?)),
+                        None => None,
+                    },
+                }
+            }
+        };
+        let Some(region) = region else {
+            self.warn(
+                provider,
+                "AWS credentials need a region, and bedrock: their key is skipped".to_owned(),
+            );
+            return None;
+        };
+        Some(Signing {
+            region: region.into(),
+            service: "bedrock",
+            by,
+        })
+    }
+
+    fn secret(&mut self, provider: &str, reference: &SecretRef, bytes_max: usize) -> Option<String> {
         let reason = match (self.secrets)(reference) {
             Ok(Some(text)) => {
                 let secret = text.trim();
                 match secret.len() {
                     0 => "is empty",
-                    len if len > limits::SECRET_BYTES_MAX => "is too long for a key",
+                    len if len > bytes_max => "is too long for a key",
                     // A line break would end the header field (RFC 9110 §5.5).
                     _ if !secret.bytes().all(|b| b.is_ascii_graphic() || b == b' ') => {
                         "holds characters that no key has"
@@ -243,8 +283,8 @@ fn intern<T: PartialEq>(table: &mut Vec<T>, item: T) -> usize {
     })
 }
 
-fn secret_ref(key: &config::Key) -> Option<SecretRef> {
-    match (&key.env, &key.file) {
+fn place(env: &Option<String>, file: &Option<String>) -> Option<SecretRef> {
+    match (env, file) {
         (Some(name), _) => Some(SecretRef::Env(name.clone())),
         (None, Some(path)) => Some(SecretRef::File(path.clone())),
         (None, None) => None,
@@ -267,8 +307,13 @@ fn auth_header(auth: Auth, secret: &str) -> String {
 
 /// The key's own name, else its variable's or file's, numbered if an earlier key has it.
 fn unique_name(key: &config::Key, earlier: &[Key]) -> Box<str> {
-    let file = key.file.as_deref().and_then(|path| path.rsplit('/').next());
-    let base = key.name.as_deref().or(key.env.as_deref()).or(file).unwrap_or("key");
+    let (env, file) = match &key.aws {
+        Some(Aws::AccessKey(parts)) => (&parts.access_key_id.env, &parts.access_key_id.file),
+        _ => (&key.env, &key.file),
+    };
+    let file = file.as_deref().and_then(|path| path.rsplit('/').next());
+    let otherwise = if key.aws.is_some() { "instance" } else { "key" };
+    let base = key.name.as_deref().or(env.as_deref()).or(file).unwrap_or(otherwise);
     let taken = |name: &str| earlier.iter().any(|key| &*key.name == name);
     if !taken(base) {
         return base.into();

@@ -328,6 +328,67 @@ fn headers_tls_and_base_url_of_a_provider_are_rendered() {
     assert!(warnings[0].message.contains("unencrypted"), "{warnings:?}");
 }
 
+const SIGNING_FILE: &str = "
+providers:
+  bedrock:
+    region: eu-central-1
+    keys:
+      - aws: {access_key_id: {env: ID}, secret_access_key: {env: SECRET}}
+      - aws: {access_key_id: {env: ID}, secret_access_key: {env: SECRET}, session_token: {env: TOKEN}}
+        region: us-east-1
+      - aws: instance";
+
+#[test]
+fn a_key_of_aws_credentials_signs_and_sends_no_secret() {
+    let (snapshot, warnings) = compile(SIGNING_FILE);
+    assert_eq!(warnings, []);
+    let [lasting, temporary, instance] = &*snapshot.providers()[0].keys else {
+        panic!("three keys")
+    };
+    assert_eq!(
+        [&*lasting.name, &*temporary.name, &*instance.name],
+        ["ID", "ID-2", "instance"]
+    );
+    for key in [lasting, temporary, instance] {
+        assert_eq!(text(&key.head), format!("host: {}\r\n", key.host));
+        assert!(key.secret.expose().is_empty());
+    }
+    let scope = |key: &Key| {
+        let signing = key.signing.as_ref().unwrap();
+        (signing.region.to_string(), signing.service)
+    };
+    assert_eq!(scope(lasting), ("eu-central-1".into(), "bedrock"));
+    assert_eq!(scope(temporary), ("us-east-1".into(), "bedrock"));
+    let Some(SignedBy::AccessKey {
+        access_key_id,
+        secret_access_key,
+        session_token: Some(token),
+    }) = temporary.signing.as_ref().map(|signing| &signing.by)
+    else {
+        panic!("an access key with a token")
+    };
+    assert_eq!(&**access_key_id, "sk-id");
+    assert_eq!((text(secret_access_key), text(token)), ("sk-secret", "sk-token"));
+    assert!(snapshot.needs_instance_credentials());
+    assert!(!compile(USERS_FILE).0.needs_instance_credentials());
+    assert!(!format!("{snapshot:?}").contains("sk-secret"));
+}
+
+#[test]
+fn aws_credentials_with_a_part_that_is_not_set_are_skipped_with_a_warning() {
+    let config = config::load(SIGNING_FILE, "x.yaml").unwrap();
+    let (snapshot, warnings) = Snapshot::compile(&config, 1, &|reference| match reference {
+        SecretRef::Env(name) if name == "TOKEN" => Ok(None),
+        _ => Ok(Some("set".to_owned())),
+    });
+    assert_eq!(snapshot.providers()[0].keys.len(), 2);
+    let lines: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        lines,
+        ["provider bedrock: variable TOKEN is not set: its key is skipped"]
+    );
+}
+
 #[test]
 fn a_vendors_quirks_hold_for_its_usual_dialect_under_any_name() {
     let (snapshot, _) = compile(
