@@ -104,6 +104,8 @@ fn step(name: &str, mut command: Command) -> Result<(Count, bool)> {
     let status = command
         .current_dir(workspace_root()?)
         .env("CARGO_TERM_COLOR", "never")
+        // rustfmt looks at nothing else.
+        .env("TERM", "dumb")
         .env("CARGO_TERM_PROGRESS_WHEN", "never")
         .stdin(Stdio::null())
         .stdout(log.try_clone().context("share the log")?)
