@@ -11,7 +11,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use monoio::net::TcpStream;
 use sluice_wire::error::{ApiError, Code};
 use sluice_wire::limits::HEAD_BYTES_MAX;
 use sluice_wire::proxy_protocol;
@@ -19,7 +18,7 @@ use sluice_wire::proxy_protocol;
 use crate::buffer::{Block, Chunk, Size};
 use crate::core::{Core, OpenConnection};
 use crate::exchange;
-use crate::net::{Received, Stream};
+use crate::net::{Received, Socket, Stream};
 use crate::parts::Parts;
 use crate::plane::Plane;
 use crate::scratch::Scratch;
@@ -65,7 +64,7 @@ enum NoHead {
 }
 
 /// Serves one client's connection to its end.
-pub async fn serve(open: OpenConnection, socket: TcpStream, peer: SocketAddr) {
+pub async fn serve(open: OpenConnection, socket: Socket, peer: SocketAddr) {
     let core = open.core();
     let plane = core.plane();
     let stream = Stream::new(socket, &core.buffers, &core.deadlines);

@@ -18,6 +18,9 @@ use monoio::buf::IoBuf;
 use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
 use monoio::net::{TcpListener, TcpStream};
 
+/// A connected socket, before it is a [`Stream`].
+pub use monoio::net::TcpStream as Socket;
+
 use crate::buffer::{Buffers, Chunk, Size};
 use crate::deadline::{self, Deadline, Deadlines};
 use crate::parts::{Parts, Piece};

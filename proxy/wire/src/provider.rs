@@ -128,6 +128,14 @@ pub fn request_headers(dialect: Dialect) -> &'static [(&'static str, &'static st
     }
 }
 
+/// The `Content-Type` of its streams.
+pub const fn stream_content_type(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::OpenAi | Dialect::Anthropic => "text/event-stream; charset=utf-8",
+        Dialect::Bedrock => "application/vnd.amazon.eventstream",
+    }
+}
+
 /// Reads a client's request. Errors are 400s.
 pub fn parse_request<'a>(dialect: Dialect, body: &'a [u8], ingress: &Ingress<'_>) -> Result<ChatRequest<'a>, ApiError> {
     match dialect {

@@ -125,9 +125,14 @@ pub fn converse_path(path: &[u8]) -> Option<&str> {
         .filter(|path| path.starts_with("/model/"))
 }
 
-/// A Messages path without the alias before it.
-pub fn messages_path(path: &[u8]) -> &[u8] {
-    path.strip_prefix(b"/anthropic").unwrap_or(path)
+/// The path behind a provider's base URL that asks a provider of the client's own dialect for what `path` asks the gateway
+/// for; `None` if it must be rebuilt because it names the model (Bedrock).
+pub fn forwarded_path(endpoint: Endpoint, path: &[u8]) -> Option<&[u8]> {
+    match endpoint.dialect() {
+        Dialect::OpenAi => Some(below_version(path).unwrap_or(path)),
+        Dialect::Anthropic => Some(path.strip_prefix(b"/anthropic").unwrap_or(path)),
+        Dialect::Bedrock => None,
+    }
 }
 
 /// Says what a path is for.

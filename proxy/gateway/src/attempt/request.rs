@@ -141,10 +141,9 @@ fn write_spliced(
     text.push(b' ');
     text.extend_from_slice(key.path_prefix.as_bytes());
     let path = asked.head.path.of(&asked.head_bytes);
-    match context.dialect {
-        Dialect::OpenAi => text.extend_from_slice(surface::below_version(path).unwrap_or(path)),
-        Dialect::Anthropic => text.extend_from_slice(surface::messages_path(path)),
-        Dialect::Bedrock => provider::request_path(Dialect::Bedrock, &wire_target(target), context.stream, text),
+    match surface::forwarded_path(context.endpoint, path) {
+        Some(path) => text.extend_from_slice(path),
+        None => provider::request_path(context.dialect, &wire_target(target), context.stream, text),
     }
     if !asked.head.query.is_empty() {
         text.push(b'?');

@@ -142,7 +142,7 @@ pub async fn stream(
         if !begun && (transcoder.has_output() || end.is_some()) {
             begun = true;
             request.record.first_byte_us = request.since(context.core);
-            head::write_own(work, request, target, stream_type(context), frame, None);
+            head::write_own(work, request, target, provider::stream_content_type(context.dialect), frame, None);
         }
         if begun {
             let bytes = work.out.buf.len();
@@ -209,11 +209,4 @@ fn reply_of<'r>(context: &Context<'_>, target: &PlannedTarget<'r>, request: &Req
 
 fn id_text(request: &Request) -> String {
     String::from_utf8_lossy(&hex(request.record.id)).into_owned()
-}
-
-fn stream_type(context: &Context<'_>) -> &'static str {
-    match context.dialect {
-        sluice_wire::dialect::Dialect::Bedrock => "application/vnd.amazon.eventstream",
-        _ => "text/event-stream; charset=utf-8",
-    }
 }

@@ -1,3 +1,5 @@
+//! Tests of AWS event-stream framing: real messages, every split, every broken byte.
+
 use super::*;
 
 /// Bytes that botocore 1.43's decoder reads as the headers and payloads below.

@@ -1,3 +1,5 @@
+//! Tests of AWS signatures against AWS's own suite and botocore's.
+
 use super::*;
 
 mod verifying;

@@ -1,3 +1,5 @@
+//! Tests of the pull parser: what it accepts, refuses and borrows.
+
 use super::*;
 
 fn accepts(text: &str) -> bool {

@@ -1,3 +1,5 @@
+//! Tests of the Bedrock dialect that need more than a golden case.
+
 use super::*;
 use crate::chat::{
     ChatEvent, ChatRequest, ChatResponse, Content, ErrorKind, Finish, Notes, Out, Source, StreamEnd, Text, ToolChoice,
