@@ -103,9 +103,9 @@ async fn ask(
     let deadline = |now_ms: u64| context.total_at_ms.min(now_ms + patience_ms);
     upstream.stream.arm();
     upstream.stream.deadline().set(deadline(core.clock.tick_ms()));
+    let begun_us = core.clock.now_us();
     let sent = down.while_present(upstream.stream.send(&mut work.parts)).await?;
     work.parts.clear();
-    let sent_us = core.clock.now_us();
     let sent_at_ms = core.clock.tick_ms();
     upstream.stream.deadline().set(deadline(sent_at_ms));
     // A provider may refuse a large body before it has read all of it: its answer counts even if sending failed.
@@ -113,7 +113,7 @@ async fn ask(
         Ok(()) => down.while_present(upstream.stream.recv()).await?,
         Err(error) => upstream.stream.arrived().unwrap_or(Err(error)),
     };
-    request.record.upstream_us = u32::try_from(core.clock.now_us() - sent_us).unwrap_or(u32::MAX);
+    request.record.upstream_us = u32::try_from(core.clock.now_us() - begun_us).unwrap_or(u32::MAX);
     let mut bytes = match first {
         Ok(Some(chunk)) => chunk,
         Ok(None) | Err(_) if upstream.stream.deadline().expired() => {

@@ -91,7 +91,7 @@ pub struct Record {
     pub first_byte_us: u32,
     /// From the first byte of the request until the last byte of the answer left.
     pub total_us: u32,
-    /// Time spent waiting for the provider that answered, until its first byte.
+    /// From the begin of sending to the provider that was asked last until its first byte.
     pub upstream_us: u32,
 }
 

@@ -55,8 +55,10 @@ pub fn write(work: &mut Work, head_bytes: &[u8], request: &Request, target: &Pla
         BodyFrame::Chunked => text.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         BodyFrame::None | BodyFrame::Close => {}
     }
-    if response.field(FieldId::XRequestId).is_none() {
-        reply::request_id_field(text, request.record.id);
+    match response.field(FieldId::XRequestId) {
+        None => reply::request_id_field(text, request.record.id),
+        // The provider's id is the client's to quote to the provider; the log knows the request by the gateway's.
+        Some(_) => say(text, b"x-sluice-request-id: ", &reply::hex(request.record.id)),
     }
     finish(text, request, target);
 }

@@ -142,7 +142,14 @@ pub async fn stream(
         if !begun && (transcoder.has_output() || end.is_some()) {
             begun = true;
             request.record.first_byte_us = request.since(context.core);
-            head::write_own(work, request, target, provider::stream_content_type(context.dialect), frame, None);
+            head::write_own(
+                work,
+                request,
+                target,
+                provider::stream_content_type(context.dialect),
+                frame,
+                None,
+            );
         }
         if begun {
             let bytes = work.out.buf.len();
