@@ -27,7 +27,7 @@ use anyhow::{Context, Result, ensure};
 #[derive(Debug, clap::Parser)]
 pub struct Program {
     #[command(flatten)]
-    stage: stage::Flags,
+    stage: stage::Mode,
     #[command(flatten)]
     flags: Flags,
 }

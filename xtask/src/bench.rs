@@ -57,7 +57,7 @@ pub struct Args {
     /// Core of generator and simulator.
     #[arg(long, default_value_t = 1)]
     load_cpu: usize,
-    /// Seconds of each measurement (default 2, with --quick 0.5).
+    /// Seconds of each measurement (default 1.5, with --quick 0.5).
     #[arg(long)]
     seconds: Option<f64>,
     /// Cargo profile of the programs.
@@ -80,7 +80,7 @@ impl Args {
     }
 
     fn seconds(&self) -> f64 {
-        self.seconds.unwrap_or(if self.quick { 0.5 } else { 2.0 })
+        self.seconds.unwrap_or(if self.quick { 0.5 } else { 1.5 })
     }
 }
 

@@ -29,7 +29,7 @@ use crate::sim::{self, SimOptions, tls};
 
 /// The flags of a stage.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Flags {
+pub struct Mode {
     /// Run the provider simulator on this thread too, and take runs from standard input, one JSON array a line.
     #[arg(long)]
     pub with_simulator: bool,
@@ -49,7 +49,7 @@ pub struct Flags {
 ///
 /// # Errors
 /// When the simulator cannot listen, or standard input or output breaks; a run that fails is an event.
-pub async fn run(flags: &Flags) -> Result<()> {
+pub async fn run(flags: &Mode) -> Result<()> {
     let shared = Arc::new(Shared::new(&SimOptions::default()));
     let plain = listen(&shared, None)?;
     let secured = match flags.tls_cert.clone().zip(flags.tls_key.clone()) {
