@@ -66,14 +66,14 @@ fn table(outcome: &Outcome) -> Vec<Vec<String>> {
     }
 }
 
-fn load_table(outcome: &Outcome) -> Vec<Vec<String>> {
+fn load_heads(outcome: &Outcome) -> Vec<String> {
     let stream = outcome.scenario.is_stream();
     let unit = if outcome.scenario.per == Per::Chunk {
         "chunk"
     } else {
         "req"
     };
-    let mut rows = vec![vec![
+    let mut heads = vec![
         "subject".to_owned(),
         format!("CPU µs/{unit}"),
         "of it user".to_owned(),
@@ -91,10 +91,16 @@ fn load_table(outcome: &Outcome) -> Vec<Vec<String>> {
         "load µs".to_owned(),
         "noise %".to_owned(),
         "failures".to_owned(),
-    ]];
+    ];
     if stream {
-        rows[0].extend(["late p99 µs".to_owned(), "coalesced %".to_owned()]);
+        heads.extend(["late p99 µs".to_owned(), "coalesced %".to_owned()]);
     }
+    heads
+}
+
+fn load_table(outcome: &Outcome) -> Vec<Vec<String>> {
+    let stream = outcome.scenario.is_stream();
+    let mut rows = vec![load_heads(outcome)];
     // Of a stream, what a user waits for is its first token.
     let times = if stream { "first_token_us" } else { "latency_us" };
     for name in subjects(outcome) {
