@@ -136,6 +136,16 @@ pub const fn stream_content_type(dialect: Dialect) -> &'static str {
     }
 }
 
+/// The field in which the dialect's SDK looks for a request's id, if not in `x-request-id`
+/// (<https://docs.anthropic.com/en/api/errors#request-id>; `ResponseMetadata.RequestId` of the AWS SDKs).
+pub const fn request_id_field(dialect: Dialect) -> Option<&'static str> {
+    match dialect {
+        Dialect::OpenAi => None,
+        Dialect::Anthropic => Some("request-id"),
+        Dialect::Bedrock => Some("x-amzn-requestid"),
+    }
+}
+
 /// Reads a client's request. Errors are 400s.
 pub fn parse_request<'a>(dialect: Dialect, body: &'a [u8], ingress: &Ingress<'_>) -> Result<ChatRequest<'a>, ApiError> {
     match dialect {

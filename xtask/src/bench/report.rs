@@ -66,12 +66,8 @@ fn table(outcome: &Outcome) -> Vec<Vec<String>> {
     }
 }
 
-<<<<<<< HEAD
-fn load_heads(outcome: &Outcome, stream: bool) -> Vec<String> {
-=======
 fn load_heads(outcome: &Outcome) -> Vec<String> {
     let stream = outcome.scenario.is_stream();
->>>>>>> refs/heads/load2
     let unit = if outcome.scenario.per == Per::Chunk {
         "chunk"
     } else {
@@ -104,11 +100,7 @@ fn load_heads(outcome: &Outcome) -> Vec<String> {
 
 fn load_table(outcome: &Outcome) -> Vec<Vec<String>> {
     let stream = outcome.scenario.is_stream();
-<<<<<<< HEAD
-    let mut rows = vec![load_heads(outcome, stream)];
-=======
     let mut rows = vec![load_heads(outcome)];
->>>>>>> refs/heads/load2
     // Of a stream, what a user waits for is its first token.
     let times = if stream { "first_token_us" } else { "latency_us" };
     for name in subjects(outcome) {

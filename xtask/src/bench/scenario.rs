@@ -92,100 +92,6 @@ impl Scenario {
 
 /// Every scenario, the main one first.
 const ALL: &[Scenario] = &[
-    Scenario {
-        name: "c64",
-        what: "64 connections, 1.7 KB request, 0.7 KB answer, closed loop",
-        flags: &["--connections", "64", "--body", "1.7k"],
-        subjects: EVERYONE,
-        ..UNARY
-    },
-    Scenario {
-        name: "c1",
-        what: "1 connection, 1.7 KB request, 0.7 KB answer: added latency",
-        flags: &["--connections", "1", "--body", "1.7k"],
-        ..UNARY
-    },
-    Scenario {
-        name: "c1000",
-        what: "1,000 connections, 1.7 KB request, 0.7 KB answer, closed loop",
-        flags: &["--connections", "1000", "--body", "1.7k"],
-        warmup: 0.7,
-        ..UNARY
-    },
-    Scenario {
-        name: "small",
-        what: "64 connections, 1 KB request, 0.7 KB answer, closed loop",
-        flags: &["--connections", "64", "--body", "1k"],
-        is_secondary: true,
-        ..UNARY
-    },
-    Scenario {
-        name: "body100k",
-        what: "64 connections, 100 KB image request, 0.7 KB answer, closed loop",
-        flags: &["--connections", "64", "--body", "100k"],
-        is_secondary: true,
-        ..UNARY
-    },
-    Scenario {
-        name: "body1m",
-        what: "16 connections, 1 MB image request, 0.7 KB answer, closed loop",
-        flags: &["--connections", "16", "--body", "1m"],
-        is_secondary: true,
-        ..UNARY
-    },
-    Scenario {
-        name: "sse500",
-        what: "500 streams, a chunk every 20 ms each, 50 chunks a stream",
-        script: STREAM_SCRIPT,
-        flags: &[
-            "--connections",
-            "500",
-            "--body",
-            "1.7k",
-            "--stream",
-            "--chunk-interval-us",
-            CHUNK_INTERVAL_US,
-            "--stagger-ms",
-            "1000",
-        ],
-        per: Per::Chunk,
-        upstream: Upstream::Simulator,
-        warmup: 1.3,
-        ..UNARY
-    },
-    Scenario {
-        name: "rates",
-        what: "64 connections, open loop: highest rate with p99 within 1, 5 and 10 ms and no failure",
-        flags: &["--connections", "64", "--body", "1.7k", "--search", "1000,5000,10000"],
-        subjects: &[Name::L4, Name::Gateway, Name::Nginx, Name::Haproxy],
-        upstream: Upstream::Simulator,
-        is_secondary: true,
-        warmup: 0.2,
-        longer: 0.3,
-        ..UNARY
-    },
-    Scenario {
-        name: "tls",
-        what: "64 connections, 1.7 KB request, 0.7 KB answer, TLS to the upstream",
-        flags: &["--connections", "64", "--body", "1.7k"],
-        subjects: &[Name::Gateway, Name::GatewayTls],
-        upstream: Upstream::Simulator,
-        ..UNARY
-    },
-];
-
-/// Every scenario, the main one first.
-#[must_use]
-pub fn all() -> Vec<Scenario> {
-<<<<<<< HEAD
-    ALL.to_vec()
-=======
-    [closed_loops(), others()].concat()
-}
-
-/// Closed loops over a plain upstream, in front of the cheapest responder.
-fn closed_loops() -> Vec<Scenario> {
-    vec![
         Scenario {
             name: "c64",
             what: "64 connections, 1.7 KB request, 0.7 KB answer, closed loop",
@@ -272,8 +178,12 @@ fn others() -> Vec<Scenario> {
             upstream: Upstream::Simulator,
             ..UNARY
         },
-    ]
->>>>>>> refs/heads/load2
+];
+
+/// Every scenario, the main one first.
+#[must_use]
+pub fn all() -> Vec<Scenario> {
+    ALL.to_vec()
 }
 
 /// The names of all scenarios.
