@@ -50,7 +50,7 @@ pub fn json(parts: &mut Parts, client: Client, status: u16, body: &[u8]) {
 fn json_tail(text: &mut Vec<u8>, client: Client, body: &[u8]) {
     text.extend_from_slice(b"content-type: application/json\r\n");
     number_field(text, b"content-length: ", body.len() as u64);
-    request_id_field(text, client.id);
+    request_id_fields(text, client);
     connection_field(text, client);
     text.extend_from_slice(b"\r\n");
     if !client.head_only {
@@ -88,6 +88,20 @@ pub fn field(text: &mut Vec<u8>, field: Option<(&str, &str)>) {
 pub fn request_id_field(text: &mut Vec<u8>, id: u128) {
     text.extend_from_slice(b"x-request-id: ");
     text.extend_from_slice(&hex(id));
+    text.extend_from_slice(b"\r\n");
+}
+
+/// The request's id under every name that the client may look for: `x-request-id`, and what its dialect's SDK reads
+/// (<https://docs.anthropic.com/en/api/errors#request-id>; `ResponseMetadata.RequestId` of the AWS SDKs).
+pub fn request_id_fields(text: &mut Vec<u8>, client: Client) {
+    request_id_field(text, client.id);
+    let name: &[u8] = match client.dialect {
+        Dialect::OpenAi => return,
+        Dialect::Anthropic => b"request-id: ",
+        Dialect::Bedrock => b"x-amzn-requestid: ",
+    };
+    text.extend_from_slice(name);
+    text.extend_from_slice(&hex(client.id));
     text.extend_from_slice(b"\r\n");
 }
 
