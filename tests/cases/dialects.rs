@@ -49,7 +49,13 @@ fn percent(text: &str) -> String {
 
 /// What a client of a dialect sends.
 fn request(dialect: &str, model: &str, stream: bool) -> Request {
-    with_content(dialect, model, stream, &json!([text_part(dialect, "Hello")]), &json!({}))
+    with_content(
+        dialect,
+        model,
+        stream,
+        &json!([text_part(dialect, "Hello")]),
+        &json!({}),
+    )
 }
 
 fn text_part(dialect: &str, text: &str) -> Value {
@@ -85,7 +91,11 @@ fn with_content(dialect: &str, model: &str, stream: bool, content: &Value, more:
     let target = match dialect {
         "openai" => "/v1/chat/completions".into(),
         "anthropic" => "/v1/messages".into(),
-        _ => format!("/model/{}/converse{}", percent(model), if stream { "-stream" } else { "" }),
+        _ => format!(
+            "/model/{}/converse{}",
+            percent(model),
+            if stream { "-stream" } else { "" }
+        ),
     };
     let request = Request::post(&target, body.to_string());
     match dialect {
@@ -180,7 +190,11 @@ fn every_client_is_answered_by_every_provider() {
     let sim = Sim::start();
     let gateway = three(&sim).start();
     for (client, provider, stream) in pairs() {
-        let answer = gateway.ask(&request(client, &model(provider, "say=Gr%25c3%25bc%25c3%259fe"), stream));
+        let answer = gateway.ask(&request(
+            client,
+            &model(provider, "say=Gr%25c3%25bc%25c3%259fe"),
+            stream,
+        ));
         let name = format!("{client} to {provider}, stream {stream}");
         // A model's name in a path is decoded once on the way; the simulator decodes the script's values itself.
         assert_eq!(text_of(client, stream, &answer), "Grüße", "{name}");
@@ -236,7 +250,11 @@ fn bytes_that_are_no_event_stream_are_covered_by_the_fallback() {
     let sim = Sim::start();
     let gateway = chain(&sim, &["bedrock/*"], &[&model("anthropic", "say=spare")]);
     for client in DIALECTS {
-        let answer = gateway.ask(&request(client, &model("bedrock", "malformed=crc,malformed_at=0"), true));
+        let answer = gateway.ask(&request(
+            client,
+            &model("bedrock", "malformed=crc,malformed_at=0"),
+            true,
+        ));
         assert_eq!(text_of(client, true, &answer), "spare", "{client}");
     }
 }
@@ -245,7 +263,12 @@ fn bytes_that_are_no_event_stream_are_covered_by_the_fallback() {
 fn a_stream_that_breaks_ends_with_one_error_event_of_the_clients_dialect() {
     let sim = Sim::start();
     let gateway = three(&sim).start();
-    let faults = ["close=mid_stream:4", "reset=mid_stream:4", "stall=mid_stream:4", "write_bytes=11,close=mid_stream:4"];
+    let faults = [
+        "close=mid_stream:4",
+        "reset=mid_stream:4",
+        "stall=mid_stream:4",
+        "write_bytes=11,close=mid_stream:4",
+    ];
     std::thread::scope(|scope| {
         for (client, provider, _) in pairs().filter(|&(.., stream)| stream) {
             let gateway = &gateway;
@@ -302,7 +325,10 @@ fn bodies_of_the_providers_own_dialect_are_forwarded_byte_for_byte() {
             .field("X-Sim-Echo", "1");
         let seen = gateway.ask(&asked).json();
         assert_eq!(String::from_utf8_lossy(&echoed_body(&seen)), body, "stream {stream}");
-        assert_eq!(seen["target"], format!("/model/anthropic.claude-3-5-haiku/{client_path}"));
+        assert_eq!(
+            seen["target"],
+            format!("/model/anthropic.claude-3-5-haiku/{client_path}")
+        );
         assert_eq!(echoed_fields(&seen, "authorization"), ["Bearer sk-bedrock"]);
     }
 }
@@ -328,7 +354,9 @@ fn answers_of_the_clients_own_dialect_are_forwarded_byte_for_byte() {
 /// The letters and marks of a body: what is left when ids, numbers and binary are not looked at.
 fn shape(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
-    let kept = text.split('"').filter(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+    let kept = text
+        .split('"')
+        .filter(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
     kept.collect::<Vec<_>>().join("\"")
 }
 
@@ -336,7 +364,9 @@ fn shape(body: &[u8]) -> String {
 fn a_megabyte_of_image_crosses_every_dialect_unchanged() {
     let sim = Sim::start();
     let gateway = three(&sim).start();
-    let bytes: Vec<u8> = (0..786_432_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let bytes: Vec<u8> = (0..786_432_u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
     let data = base64(&bytes);
     for (client, provider, stream) in pairs() {
         let content = json!([text_part(client, "What is this?"), image_part(client, &data)]);
@@ -363,7 +393,15 @@ fn what_no_target_can_express_is_refused_by_name_and_what_only_tunes_is_dropped_
     let gateway = chain(&sim, &["anthropic/*"], &[&model("bedrock", "")]);
     for stream in [false, true] {
         let content = json!("Hello");
-        let ask = |more: Value| gateway.ask(&with_content("openai", &model("anthropic", ""), stream, &content, &more));
+        let ask = |more: Value| {
+            gateway.ask(&with_content(
+                "openai",
+                &model("anthropic", ""),
+                stream,
+                &content,
+                &more,
+            ))
+        };
         let refused = ask(json!({"n": 2}));
         assert_eq!((refused.status, &*refused.error_code()), (400, "unsupported_parameter"));
         assert_eq!(refused.json()["error"]["param"], "n");
@@ -371,10 +409,17 @@ fn what_no_target_can_express_is_refused_by_name_and_what_only_tunes_is_dropped_
         let answered = ask(json!({"seed": 7, "presence_penalty": 0.5}));
         assert_eq!(answered.status, 200);
         let warning = answered.field("x-sluice-warning").expect("a warning");
-        assert!(warning.contains("seed;dropped") && warning.contains("presence_penalty;dropped"), "{warning}");
+        assert!(
+            warning.contains("seed;dropped") && warning.contains("presence_penalty;dropped"),
+            "{warning}"
+        );
         assert_eq!(ask(json!({})).field("x-sluice-warning"), None);
     }
-    assert_eq!(sim.attempts().len(), 4, "a request that cannot be expressed is not sent");
+    assert_eq!(
+        sim.attempts().len(),
+        4,
+        "a request that cannot be expressed is not sent"
+    );
 }
 
 #[test]
@@ -382,7 +427,13 @@ fn what_one_target_cannot_express_goes_to_the_next_that_can() {
     let sim = Sim::start();
     let gateway = chain(&sim, &["anthropic/*"], &[&model("openai", "")]);
     let more = json!({"n": 2});
-    let answer = gateway.ask(&with_content("openai", &model("anthropic", ""), false, &json!("Hello"), &more));
+    let answer = gateway.ask(&with_content(
+        "openai",
+        &model("anthropic", ""),
+        false,
+        &json!("Hello"),
+        &more,
+    ));
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.field("x-sluice-provider"), Some("openai"));
     assert_eq!(answer.json()["choices"].as_array().map(Vec::len), Some(2));
@@ -415,7 +466,10 @@ fn the_users_chain_answers_each_client_with_tools_and_an_image() {
     let gateway = chain(
         &sim,
         &["openai/gpt-4o-mini*"],
-        &[&model("anthropic", "status=500"), &model("bedrock", "tool=1,tool_args={\"city\":\"Bern\"}")],
+        &[
+            &model("anthropic", "status=500"),
+            &model("bedrock", "tool=1,tool_args={\"city\":\"Bern\"}"),
+        ],
     );
     let schema = json!({"type": "object", "properties": {"city": {"type": "string"}}});
     let data = base64(&[7; 3000]);

@@ -314,7 +314,10 @@ fn failure(context: &Context<'_>, work: &Work, target: &PlannedTarget<'_>, chunk
             }
         };
         let held = work.answer.iter().map(|held| &held[..]);
-        let fresh = work.spans.iter().map(|&(start, end)| &chunk[start as usize..end as usize]);
+        let fresh = work
+            .spans
+            .iter()
+            .map(|&(start, end)| &chunk[start as usize..end as usize]);
         // The scan has accepted these bytes; should the decoder not, the error stays without words.
         let _ = held.chain(fresh).try_for_each(|bytes| decoder.push(bytes, &mut sink));
     }
