@@ -285,7 +285,9 @@ class Anthropic:
     def ask(self, model, turns, **more):
         raw = self.sdk.messages.with_raw_response.create(**self.arguments(model, turns, **more))
         Message.model_validate_json(raw.http_response.content, strict=True)
-        return self._answer(raw.parse(), raw.headers)
+        message = raw.parse()
+        assert message._request_id
+        return self._answer(message, raw.headers)
 
     def stream(self, model, turns, seen=None, **more):
         with self.sdk.messages.stream(**self.arguments(model, turns, **more)) as stream:
@@ -325,6 +327,7 @@ class Anthropic:
     def refused(self, error):
         assert isinstance(error, anthropic.APIStatusError)
         assert error.body["type"] == "error" and error.body["error"]["type"]
+        assert error.request_id
         message = error.body["error"]["message"]
         return Refused(error.status_code, message, error.response.headers.get("retry-after"))
 
@@ -400,6 +403,7 @@ class Bedrock:
     def ask(self, model, turns, **more):
         output = self.sdk.converse(**self.arguments(model, turns, **more))
         metadata = output.pop("ResponseMetadata")
+        assert metadata["RequestId"]
         self._check(output, self.model.operation_model("Converse").output_shape)
         message = output["output"]["message"]
         assert message["role"] == "assistant"
@@ -465,6 +469,7 @@ class Bedrock:
     def refused(self, error):
         assert isinstance(error, ClientError)
         metadata = error.response["ResponseMetadata"]
+        assert metadata["RequestId"]
         headers = metadata["HTTPHeaders"]
         return Refused(metadata["HTTPStatusCode"], error.response["Error"]["Message"], headers.get("retry-after"))
 

@@ -8,6 +8,14 @@ from test_dialects import ARGUMENTS, ASK, PNG, TARGETS, WEATHER, both_ways, put,
 SECRETS = ("sk-provider-", "127.0.0.1")
 
 
+# What the simulator reports inside a stream, as each provider is known to.
+REPORTED = {
+    "openai": (500, "The server had an error"),
+    "anthropic": (503, "Overloaded"),
+    "bedrock": (429, "Too many tokens"),
+}
+
+
 @pytest.fixture(params=list(CLIENTS))
 def client(request, sdks):
     return sdks[request.param]
@@ -49,7 +57,15 @@ def test_a_rate_limit_says_when_to_come_back(client, target, streamed):
 
 
 @both_ways
-@pytest.mark.parametrize(("status", "seen"), [(500, 500), (503, 503), (529, 503)])
+@pytest.mark.parametrize(
+    ("target", "status", "seen"),
+    [
+        *((target, status, status) for target in TARGETS for status in (500, 503)),
+        # Anthropic's word for an overload, and of those who copy it; Bedrock has none of its own for it.
+        ("anthropic", 529, 503),
+        ("openai", 529, 503),
+    ],
+)
 def test_a_failing_provider(client, target, streamed, status, seen):
     refused(client, seen, streamed, alone(client, target, "failing", f"status={status}"))
 
@@ -66,12 +82,12 @@ def test_a_provider_that_resets_the_connection(client, target):
 
 
 def test_an_error_inside_a_stream_before_its_first_token(client, target):
-    with pytest.raises(tuple(client.errors.values())) as caught:
-        put(client, True, alone(client, target, "reporting", "error_event=0"), ASK)
-    assert client.refused(caught.value).status in (500, 502, 503)
+    status, words = REPORTED[target]
+    error = refused(client, status, True, alone(client, target, "reporting", "error_event=0"))
+    assert words in error.message, "the provider's own words"
 
 
-@pytest.mark.parametrize("fault", ["close=mid_stream:6", "reset=mid_stream:6", "stall=mid_stream:6", "error_event=6"])
+@pytest.mark.parametrize("fault", ["close=mid_stream:6", "reset=mid_stream:6", "stall=mid_stream:6", "error_event=6,tps=50"])
 def test_a_stream_that_breaks_does_not_look_complete(client, target, fault):
     seen = []
     with pytest.raises(client.interrupted) as caught:
@@ -81,7 +97,10 @@ def test_a_stream_that_breaks_does_not_look_complete(client, target, fault):
     assert not any(secret in str(caught.value) for secret in SECRETS)
 
 
-def test_an_unknown_model_is_named(client):
+@pytest.mark.parametrize("name", ["openai", "anthropic"])
+def test_an_unknown_provider_is_named(sdks, name):
+    """Not with Bedrock: its own names of models hold slashes, so that an unknown prefix is a part of the name."""
+    client = sdks[name]
     error = refused(client, 404, False, "nobody/knows-this")
     assert "nobody/knows-this" in error.message
 

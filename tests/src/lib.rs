@@ -6,6 +6,7 @@
 
 pub mod binary;
 pub mod certificates;
+pub mod frames;
 pub mod gateway;
 pub mod http;
 pub mod origin;

@@ -41,14 +41,20 @@ impl Setup {
 
     /// Adds a provider of the OpenAI dialect. Each key comes from a variable of its own, and is named by it.
     #[must_use]
-    pub fn provider(mut self, name: &str, base_url: &str, keys: &[&str]) -> Self {
+    pub fn provider(self, name: &str, base_url: &str, keys: &[&str]) -> Self {
+        self.vendor(name, "openai", base_url, keys)
+    }
+
+    /// Adds a provider of a vendor.
+    #[must_use]
+    pub fn vendor(mut self, name: &str, vendor: &str, base_url: &str, keys: &[&str]) -> Self {
         let mut entries = Vec::new();
         for (index, key) in keys.iter().enumerate() {
             let variable = format!("{}_KEY_{index}", name.to_ascii_uppercase());
             entries.push(json!({"env": variable}));
             self.env.push((variable, (*key).to_owned()));
         }
-        let provider = json!({"vendor": "openai", "base_url": base_url, "keys": entries});
+        let provider = json!({"vendor": vendor, "base_url": base_url, "keys": entries});
         self.set(&format!("/providers/{name}"), provider)
     }
 

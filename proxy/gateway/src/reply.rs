@@ -51,7 +51,7 @@ pub fn json(parts: &mut Parts, client: Client, status: u16, body: &[u8]) {
 fn json_tail(text: &mut Vec<u8>, client: Client, body: &[u8]) {
     text.extend_from_slice(b"content-type: application/json\r\n");
     number_field(text, b"content-length: ", body.len() as u64);
-    request_id_field(text, client.id);
+    request_id_fields(text, client);
     connection_field(text, client);
     text.extend_from_slice(b"\r\n");
     if !client.head_only {
@@ -90,6 +90,17 @@ pub fn request_id_field(text: &mut Vec<u8>, id: u128) {
     text.extend_from_slice(b"x-request-id: ");
     text.extend_from_slice(&hex(id));
     text.extend_from_slice(b"\r\n");
+}
+
+/// The request's id under every name that the client may look for: `x-request-id`, and what its dialect's SDK reads.
+pub fn request_id_fields(text: &mut Vec<u8>, client: Client) {
+    request_id_field(text, client.id);
+    if let Some(name) = provider::request_id_field(client.dialect) {
+        text.extend_from_slice(name.as_bytes());
+        text.extend_from_slice(b": ");
+        text.extend_from_slice(&hex(client.id));
+        text.extend_from_slice(b"\r\n");
+    }
 }
 
 /// `connection`, where the client's version does not say it by itself (RFC 9112 §9.3).

@@ -266,7 +266,7 @@ impl Rejection {
         }
         reply::field(text, dialects::error_field(client.dialect, &self.error));
         reply::number_field(text, b"content-length: ", body_bytes);
-        reply::request_id_field(text, client.id);
+        reply::request_id_fields(text, client);
         reply::connection_field(text, client);
         text.extend_from_slice(b"\r\n");
         if !client.head_only {

@@ -6,11 +6,12 @@
 //! Deliberately absent: any change to an event, and any delay.
 
 use sluice_policy::route::PlannedTarget;
+use sluice_wire::chat::ChatEvent;
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::Code;
 use sluice_wire::http::body::{LAST_CHUNK, Step};
 use sluice_wire::limits::SSE_EVENT_BYTES_MAX;
-use sluice_wire::provider::{Reply, StreamEncoder};
+use sluice_wire::provider::{Reply, StreamDecoder, StreamEncoder};
 use sluice_wire::sse::Scan;
 use sluice_wire::surface::Endpoint;
 
@@ -74,12 +75,7 @@ pub async fn relay(
             Piece::Data(chunk, step) => {
                 let sound = stream.scan(work, &chunk);
                 if (stream.error || !sound) && !stream.begun {
-                    let code = if sound {
-                        Code::UpstreamError
-                    } else {
-                        Code::UpstreamProtocolError
-                    };
-                    return Err(Undelivered::Failed(Failure::new(code, target.provider)));
+                    return Err(Undelivered::Failed(failure(context, work, target, &chunk, sound)));
                 }
                 if sound {
                     stream.begin(work, request, target, &answer);
@@ -301,6 +297,33 @@ impl Stream {
         emit(work, request, self.frame, bytes, |work| {
             work.parts.text().extend_from_slice(&work.out.buf)
         });
+    }
+}
+
+/// Why a stream failed before anything of it was sent: in the provider's own words, if it said any.
+fn failure(context: &Context<'_>, work: &Work, target: &PlannedTarget<'_>, chunk: &Chunk, sound: bool) -> Failure {
+    if !sound {
+        return Failure::new(Code::UpstreamProtocolError, target.provider);
+    }
+    let mut reported = None;
+    if context.endpoint.is_translatable() {
+        let mut decoder = StreamDecoder::new(context.dialect);
+        let mut sink = |event: ChatEvent<'_>| {
+            if let ChatEvent::Error(error) = event {
+                reported.get_or_insert_with(|| error.clone());
+            }
+        };
+        let held = work.answer.iter().map(|held| &held[..]);
+        let fresh = work
+            .spans
+            .iter()
+            .map(|&(start, end)| &chunk[start as usize..end as usize]);
+        // The scan has accepted these bytes; should the decoder not, the error stays without words.
+        let _ = held.chain(fresh).try_for_each(|bytes| decoder.push(bytes, &mut sink));
+    }
+    match reported {
+        Some(error) => Failure::reported(error, target.provider),
+        None => Failure::new(Code::UpstreamError, target.provider),
     }
 }
 

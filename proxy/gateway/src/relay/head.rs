@@ -81,7 +81,7 @@ pub fn write_own(
         BodyFrame::Chunked => text.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         BodyFrame::None | BodyFrame::Close => {}
     }
-    reply::request_id_field(text, request.record.id);
+    reply::request_id_fields(text, request.view());
     if !work.notes.list().is_empty() {
         say(text, b"x-sluice-warning: ", work.notes.header_value().as_bytes());
     }
