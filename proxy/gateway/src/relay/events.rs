@@ -281,6 +281,10 @@ impl Stream {
             return;
         }
         work.answer.clear();
+        if self.error && !self.torn {
+            // The provider's own error event has been forwarded: the client is told once.
+            return;
+        }
         work.out.begin(&[]);
         if self.torn && context.dialect != Dialect::Bedrock {
             // Ends the event that was sent in part.
