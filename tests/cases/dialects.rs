@@ -17,7 +17,7 @@ fn model(provider: &str, script: &str) -> String {
     format!("{provider}/{name}{plus}{script}")
 }
 
-/// A provider of each dialect, all at `sim`, short of patience.
+/// A provider of each dialect, all at `sim`.
 fn three(sim: &Sim) -> Setup {
     let base = sim.base_url();
     let root = base.trim_end_matches("/v1");
@@ -26,6 +26,11 @@ fn three(sim: &Sim) -> Setup {
         .vendor("anthropic", "anthropic", root, &["sk-anthropic"])
         .vendor("bedrock", "bedrock", root, &["sk-bedrock"])
         .set("/providers/bedrock/region", "eu-central-1")
+}
+
+/// The same with little patience, for faults that are waited for.
+fn hasty(sim: &Sim) -> Setup {
+    three(sim)
         .set("/timeouts/first_byte", "300ms")
         .set("/timeouts/first_token", "300ms")
         .set("/timeouts/stream_idle", "300ms")
@@ -33,7 +38,7 @@ fn three(sim: &Sim) -> Setup {
 
 /// The user's chain: OpenAI, then Anthropic, then Bedrock.
 fn chain(sim: &Sim, from: &[&str], to: &[&str]) -> Gateway {
-    three(sim).route(from, to).start()
+    hasty(sim).route(from, to).start()
 }
 
 fn percent(text: &str) -> String {
@@ -163,13 +168,13 @@ fn message_of(dialect: &str, answer: &Response) -> String {
         "anthropic" => {
             assert_eq!(body["type"], "error");
             assert!(body["error"]["type"].is_string(), "{body}");
-            assert_eq!(answer.field("request-id"), answer.field("x-request-id"));
+            assert!(answer.field("request-id").is_some(), "{answer:?}");
             &body["error"]["message"]
         }
         _ => {
             let kind = answer.field("x-amzn-errortype").expect("the exception's name");
             assert!(kind.ends_with("Exception"), "{kind}");
-            assert_eq!(answer.field("x-amzn-requestid"), answer.field("x-request-id"));
+            assert!(answer.field("x-amzn-requestid").is_some(), "{answer:?}");
             &body["message"]
         }
     };
@@ -190,13 +195,8 @@ fn every_client_is_answered_by_every_provider() {
     let sim = Sim::start();
     let gateway = three(&sim).start();
     for (client, provider, stream) in pairs() {
-        let answer = gateway.ask(&request(
-            client,
-            &model(provider, "say=Gr%25c3%25bc%25c3%259fe"),
-            stream,
-        ));
+        let answer = gateway.ask(&request(client, &model(provider, "say=Gr%c3%bc%c3%9fe"), stream));
         let name = format!("{client} to {provider}, stream {stream}");
-        // A model's name in a path is decoded once on the way; the simulator decodes the script's values itself.
         assert_eq!(text_of(client, stream, &answer), "Grüße", "{name}");
         assert_eq!(answer.field("x-sluice-provider"), Some(provider), "{name}");
     }
@@ -262,21 +262,21 @@ fn bytes_that_are_no_event_stream_are_covered_by_the_fallback() {
 #[test]
 fn a_stream_that_breaks_ends_with_one_error_event_of_the_clients_dialect() {
     let sim = Sim::start();
-    let gateway = three(&sim).start();
+    let gateway = hasty(&sim).start();
     let faults = [
-        "close=mid_stream:4",
-        "reset=mid_stream:4",
-        "stall=mid_stream:4",
-        "write_bytes=11,close=mid_stream:4",
+        "close=mid_stream:8",
+        "reset=mid_stream:8",
+        "stall=mid_stream:8",
+        "write_bytes=11,close=mid_stream:8",
     ];
     std::thread::scope(|scope| {
         for (client, provider, _) in pairs().filter(|&(.., stream)| stream) {
             let gateway = &gateway;
             scope.spawn(move || {
                 let mut scripts: Vec<String> = faults.iter().map(|&fault| format!("{fault},tps=50")).collect();
-                scripts.push("error_event=4,tps=50".into());
+                scripts.push("error_event=8,tps=50".into());
                 if provider == "bedrock" {
-                    scripts.push("malformed=crc,malformed_at=4,tps=50".into());
+                    scripts.push("malformed=crc,malformed_at=8,tps=50".into());
                 }
                 for script in scripts {
                     let mut connection = gateway.client();
@@ -335,29 +335,21 @@ fn bodies_of_the_providers_own_dialect_are_forwarded_byte_for_byte() {
 
 #[test]
 fn answers_of_the_clients_own_dialect_are_forwarded_byte_for_byte() {
-    let sim = Sim::start();
-    let gateway = three(&sim).start();
-    for dialect in DIALECTS {
+    // What a simulator makes up depends on its seed and on how many requests it has had: two of them answer alike.
+    let (direct, behind) = (Sim::start(), Sim::start());
+    let gateway = three(&behind).start();
+    let direct = std::net::SocketAddr::from(([127, 0, 0, 1], direct.port()));
+    for dialect in ["anthropic", "bedrock"] {
         for stream in [false, true] {
             let own = model(dialect, "tool=1,unicode=1");
             let bare = own.split_once('/').expect("a model of a provider").1;
-            let direct = Client::connect(std::net::SocketAddr::from(([127, 0, 0, 1], sim.port())))
-                .ask(&request(dialect, bare, stream));
+            let expected = Client::connect(direct).ask(&request(dialect, bare, stream));
             let answer = gateway.ask(&request(dialect, &own, stream));
             assert_eq!(answer.status, 200, "{answer:?}");
-            // Ids and times are counters of the simulator's: digits are not compared, and neither are checksums.
-            assert_eq!(shape(&answer.body), shape(&direct.body), "{dialect}, stream {stream}");
+            assert_eq!(answer.text(), expected.text(), "{dialect}, stream {stream}");
+            assert_eq!(answer.body, expected.body, "{dialect}, stream {stream}");
         }
     }
-}
-
-/// The letters and marks of a body: what is left when ids, numbers and binary are not looked at.
-fn shape(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
-    let kept = text
-        .split('"')
-        .filter(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
-    kept.collect::<Vec<_>>().join("\"")
 }
 
 #[test]
@@ -383,7 +375,7 @@ fn a_megabyte_of_image_crosses_every_dialect_unchanged() {
         let asked = with_content(client, &model(provider, ""), false, &content, &json!({}));
         let expected = String::from_utf8_lossy(asked.body()).replace(&format!("{provider}/"), "");
         let seen = gateway.ask(&asked.field("X-Sim-Echo", "1")).json();
-        assert_eq!(seen["body_sha256"], sha256_hex(expected.as_bytes()), "{client}");
+        assert_eq!(seen["body_sha256"], sha256_hex(expected.as_bytes()), "{client}: {seen}");
     }
 }
 
@@ -445,11 +437,11 @@ fn an_error_keeps_its_status_its_words_and_when_to_come_back() {
     let gateway = three(&sim).start();
     for (client, provider, stream) in pairs() {
         for (status, seen) in [(400, 400), (404, 404), (429, 429), (500, 500), (503, 503), (529, 503)] {
-            let script = format!("status={status},retry_after=11,message=odd%2520words");
+            let script = format!("status={status},retry_after=11,message=odd%20words");
             let answer = gateway.ask(&request(client, &model(provider, &script), stream));
             let name = format!("{client} to {provider}: {script}: {answer:?}");
             assert_eq!(answer.status, seen, "{name}");
-            assert!(message_of(client, &answer).contains("odd"), "{name}");
+            assert!(message_of(client, &answer).contains("odd words"), "{name}");
             if status == 429 || status >= 500 {
                 assert_eq!(answer.field("retry-after"), Some("11"), "{name}");
             }
