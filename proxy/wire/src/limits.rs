@@ -117,7 +117,7 @@ pub const CONNECTIONS_DEFAULT: u32 = 16_384;
 /// Bytes of request bodies that one core holds at a time, default (`limits.in_flight_body_bytes`).
 pub const IN_FLIGHT_BODY_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
 /// Idle keep-alive connections that a core keeps per origin, default (`upstream.idle_connections`).
-pub const IDLE_CONNECTIONS_DEFAULT: u32 = 256;
+pub const IDLE_CONNECTIONS_DEFAULT: u32 = 1024;
 /// Entries of each ring between a core and the control thread.
 pub const RING_ENTRIES: usize = 4096;
 
