@@ -106,7 +106,6 @@ const SILENT: &[(&str, &str, u16)] = &[
     ("stall=mid_stream:0", "upstream_timeout", 504),
     ("close=mid_stream:0", "upstream_protocol_error", 502),
     ("reset=mid_stream:0", "upstream_reset", 502),
-    ("error_event=0", "upstream_error", 502),
 ];
 
 #[test]
