@@ -246,6 +246,23 @@ fn a_fault_before_the_first_byte_is_covered_by_a_provider_of_another_dialect() {
 }
 
 #[test]
+fn an_error_inside_a_stream_before_its_first_token_is_told_in_the_providers_words() {
+    let sim = Sim::start();
+    let gateway = three(&sim).start();
+    for (client, provider, _) in pairs().filter(|&(.., stream)| stream) {
+        let asked = request(client, &model(provider, "error_event=0,message=odd%20words"), true);
+        let answer = gateway.ask(&asked);
+        let status = match provider {
+            "openai" => 500,
+            "anthropic" => 503,
+            _ => 429,
+        };
+        assert_eq!(answer.status, status, "{client} to {provider}: {answer:?}");
+        assert_eq!(message_of(client, &answer), "odd words", "{client} to {provider}");
+    }
+}
+
+#[test]
 fn bytes_that_are_no_event_stream_are_covered_by_the_fallback() {
     let sim = Sim::start();
     let gateway = chain(&sim, &["bedrock/*"], &[&model("anthropic", "say=spare")]);
