@@ -76,8 +76,9 @@ pub const PROXY_V1_BYTES_MAX: usize = 107;
 /// Longest PROXY protocol v2 header, address block and TLVs included, in bytes.
 pub const PROXY_V2_BYTES_MAX: usize = 16 + 4096;
 
-/// Receive buffer of a connection that waits: all that an idle connection holds, in bytes.
-pub const RECV_SMALL_BYTES: usize = 4 * 1024;
+/// Receive buffer of a connection that waits, in bytes: nearly all that an idle connection holds, which with its task and
+/// bookkeeping is to stay within 8 KiB. A chat request of text and its head fit.
+pub const RECV_SMALL_BYTES: usize = 3584;
 /// Receive buffer of a connection in the middle of something large, in bytes.
 pub const RECV_LARGE_BYTES: usize = 64 * 1024;
 /// Free small receive buffers that a core keeps for reuse.
