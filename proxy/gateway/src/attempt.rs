@@ -68,10 +68,16 @@ pub async fn run(
             request.record.attempts = request.record.attempts.saturating_add(1);
         }
         let now_ms = core.clock.tick_ms();
-        let connect_by = context.total_at_ms.min(now_ms + u64::from(target.timeouts.connect_ms));
+        let connect_by = context
+            .limit_at_ms()
+            .min(now_ms + u64::from(target.timeouts.connect_ms));
         let obtained = upstream::obtain(core, context.plane, key.origin, fresh, connect_by);
         let mut upstream = match down.while_present(obtained).await? {
             Ok(upstream) => upstream,
+            // What ran out was the request's time, not the connection's.
+            Err(Code::UpstreamConnectFailed) if context.is_late() => {
+                return Ok(Err(Failure::new(Code::UpstreamTimeout, target.provider)));
+            }
             Err(code) => return Ok(Err(Failure::new(code, target.provider))),
         };
         let reused = upstream.reused;
@@ -99,8 +105,13 @@ async fn ask(
     upstream: &mut Upstream,
 ) -> Result<Result<(Chunk, Chunk, u64), Broken>, ClientGone> {
     let core = context.core;
-    let patience_ms = u64::from(target.timeouts.first_byte_ms);
-    let deadline = |now_ms: u64| context.total_at_ms.min(now_ms + patience_ms);
+    let patience_ms = if context.stream {
+        // Before the first token comes the head.
+        target.timeouts.first_byte_ms.min(target.timeouts.first_token_ms)
+    } else {
+        target.timeouts.first_byte_ms
+    };
+    let deadline = |now_ms: u64| context.limit_at_ms().min(now_ms + u64::from(patience_ms));
     upstream.stream.arm();
     upstream.stream.deadline().set(deadline(core.clock.tick_ms()));
     let begun_us = core.clock.now_us();

@@ -4,9 +4,11 @@
 //! byte to the client; every request leaves exactly one record. Deliberately absent: how bytes are read (`intake.rs`),
 //! carried to a provider (`attempt.rs`) and brought back (`relay.rs`).
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use sluice_policy::patience::{self, Patience};
 use sluice_policy::route::{self, Plan};
 use sluice_policy::snapshot::{Resolved, Snapshot};
 use sluice_wire::dialect::Dialect;
@@ -76,6 +78,26 @@ pub struct Context<'a> {
     pub body_bytes: u64,
     /// When it must have ended, in milliseconds of the core's clock.
     pub total_at_ms: u64,
+    /// The same for what it waits for now: earlier than `total_at_ms` until the answer has begun.
+    limit_at_ms: Cell<u64>,
+}
+
+impl Context<'_> {
+    /// When what the request waits for now must have come, in milliseconds of the core's clock: the first byte of an answer
+    /// while nothing has been sent to the client, then its end.
+    pub fn limit_at_ms(&self) -> u64 {
+        self.limit_at_ms.get()
+    }
+
+    /// Whether the request has no time left.
+    pub fn is_late(&self) -> bool {
+        self.core.clock.tick_ms() >= self.limit_at_ms()
+    }
+
+    /// The client's answer begins: from now on only the end of the request is due.
+    pub fn begins(&self) {
+        self.limit_at_ms.set(self.total_at_ms);
+    }
 }
 
 /// Why a request ends without a provider's answer.
@@ -182,6 +204,7 @@ async fn serve(
     };
     let plan = route::plan(snapshot, &resolved)?;
     let total_ms = snapshot.timeouts(plan.route(), resolved.provider).total_ms;
+    let patience = patience_of(asked, snapshot.downstream().sdk_timeouts, total_ms)?;
     let context = Context {
         core,
         plane: &plane,
@@ -193,7 +216,8 @@ async fn serve(
             .map_or_else(|| scan == Scan::Json && asked.keys.stream(), |(_, stream)| *stream),
         path_model,
         body_bytes: body.bytes,
-        total_at_ms: core.clock.tick_ms() + u64::from(total_ms),
+        total_at_ms: core.clock.tick_ms() + u64::from(patience.total_ms),
+        limit_at_ms: Cell::new(core.clock.tick_ms() + u64::from(patience.answer_ms)),
     };
     forward(&context, down, work, request, &resolved, &plan).await
 }
@@ -209,7 +233,7 @@ async fn forward(
 ) -> Result<(), End> {
     let snapshot = &*context.plane.snapshot;
     let mut last: Option<Failure> = None;
-    for index in 0..plan.len() {
+    'targets: for index in 0..plan.len() {
         let Some(target) = plan.target(snapshot, resolved, index) else {
             break;
         };
@@ -238,7 +262,10 @@ async fn forward(
             request.record.reason.get_or_insert(failure.code);
             let next = failure.next;
             last = Some(failure.prefer_over(last));
-            if next == Next::OtherTarget || context.core.clock.tick_ms() >= context.total_at_ms {
+            if context.is_late() {
+                break 'targets;
+            }
+            if next == Next::OtherTarget {
                 break;
             }
         }
@@ -377,6 +404,21 @@ fn model_of(asked: &Asked, scan: Scan, endpoint: Endpoint) -> Result<Option<&str
         .with_param("model")),
         None => Ok(None),
     }
+}
+
+/// How long the client waits, by what it says and what it is allowed.
+fn patience_of(asked: &Asked, heed_sdks: bool, total_ms: u32) -> Result<Patience, ApiError> {
+    let head = &asked.head;
+    let value = |id: FieldId| head.field(id).map(|field| field.value.of(&asked.head_bytes));
+    let own = head
+        .field(FieldId::Sluice)
+        .and_then(|_| head.named(&asked.head_bytes, patience::TIMEOUT_FIELD.as_bytes()));
+    let said = patience::Said {
+        own,
+        read: value(FieldId::StainlessReadTimeout).filter(|_| heed_sdks),
+        head: value(FieldId::StainlessTimeout).filter(|_| heed_sdks),
+    };
+    patience::of(total_ms, &said)
 }
 
 /// Where a request goes that is about no model: the default provider if it speaks OpenAI's dialect, else the first that does.

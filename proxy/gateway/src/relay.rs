@@ -204,6 +204,7 @@ async fn pass(
     };
     work.parts.clear();
     head::write(work, &answer.head_bytes, request, target, frame);
+    context.begins();
     request.record.first_byte_us = request.since(context.core);
     let collected = work.answer.iter().map(|chunk| chunk.len()).sum();
     emit(work, request, frame, collected, |work| {
@@ -270,7 +271,7 @@ async fn next_piece(
         let stream = &mut answer.upstream.stream;
         let silence_ms = u64::from(target.timeouts.stream_idle_ms);
         let by_ms = deadline_ms.unwrap_or_else(|| context.core.clock.tick_ms() + silence_ms);
-        stream.deadline().set(by_ms.min(context.total_at_ms));
+        stream.deadline().set(by_ms.min(context.limit_at_ms()));
         if answer
             .decoder
             .remaining()

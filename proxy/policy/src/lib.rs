@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod meter;
+pub mod patience;
 pub mod route;
 pub mod snapshot;
 pub mod vendors;

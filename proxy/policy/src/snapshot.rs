@@ -142,6 +142,8 @@ pub struct Downstream {
     pub connections_max: u32,
     /// Most bytes of request bodies that one core holds.
     pub in_flight_body_bytes_max: u64,
+    /// Whether what an SDK says of its own patience counts.
+    pub sdk_timeouts: bool,
 }
 
 /// An address that connections are pooled by. Between snapshots, [`Snapshot::same_origin`] says which is which.

@@ -170,7 +170,7 @@ pub async fn reject(
         .response
         .field(FieldId::ContentType)
         .map(|field| field.value.of(&head_bytes).into());
-    let by_ms = context.total_at_ms.min(context.core.clock.tick_ms() + REJECTION_MS);
+    let by_ms = context.limit_at_ms().min(context.core.clock.tick_ms() + REJECTION_MS);
     let mut body = Vec::new();
     let complete = down.while_present(collect(&mut answer, work, &mut body, by_ms)).await?;
     if complete && answer.reusable && answer.rest.is_empty() {

@@ -141,6 +141,7 @@ pub async fn stream(
         }
         if !begun && (transcoder.has_output() || end.is_some()) {
             begun = true;
+            context.begins();
             request.record.first_byte_us = request.since(context.core);
             head::write_own(
                 work,

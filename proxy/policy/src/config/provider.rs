@@ -227,8 +227,8 @@ pub struct Timeouts {
     /// From the end of the request until the head of the answer. An answer that is not streamed begins only when all of it
     /// has been generated: give slow models more.
     pub first_byte: DurationMs,
-    /// Streamed answers: from the end of the request until the first event. Beyond: the next target, as long as nothing has
-    /// reached the client.
+    /// Streamed answers: from the end of the request until the first event, the head included. Beyond: the next target, as long
+    /// as nothing has reached the client.
     pub first_token: DurationMs,
     /// Longest silence within an answer that has begun.
     pub stream_idle: DurationMs,

@@ -425,5 +425,6 @@ fn downstream(config: &Config) -> Downstream {
         body_bytes_max: limits.body_bytes.0,
         connections_max: limits.connections,
         in_flight_body_bytes_max: limits.in_flight_body_bytes.0,
+        sdk_timeouts: config.server.sdk_timeouts,
     }
 }
