@@ -15,6 +15,7 @@ use sluice_wire::http::body::BodyDecoder;
 use sluice_wire::limits::{HEAD_BYTES_MAX, INTERIM_RESPONSES_MAX};
 
 pub use self::failure::{Failure, Next, Rejection};
+use crate::admission::Place;
 use crate::buffer::{Block, Chunk, Size};
 use crate::connection::{ClientGone, Downstream};
 use crate::exchange::{Context, Request};
@@ -35,6 +36,9 @@ pub struct Answer {
     pub reusable: bool,
     /// When the request had been sent, in milliseconds of the core's clock.
     pub sent_at_ms: u64,
+    /// The request's place at the provider, if those are limited: held until the answer is dropped.
+    #[expect(dead_code, reason = "what counts is how long it lives")]
+    pub place: Option<Place>,
 }
 
 /// How an attempt on one connection failed.
@@ -58,6 +62,16 @@ pub async fn run(
     key: &Key,
 ) -> Result<Result<Answer, Failure>, ClientGone> {
     let core = context.core;
+    let entering = core.gates.enter(
+        &context.plane.snapshot,
+        target.provider,
+        context.limit_at_ms(),
+        &core.meter,
+    );
+    let place = match down.while_present(entering).await? {
+        Ok(place) => place,
+        Err(overloaded) => return Ok(Err(Failure::overloaded(&overloaded, target.provider))),
+    };
     let mut fresh = false;
     loop {
         if let Err(refusal) = request::write(context, work, target, key) {
@@ -83,14 +97,23 @@ pub async fn run(
         let reused = upstream.reused;
         match ask(context, down, work, request, target, &mut upstream).await? {
             Ok((head_bytes, rest, sent_at_ms)) => {
-                return accept(work, upstream, head_bytes, rest, sent_at_ms, context, down, target).await;
+                let place = observed(place, work.response.status, request.record.upstream_us);
+                return accept(
+                    work, upstream, head_bytes, rest, sent_at_ms, place, context, down, target,
+                )
+                .await;
             }
             Err(Broken::Silent) if reused && !fresh => {
                 core.meter.stale_connections.add(1);
                 fresh = true;
             }
             Err(Broken::Silent) => return Ok(Err(Failure::new(Code::UpstreamReset, target.provider))),
-            Err(Broken::Failed(failure)) => return Ok(Err(failure)),
+            Err(Broken::Failed(failure)) => {
+                if let Some(place) = place.filter(|_| failure.code == Code::UpstreamTimeout) {
+                    place.observe(None);
+                }
+                return Ok(Err(failure));
+            }
         }
     }
 }
@@ -213,6 +236,18 @@ async fn complete_head(
     Ok(Ok((head_bytes, bytes)))
 }
 
+/// Tells the gate what an answer's head says of the provider's load.
+fn observed(place: Option<Place>, status: u16, latency_us: u32) -> Option<Place> {
+    if let Some(place) = &place {
+        match status {
+            200..=299 => place.observe(Some(u64::from(latency_us))),
+            429 | 503 | 529 => place.observe(None),
+            _ => {}
+        }
+    }
+    place
+}
+
 /// Decides whether the answer whose head has arrived is one for the client.
 async fn accept(
     work: &mut Work,
@@ -220,6 +255,7 @@ async fn accept(
     head_bytes: Chunk,
     rest: Chunk,
     sent_at_ms: u64,
+    place: Option<Place>,
     context: &Context<'_>,
     down: &mut Downstream,
     target: &PlannedTarget<'_>,
@@ -233,6 +269,7 @@ async fn accept(
         decoder,
         reusable,
         sent_at_ms,
+        place,
     };
     let (next, code) = match work.response.status {
         200..=299 | 400 | 404..=428 | 430..=499 => return Ok(Ok(answer)),

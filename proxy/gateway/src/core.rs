@@ -12,6 +12,7 @@ use rtrb::Producer;
 use sluice_policy::meter::CoreMeter;
 use sluice_wire::sigv4::Signer;
 
+use crate::admission::Gates;
 use crate::buffer::Buffers;
 use crate::clock::Clock;
 use crate::deadline::Deadlines;
@@ -35,6 +36,8 @@ pub struct Core {
     pub clock: Clock,
     /// Idle connections to providers.
     pub pools: Pools,
+    /// Places at providers whose concurrency is limited.
+    pub gates: Gates,
     /// What this core counts; read by the control thread.
     pub meter: Arc<CoreMeter>,
     #[expect(
@@ -56,8 +59,11 @@ pub struct Core {
 impl Core {
     /// A core without any connection.
     pub fn new(index: usize, plane: Arc<Plane>, records: Producer<Record>, meter: Arc<CoreMeter>, seed: u64) -> Self {
+        let gates = Gates::default();
+        gates.follow(&plane.snapshot);
         Self {
             index,
+            gates,
             buffers: Buffers::new(),
             deadlines: Deadlines::default(),
             clock: Clock::start(),
@@ -83,6 +89,7 @@ impl Core {
     /// Serves requests that begin from now on by `plane`.
     pub fn set_plane(&self, plane: Arc<Plane>) {
         self.pools.follow(&plane);
+        self.gates.follow(&plane.snapshot);
         *self.plane.borrow_mut() = Rc::new(plane);
     }
 

@@ -3,6 +3,7 @@
 //! Invariants: the data plane (`worker`, `core`, `connection`, `exchange`, …) and the control thread (`control`) meet only in
 //! `mesh`, `plane` and the counters. Deliberately absent: parsing and decisions.
 
+mod admission;
 mod attempt;
 mod buffer;
 mod clock;

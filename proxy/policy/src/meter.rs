@@ -67,6 +67,9 @@ meter! {
     Counter attempts_failed = "sluice_upstream_attempts_failed_total", "Attempts that did not give an answer for the client.";
     Counter fallbacks = "sluice_fallbacks_total", "Requests answered by another target than the first.";
     Counter stale_connections = "sluice_upstream_stale_connections_total", "Pooled connections that the provider had closed, replaced without counting an attempt.";
+    Counter queued = "sluice_requests_queued_total", "Requests that waited for a place at a provider whose concurrency is limited.";
+    Counter overloads = "sluice_overloads_total", "Times that there was no place for a request at a provider whose concurrency is limited.";
+    Gauge waiting = "sluice_requests_waiting", "Requests that wait for a place at a provider now.";
     Counter upstream_connects = "sluice_upstream_connects_total", "Connections made to providers.";
     Counter upstream_reuses = "sluice_upstream_reuses_total", "Requests sent over a pooled connection.";
     Gauge upstream_idle = "sluice_upstream_idle_connections", "Idle connections in the pools.";

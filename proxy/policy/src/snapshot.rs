@@ -15,6 +15,7 @@ use sluice_wire::dialect::Dialect;
 use sluice_wire::error::ApiError;
 use sluice_wire::provider::Quirks;
 
+use crate::admission;
 use crate::config::names::Names;
 use crate::config::values::Network;
 use crate::config::{Config, Log, ProviderTls, Upstream};
@@ -239,6 +240,8 @@ pub struct Provider {
     pub keys: Box<[Key]>,
     /// Timeouts as far as a route does not override them.
     pub timeouts: Timeouts,
+    /// How many requests one core has there at a time; `None`: any number.
+    pub concurrency: Option<admission::Limits>,
     /// Names of the header fields that [`Key::head`] sets, in lower case: the client's own are left out.
     pub header_names: Box<[Box<str>]>,
     /// The models it lists.

@@ -119,6 +119,10 @@ pub const CONNECTIONS_DEFAULT: u32 = 16_384;
 pub const IN_FLIGHT_BODY_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
 /// Idle keep-alive connections that a core keeps per origin, default (`upstream.idle_connections`).
 pub const IDLE_CONNECTIONS_DEFAULT: u32 = 1024;
+/// Requests that one core has at a provider at a time, where that is limited and no number is given.
+pub const CONCURRENCY_DEFAULT: u32 = 1024;
+/// Requests that wait for a place at such a provider, on each core.
+pub const QUEUE_DEFAULT: u32 = 256;
 /// Entries of each ring between a core and the control thread.
 pub const RING_ENTRIES: usize = 4096;
 

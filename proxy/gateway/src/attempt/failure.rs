@@ -13,6 +13,7 @@ use sluice_wire::http::head::ResponseHead;
 use sluice_wire::provider::{self as dialects, ErrorHead};
 
 use super::Answer;
+use crate::admission::Overloaded;
 use crate::buffer::Chunk;
 use crate::connection::{ClientGone, Downstream};
 use crate::exchange::{Context, End};
@@ -85,6 +86,16 @@ impl Failure {
             next,
             told: Told::Refusal(refusal.clone()),
             ..Self::new(refusal.code, provider)
+        }
+    }
+
+    /// There is no place at the provider: nothing was sent, and the next target may have one.
+    pub fn overloaded(overloaded: &Overloaded, provider: &Provider) -> Self {
+        let message = format!("{}: {}", provider.name, explain(Code::Overloaded));
+        let refusal = ApiError::new(Code::Overloaded, message).with_retry_after_s(overloaded.retry_after_s);
+        Self {
+            told: Told::Refusal(refusal),
+            ..Self::new(Code::Overloaded, provider)
         }
     }
 
@@ -289,6 +300,7 @@ fn explain(code: Code) -> &'static str {
         Code::UpstreamReset => "the provider closed the connection before it answered",
         Code::UpstreamTimeout => "the provider did not answer in time",
         Code::UpstreamAuth => "the provider refuses the gateway's key; the operator must check it",
+        Code::Overloaded => "as many requests as the gateway may have there are under way; try again later",
         Code::UpstreamProtocolError => "the provider's answer cannot be understood",
         _ => "the provider did not give an answer",
     }

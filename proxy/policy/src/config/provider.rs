@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sluice_wire::dialect::Dialect;
 use sluice_wire::limits;
 
+use super::concurrency::Concurrency;
 use super::url::UrlTemplate;
 use super::values::DurationMs;
 use crate::vendors::{self, Vendor};
@@ -49,6 +50,8 @@ pub struct Provider {
     pub tls: ProviderTls,
     /// Timeouts of requests to this provider, as far as they differ from the global ones.
     pub timeouts: TimeoutOverrides,
+    /// How many requests one core has at this provider at a time. Default: any number.
+    pub concurrency: Option<Concurrency>,
 }
 
 impl Default for Provider {
@@ -65,6 +68,7 @@ impl Default for Provider {
             max_tokens_default: limits::MAX_TOKENS_DEFAULT,
             tls: ProviderTls::default(),
             timeouts: TimeoutOverrides::default(),
+            concurrency: None,
         }
     }
 }

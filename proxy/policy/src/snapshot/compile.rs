@@ -14,6 +14,7 @@ use super::{
     Downstream, Key, KeyId, Origin, OriginId, Overrides, Pattern, Provider, ProviderId, Route, RouteId, Secret,
     SecretRef, SignedBy, Signing, Snapshot, Target, Timeouts, TlsId, Warning,
 };
+use crate::admission;
 use crate::config::names::Names;
 use crate::config::url::{BaseUrl, UrlTemplate};
 use crate::config::values::DurationMs;
@@ -110,6 +111,12 @@ impl Compiler<'_> {
             restricted: keys.iter().any(|key| !key.models.is_empty()),
             keys,
             timeouts: overrides(&provider.timeouts).apply(timeouts(&self.config.timeouts)),
+            concurrency: provider.concurrency.as_ref().map(|concurrency| admission::Limits {
+                concurrency: concurrency.limit,
+                queue: concurrency.queue,
+                queue_ms: concurrency.queue_timeout.0,
+                adaptive: concurrency.adaptive,
+            }),
             header_names: header_names.into(),
             models: provider.models.iter().map(|model| model.as_str().into()).collect(),
             exact: HashMap::new(),
