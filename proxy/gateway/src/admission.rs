@@ -128,7 +128,7 @@ impl Gates {
             Entry::Refused => false,
             Entry::Waiting(ticket) => {
                 meter.queued.add(1);
-                Queued::new(&door, ticket).await
+                Queued::wait(&door, ticket).await
             }
         };
         if admitted {
@@ -179,8 +179,8 @@ struct Queued<'a> {
 }
 
 impl<'a> Queued<'a> {
-    /// Waits; true if it has a place then.
-    async fn new(door: &'a Rc<Door>, ticket: Ticket) -> bool {
+    /// Waits in the queue; true if it has a place then.
+    async fn wait(door: &'a Rc<Door>, ticket: Ticket) -> bool {
         door.sleepers.borrow_mut().insert(ticket, Sleeper::Waits(None));
         let mut queued = Queued {
             door,

@@ -136,11 +136,11 @@ fn no_place_is_lost_or_given_twice_under_random_schedules() {
                 _ => {}
             }
             while let Some(ticket) = gate.expire(now_ms) {
-                assert!(waiting.iter().any(|known| *known == ticket));
+                assert!(waiting.contains(&ticket));
                 waiting.retain(|known| *known != ticket);
             }
             while let Some(ticket) = gate.next(now_ms) {
-                assert!(waiting.iter().any(|known| *known == ticket));
+                assert!(waiting.contains(&ticket));
                 waiting.retain(|known| *known != ticket);
                 inside += 1;
             }
