@@ -41,6 +41,9 @@ pub struct Answer {
     pub place: Option<Place>,
 }
 
+/// The bytes of a complete head, those behind it, and when the request had been sent.
+type Heard = (Chunk, Chunk, u64);
+
 /// How an attempt on one connection failed.
 enum Broken {
     /// The connection ended without a byte of an answer.
@@ -96,12 +99,9 @@ pub async fn run(
         };
         let reused = upstream.reused;
         match ask(context, down, work, request, target, &mut upstream).await? {
-            Ok((head_bytes, rest, sent_at_ms)) => {
+            Ok(heard) => {
                 let place = observed(place, work.response.status, request.record.upstream_us);
-                return accept(
-                    work, upstream, head_bytes, rest, sent_at_ms, place, context, down, target,
-                )
-                .await;
+                return accept(work, upstream, heard, place, context, down, target).await;
             }
             Err(Broken::Silent) if reused && !fresh => {
                 core.meter.stale_connections.add(1);
@@ -126,7 +126,7 @@ async fn ask(
     request: &mut Request,
     target: &PlannedTarget<'_>,
     upstream: &mut Upstream,
-) -> Result<Result<(Chunk, Chunk, u64), Broken>, ClientGone> {
+) -> Result<Result<Heard, Broken>, ClientGone> {
     let core = context.core;
     let patience_ms = if context.stream {
         // Before the first token comes the head.
@@ -252,9 +252,7 @@ fn observed(place: Option<Place>, status: u16, latency_us: u32) -> Option<Place>
 async fn accept(
     work: &mut Work,
     upstream: Upstream,
-    head_bytes: Chunk,
-    rest: Chunk,
-    sent_at_ms: u64,
+    (head_bytes, rest, sent_at_ms): Heard,
     place: Option<Place>,
     context: &Context<'_>,
     down: &mut Downstream,
