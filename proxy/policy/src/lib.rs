@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod health;
 pub mod meter;
 pub mod route;
 pub mod snapshot;
