@@ -3,10 +3,11 @@
 //! Invariants: the provider gets the client's bytes, with the model's name, the credential and hop-by-hop fields changed and
 //! nothing else; a pooled connection that turns out to be closed is replaced once, and only while no byte of an answer has
 //! arrived; a redirect is never followed. Deliberately absent: the body of an answer (`relay.rs`) and what happens after a
-//! failure (`exchange.rs`).
+//! failure (`exchange/forward.rs`).
 
 pub mod failure;
-mod request;
+pub mod limits;
+pub mod request;
 
 use sluice_policy::route::PlannedTarget;
 use sluice_policy::snapshot::Key;

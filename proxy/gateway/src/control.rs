@@ -81,7 +81,7 @@ pub fn run(config: Config, path: PathBuf, overrides: &Overrides) -> Result<()> {
 async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<Control> {
     let mut resolver = Resolver::new();
     let mut instance = InstanceCredentials::default();
-    let (plane, warnings) = build::plane(&config, 1, &mut resolver, &instance).await?;
+    let (plane, warnings) = build::plane(&config, 1, &mut resolver, &instance, None).await?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -196,7 +196,7 @@ impl Control {
         let generation = self.plane.snapshot.generation() + 1;
         let loaded = self.watch.load();
         let built = match &loaded {
-            Ok(config) => build::plane(config, generation, &mut self.resolver, &self.instance)
+            Ok(config) => build::plane(config, generation, &mut self.resolver, &self.instance, Some(&self.plane))
                 .await
                 .map_err(|error| format!("{error:#}")),
             Err(mistakes) => Err(mistakes.clone()),

@@ -2,17 +2,27 @@
 //! TLS settings, as one immutable value.
 //!
 //! Invariants: a request sees exactly one plane; planes are made by the control thread and replaced whole.
-//! Deliberately absent: anything mutable.
+//! What is remembered of targets and keys outlives a plane: the next one refers to the same. Deliberately absent: anything
+//! else mutable.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
+use sluice_policy::health::{Health, KeyState};
 use sluice_policy::snapshot::Snapshot;
 
 use crate::signing::AwsCredentials;
+
+#[expect(
+    clippy::redundant_allocation,
+    reason = "taking a plane per request must not touch a shared count"
+)]
+/// A core's hold on a plane: an `Rc` of its own around what all cores share.
+pub type HeldPlane = Rc<Arc<Plane>>;
 
 /// One generation of all that the data plane reads.
 pub struct Plane {
@@ -23,6 +33,10 @@ pub struct Plane {
     /// What signs the requests of each key, in the order of [`sluice_policy::snapshot::KeyId`]. A key whose `signing` is set
     /// and that has none here cannot be used now: the instance's credentials have not arrived, or have expired.
     pub aws: Vec<Option<Arc<AwsCredentials>>>,
+    /// What is remembered of targets.
+    pub health: Arc<Health>,
+    /// What is remembered of each key, in the order of [`sluice_policy::snapshot::KeyId`].
+    pub keys: Arc<[Arc<KeyState>]>,
     /// What `/ready` says while the gateway is not draining, as JSON.
     pub ready_body: Bytes,
     /// TLS of the listener, if it is on.

@@ -7,6 +7,7 @@
 
 pub mod admission;
 pub mod config;
+pub mod health;
 pub mod meter;
 pub mod patience;
 pub mod route;

@@ -91,7 +91,7 @@ pub async fn unary(
     }
     work.parts.text().extend_from_slice(&work.out.buf[from..]);
     request.record.bytes_out = length;
-    request.record.first_byte_us = request.since(context.core);
+    request.answered(context.core);
     settle(context, answer);
     down.send(
         context.core,
@@ -142,7 +142,7 @@ pub async fn stream(
         if !begun && (transcoder.has_output() || end.is_some()) {
             begun = true;
             context.begins();
-            request.record.first_byte_us = request.since(context.core);
+            request.answered(context.core);
             head::write_own(
                 work,
                 request,
