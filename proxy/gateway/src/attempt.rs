@@ -104,7 +104,8 @@ pub async fn run(
                 let place = observed(place, work.response.status, request.record.upstream_us);
                 return accept(work, upstream, heard, place, context, down, target).await;
             }
-            Err(Broken::Silent) if reused && !fresh => {
+            // It may have been closed for being idle, and it may be what a sick provider does: the budget knows the difference.
+            Err(Broken::Silent) if reused && !fresh && request.may_repeat() => {
                 core.meter.stale_connections.add(1);
                 fresh = true;
             }

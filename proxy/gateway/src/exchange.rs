@@ -73,6 +73,12 @@ impl Request {
         }
     }
 
+    /// Whether the attempt under way may be sent once more, on a connection of its own: that is a retry like any other, as far
+    /// as the target's budget goes.
+    pub fn may_repeat(&self) -> bool {
+        self.ticket.as_ref().is_none_or(Ticket::take_retry)
+    }
+
     /// The answer has been delivered.
     fn settle_delivered(&mut self, core: &Core, is_fallback: bool) {
         self.ticket = None;

@@ -122,6 +122,15 @@ impl Ticket {
         self.target.is_some_and(|(_, permit, _)| permit.is_probe)
     }
 
+    /// Takes a retry from the target's budget; false if it is spent.
+    pub fn take_retry(&self) -> bool {
+        let Some((slot, ..)) = self.target else { return true };
+        let settings = &self.plane.snapshot.settings().retries;
+        let taken = self.plane.health.target(slot).take_retry(self.core.clock.shared_ms(), settings);
+        self.core.meter.retries_denied.add(u64::from(!taken));
+        taken
+    }
+
     /// The answer has begun: its first token is there, or all of it.
     pub fn answered(&mut self) {
         let took_us = u32::try_from(self.core.clock.now_us() - self.begun_us).unwrap_or(u32::MAX);
