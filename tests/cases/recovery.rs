@@ -39,60 +39,67 @@ fn us(attempt: &Value, name: &str) -> u64 {
 
 #[test]
 fn a_failing_target_is_probed_by_one_request_at_a_time_and_trusted_after_one_interval() {
-    for (cores, script) in [
+    let cases = [
         (1, "status=500"),
         (3, "status=503"),
         (2, "stall=before_head"),
         (2, "reset=before_head"),
-    ] {
-        let (one, two) = (Sim::start(), Sim::start());
-        let gateway = backed(&one, &two, cores);
-        sick(&one, script);
-        let traffic = Traffic::start(&gateway, CLIENTS, "openai/main");
-        traffic.go_on(Duration::from_millis(3500));
-        traffic.stop().expect_no_failure(script);
-        let attempts = main_attempts(&one);
-        // Five failures open the breaker; what was under way by then comes on top. Then single probes.
-        let (before, probes) = attempts.split_at(attempts.len().min(5 + CLIENTS));
-        let opened = before
-            .iter()
-            .rev()
-            .find(|attempt| us(attempt, "time_us") < us(&before[0], "time_us") + 500_000);
-        let late: Vec<&Value> = before
-            .iter()
-            .chain(probes)
-            .filter(|attempt| opened.is_some_and(|opened| us(attempt, "time_us") > us(opened, "time_us") + 100_000))
-            .collect();
-        assert!(
-            (2..=7).contains(&late.len()),
-            "{script} on {cores} cores: {} probes in 3.5 s",
-            late.len()
-        );
-        for probe in &late {
-            assert_eq!(probe["in_flight"], 1, "{script}: one probe at a time");
+    ];
+    std::thread::scope(|scope| {
+        for (cores, script) in cases {
+            scope.spawn(move || probe(cores, script));
         }
-        for pair in late.windows(2) {
-            let gap_us = us(pair[1], "time_us") - us(pair[0], "time_us");
-            assert!(gap_us >= 550_000, "{script}: probed again after {gap_us} us of 600000");
-        }
-        assert_eq!(gateway.metric("sluice_breakers_opened_total"), 1, "{script}");
-        // Well again: the next probe finds out, and everybody is back.
-        one.rules(&json!([]));
-        let well_us = sluice_bench::sim::monotonic_us();
-        let known = attempts.len();
-        let traffic = Traffic::start(&gateway, CLIENTS, "openai/main");
-        let first = wait::until("the target is trusted again", || {
-            let attempts = main_attempts(&one);
-            (attempts.len() > known + 20).then(|| attempts[known].clone())
-        });
-        traffic.stop().expect_no_failure(script);
-        let waited_us = us(&first, "time_us").saturating_sub(well_us);
-        assert!(
-            waited_us < 1_500_000,
-            "{script}: probed {waited_us} us after it was well"
-        );
-        assert_eq!(gateway.metric("sluice_breakers_closed_total"), 1, "{script}");
+    });
+}
+
+fn probe(cores: usize, script: &str) {
+    let (one, two) = (Sim::start(), Sim::start());
+    let gateway = backed(&one, &two, cores);
+    sick(&one, script);
+    let traffic = Traffic::start(&gateway, CLIENTS, "openai/main");
+    traffic.go_on(Duration::from_millis(3500));
+    traffic.stop().expect_no_failure(script);
+    let attempts = main_attempts(&one);
+    // Five failures open the breaker; what was under way by then comes on top. Then single probes.
+    let (before, probes) = attempts.split_at(attempts.len().min(5 + CLIENTS));
+    let opened = before
+        .iter()
+        .rev()
+        .find(|attempt| us(attempt, "time_us") < us(&before[0], "time_us") + 500_000);
+    let late: Vec<&Value> = before
+        .iter()
+        .chain(probes)
+        .filter(|attempt| opened.is_some_and(|opened| us(attempt, "time_us") > us(opened, "time_us") + 100_000))
+        .collect();
+    assert!(
+        (2..=7).contains(&late.len()),
+        "{script} on {cores} cores: {} probes in 3.5 s",
+        late.len()
+    );
+    for probe in &late {
+        assert_eq!(probe["in_flight"], 1, "{script}: one probe at a time");
     }
+    for pair in late.windows(2) {
+        let gap_us = us(pair[1], "time_us") - us(pair[0], "time_us");
+        assert!(gap_us >= 550_000, "{script}: probed again after {gap_us} us of 600000");
+    }
+    assert_eq!(gateway.metric("sluice_breakers_opened_total"), 1, "{script}");
+    // Well again: the next probe finds out, and everybody is back.
+    one.rules(&json!([]));
+    let well_us = sluice_bench::sim::monotonic_us();
+    let known = attempts.len();
+    let traffic = Traffic::start(&gateway, CLIENTS, "openai/main");
+    let first = wait::until("the target is trusted again", || {
+        let attempts = main_attempts(&one);
+        (attempts.len() > known + 20).then(|| attempts[known].clone())
+    });
+    traffic.stop().expect_no_failure(script);
+    let waited_us = us(&first, "time_us").saturating_sub(well_us);
+    assert!(
+        waited_us < 1_500_000,
+        "{script}: probed {waited_us} us after it was well"
+    );
+    assert_eq!(gateway.metric("sluice_breakers_closed_total"), 1, "{script}");
 }
 
 #[test]
@@ -207,7 +214,7 @@ fn a_provider_that_says_when_to_come_back_is_left_alone_until_then() {
 }
 
 #[test]
-fn a_retry_waits_for_the_second_that_the_provider_asks_for() {
+fn a_short_fault_is_made_good_by_a_retry_at_the_same_target() {
     let one = Sim::start();
     let gateway = Setup::with(&one.base_url()).start();
     for (status, request) in [
