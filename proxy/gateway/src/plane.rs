@@ -51,7 +51,7 @@ impl Plane {
         let left_s = |until_ms: u64| until_ms.saturating_sub(now_ms).div_ceil(1000);
         for (index, provider) in self.snapshot.providers().iter().enumerate() {
             let states = provider.keys.iter().map(|key| {
-                let (state, again_s) = match self.keys[key.id.index()].standing(0, now_ms) {
+                let (state, again_s) = match self.keys[key.id.index()].overview(now_ms) {
                     KeyStanding::Ready => ("usable", None),
                     KeyStanding::ProbeDue => ("refused", None),
                     KeyStanding::Resting { until_ms, .. } => ("resting", Some(left_s(until_ms))),

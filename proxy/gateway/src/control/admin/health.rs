@@ -68,7 +68,7 @@ pub fn write_metrics(text: &mut String, plane: &Plane, now_ms: u64) {
     let help = "0: usable, 1: resting after a 429, 2: refused by the provider.";
     let _ = writeln!(text, "# HELP sluice_key_state {help}\n# TYPE sluice_key_state gauge");
     for (provider, key) in keys() {
-        let state = match plane.keys[key.id.index()].standing(0, now_ms) {
+        let state = match plane.keys[key.id.index()].overview(now_ms) {
             KeyStanding::Ready => 0,
             KeyStanding::Resting { .. } => 1,
             KeyStanding::ProbeDue | KeyStanding::Refused { .. } => 2,
