@@ -38,7 +38,12 @@ fn hasty(sim: &Sim) -> Setup {
 
 /// The user's chain: OpenAI, then Anthropic, then Bedrock.
 fn chain(sim: &Sim, from: &[&str], to: &[&str]) -> Gateway {
-    hasty(sim).route(from, to).start()
+    // What is remembered from one request to the next has tests of its own.
+    hasty(sim)
+        .route(from, to)
+        .set("/breaker/enabled", false)
+        .set("/retries/per_request", 0)
+        .start()
 }
 
 fn percent(text: &str) -> String {
@@ -232,7 +237,9 @@ fn a_fault_before_the_first_byte_is_covered_by_a_provider_of_another_dialect() {
                             if !(if stream { streams } else { unary }) {
                                 continue;
                             }
-                            let answer = gateway.ask(&request(client, &model(failing, script), stream));
+                            // A model for each request: a limit that one has met is remembered.
+                            let script = format!("{script},say={client}{stream}");
+                            let answer = gateway.ask(&request(client, &model(failing, &script), stream));
                             let name = format!("{client} to {failing}, then {spare}: {script}");
                             assert_eq!(text_of(client, stream, &answer), "spare", "{name}");
                             assert_eq!(answer.field("x-sluice-provider"), Some(spare), "{name}");
@@ -250,7 +257,8 @@ fn an_error_inside_a_stream_before_its_first_token_is_told_in_the_providers_word
     let sim = Sim::start();
     let gateway = three(&sim).start();
     for (client, provider, _) in pairs().filter(|&(.., stream)| stream) {
-        let asked = request(client, &model(provider, "error_event=0,message=odd%20words"), true);
+        let script = format!("error_event=0,message=odd%20words,say={client}");
+        let asked = request(client, &model(provider, &script), true);
         let answer = gateway.ask(&asked);
         let status = match provider {
             "openai" => 500,
@@ -454,7 +462,8 @@ fn an_error_keeps_its_status_its_words_and_when_to_come_back() {
     let gateway = three(&sim).start();
     for (client, provider, stream) in pairs() {
         for (status, seen) in [(400, 400), (404, 404), (429, 429), (500, 500), (503, 503), (529, 503)] {
-            let script = format!("status={status},retry_after=11,message=odd%20words");
+            // A model for each request: when to come back is remembered.
+            let script = format!("status={status},retry_after=11,message=odd%20words,say={client}{stream}");
             let answer = gateway.ask(&request(client, &model(provider, &script), stream));
             let name = format!("{client} to {provider}: {script}: {answer:?}");
             assert_eq!(answer.status, seen, "{name}");
@@ -494,7 +503,8 @@ fn the_users_chain_answers_each_client_with_tools_and_an_image() {
         };
         for stream in [false, true] {
             let content = json!([text_part(client, "And here?"), image_part(client, &data)]);
-            let asked = with_content(client, "openai/gpt-4o-mini+status=429", stream, &content, &tools);
+            let limited = format!("openai/gpt-4o-mini+status=429,say={client}{stream}");
+            let asked = with_content(client, &limited, stream, &content, &tools);
             let answer = gateway.ask(&asked);
             assert_eq!(answer.status, 200, "{answer:?}");
             assert_eq!(answer.field("x-sluice-provider"), Some("bedrock"), "{client}");

@@ -129,7 +129,7 @@ async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<C
     let scheme = if plane.server_tls.is_some() { "https" } else { "http" };
     let json = is_json(config.log.format);
     announce(scheme, &bound, admin_bound, json);
-    let status = Arc::new(Status::new(meters, plane.ready_body.clone(), plane.snapshot.ready()));
+    let status = Arc::new(Status::new(meters, plane.clone()));
     tokio::spawn(admin::serve(admin_socket, status.clone()));
     let log = RequestLog::open(&config.log.requests.output, json, config.log.requests.sample)
         .with_context(|| format!("cannot write the request log to {}", config.log.requests.output))?;
@@ -213,8 +213,7 @@ impl Control {
                 }
                 self.config = config;
                 tracing::info!(generation, why, "the configuration is in force");
-                self.status
-                    .reloaded(generation, plane.ready_body.clone(), plane.snapshot.ready());
+                self.status.reloaded(generation);
                 let plane = with_instance(plane, &mut self.instance).await;
                 self.publish(plane).await;
             }
@@ -246,6 +245,7 @@ impl Control {
     /// Hands a plane to every core. A full ring means a core that has not looked for seconds: it is asked again.
     async fn publish(&mut self, plane: Plane) {
         self.plane = Arc::new(plane);
+        self.status.serves(self.plane.clone());
         for index in 0..self.cores.len() {
             let plane = self.plane.clone();
             self.order(index, || Order::Serve(plane.clone())).await;

@@ -465,13 +465,14 @@ async fn answer_locally(
     request: &mut Request,
     endpoint: Endpoint,
 ) -> Result<(), End> {
-    let (status, body): (u16, &[u8]) = match endpoint {
-        Endpoint::Health => (200, br#"{"status":"alive"}"#),
-        _ if core.is_draining() => (503, br#"{"status":"draining"}"#),
-        _ if plane.snapshot.ready() => (200, &plane.ready_body),
-        _ => (503, &plane.ready_body),
+    let report = || plane.report(core.clock.shared_ms()).to_string().into_bytes();
+    let (status, body): (u16, Vec<u8>) = match endpoint {
+        Endpoint::Health => (200, br#"{"status":"alive"}"#.into()),
+        _ if core.is_draining() => (503, br#"{"status":"draining"}"#.into()),
+        _ if plane.snapshot.ready() => (200, report()),
+        _ => (503, report()),
     };
-    reply::json(&mut work.parts, request.view(), status, body);
+    reply::json(&mut work.parts, request.view(), status, &body);
     request.record.status = status;
     request.record.first_byte_us = request.since(core);
     down.send(core, &mut work.parts, plane.snapshot.downstream().write_ms)

@@ -112,4 +112,4 @@ pub struct Settings {
 }
 
 #[cfg(test)]
-mod simulation;
+mod tests;

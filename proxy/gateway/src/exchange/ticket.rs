@@ -22,8 +22,6 @@ pub struct Ticket {
     plane: HeldPlane,
     /// Where the target is remembered, if it is, and whether it was the last resort.
     target: Option<(usize, Permit, bool)>,
-    /// The target's tag: what the key may be denied.
-    tag: u64,
     key: KeyId,
     key_permit: KeyPermit,
     begun_us: u64,
@@ -96,7 +94,6 @@ impl Ticket {
                     core: context.core.clone(),
                     plane: context.plane.clone(),
                     target: target_permit.map(|(slot, permit)| (slot, permit, last_resort)),
-                    tag: place.tag,
                     key: target.provider.keys[choice].id,
                     key_permit,
                     begun_us: context.core.clock.now_us(),
@@ -162,9 +159,11 @@ impl Ticket {
             // Nothing was sent, or nothing came back.
             (_, 0) => {}
             (Code::UpstreamRateLimited, _) => self.tell_key(KeyVerdict::Limited(after_ms)),
-            (Code::UpstreamAuth, 403) => self.tell_key(KeyVerdict::Denied(self.tag)),
+            (Code::UpstreamAuth, 403) => self.tell_key(KeyVerdict::Denied),
             (Code::UpstreamAuth, _) => self.tell_key(KeyVerdict::Refused),
-            _ => self.tell_key(KeyVerdict::Accepted),
+            (Code::ContextLengthExceeded | Code::ContentPolicyViolation, _) => self.tell_key(KeyVerdict::Accepted),
+            // A provider that fails need not have looked at the key.
+            _ => {}
         }
     }
 

@@ -1,8 +1,9 @@
 //! What is remembered of one key: whether it rests, whether the provider refuses it, and how much of its limit is left.
 //!
-//! Invariants: a key that was told when to come back is not used before (within the configured bound); a refused key is used
-//! by single probes only until one succeeds or an operator clears it; an old request's late success clears nothing; a refusal
-//! of one model does not cost the other models a key that works. Deliberately absent: which key is chosen (`route/key.rs`).
+//! Invariants: a key that was told when to come back is not used before (within the configured bound) for the model that it was
+//! told about: providers count each model by itself; a refused key is used by single probes only until one succeeds or an
+//! operator clears it; an old request's late success clears nothing; a refusal of one model does not cost the other models a
+//! key that works. Deliberately absent: which key is chosen (`route/key.rs`).
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -18,8 +19,8 @@ const SHARE_MS: u64 = 10_000;
 const SHARE_FULL_AT: u32 = 200;
 /// The smallest share, in thousandths: the limit is not reached yet.
 const SHARE_MIN: u32 = 20;
-/// Models that one key may be denied at a time without resting for all.
-const DENIALS: usize = 4;
+/// Models that one key may rest for, or be denied, at a time; with one more it rests for all.
+const MODELS: usize = 8;
 /// A key that had an answer this recently works: being denied a model is about the model. In milliseconds.
 const PROVEN_MS: u64 = 60_000;
 
@@ -29,6 +30,9 @@ const PROVEN_MS: u64 = 60_000;
 pub struct KeyPermit {
     generation: u32,
     is_probe: bool,
+    /// The target's tag, and the generation of what is remembered of it, if anything is.
+    model_tag: u64,
+    of_model: Option<u32>,
 }
 
 /// What a provider said of a key.
@@ -40,8 +44,8 @@ pub enum KeyVerdict {
     Limited(Option<u64>),
     /// It is not valid, or its account has no credit (401, 402).
     Refused,
-    /// It may not do this (403): the model's tag says what.
-    Denied(u64),
+    /// It may not do this (403).
+    Denied,
 }
 
 /// What a key is good for now.
@@ -69,38 +73,65 @@ pub enum KeyStanding {
 #[derive(Debug, Default)]
 pub struct KeyState {
     word: Word,
-    /// 429s or failed probes in a row.
+    /// Failed probes in a row.
     strikes: AtomicU32,
     /// Share in thousandths in the lower 16 bits, until when it holds above.
     share: AtomicU64,
     proven_at_ms: AtomicU64,
-    /// Pairs of a model's tag and until when the key is denied it.
-    denials: [(AtomicU64, AtomicU64); DENIALS],
+    /// Until when at least one of the models below rests or is denied: before that, they need not be looked at.
+    models_until_ms: AtomicU64,
+    models: [Model; MODELS],
+}
+
+/// What is remembered of a key for one model.
+#[derive(Debug, Default)]
+struct Model {
+    tag: AtomicU64,
+    word: Word,
+    /// 429s in a row that did not say when to come back.
+    strikes: AtomicU32,
 }
 
 impl KeyState {
     /// What the key is good for, for the model with that tag. A healthy key costs two loads.
     pub fn standing(&self, model_tag: u64, now_ms: u64) -> KeyStanding {
-        let state = self.word.load();
-        match state.phase {
-            Phase::Free => self.denial(model_tag, now_ms),
-            Phase::Shut if now_ms >= state.until_ms => self.denial(model_tag, now_ms),
-            Phase::Shut => KeyStanding::Resting {
-                until_ms: state.until_ms,
-                said: state.said,
-            },
-            Phase::Refused | Phase::Probing if now_ms >= state.until_ms => KeyStanding::ProbeDue,
-            Phase::Refused | Phase::Probing => KeyStanding::Refused {
-                until_ms: state.until_ms,
-            },
+        match self.standing_for_all(now_ms) {
+            KeyStanding::Ready => self
+                .model(model_tag, now_ms)
+                .map_or(KeyStanding::Ready, |model| standing(model.word.load(), now_ms)),
+            other => other,
         }
     }
 
-    /// Takes the key for a request; `None` if another request was faster to take the probe, or it has begun to rest.
-    pub fn take(&self, now_ms: u64) -> Option<KeyPermit> {
+    /// What an operator is shown: a key that rests for any model counts as resting.
+    pub fn overview(&self, now_ms: u64) -> KeyStanding {
+        let until_ms = self.models_until_ms.load(Ordering::Relaxed);
+        match self.standing_for_all(now_ms) {
+            KeyStanding::Ready if until_ms > now_ms => KeyStanding::Resting { until_ms, said: false },
+            other => other,
+        }
+    }
+
+    fn standing_for_all(&self, now_ms: u64) -> KeyStanding {
+        let state = self.word.load();
+        match state.phase {
+            Phase::Refused | Phase::Probing if now_ms >= state.until_ms => KeyStanding::ProbeDue,
+            _ => standing(state, now_ms),
+        }
+    }
+
+    /// Takes the key for a request for the model with that tag; `None` if another request was faster to take the probe, or it
+    /// has begun to rest.
+    pub fn take(&self, model_tag: u64, now_ms: u64) -> Option<KeyPermit> {
         let state = self.word.load();
         let is_probe = matches!(state.phase, Phase::Refused | Phase::Probing);
         if state.phase != Phase::Free && now_ms < state.until_ms {
+            return None;
+        }
+        // Also what is over: its generation tells the requests before it from those after it.
+        let known = self.models_until_ms.load(Ordering::Relaxed) != 0;
+        let of_model = if known { self.found(model_tag).map(|model| model.word.load()) } else { None };
+        if of_model.is_some_and(|of_model| of_model.phase != Phase::Free && now_ms < of_model.until_ms) {
             return None;
         }
         let claimed = State {
@@ -111,6 +142,8 @@ impl KeyState {
         (!is_probe || self.word.replace(state, claimed)).then_some(KeyPermit {
             generation: state.generation,
             is_probe,
+            model_tag,
+            of_model: of_model.map(|of_model| of_model.generation),
         })
     }
 
@@ -130,25 +163,28 @@ impl KeyState {
                 let rest_ms = after_ms
                     .max(u64::from(settings.rest_ms.min(1000)))
                     .min(u64::from(settings.rest_max_ms));
-                self.rest(permit, now_ms + rest_ms, true);
+                self.rest(permit, now_ms, now_ms + rest_ms, true);
             }
             KeyVerdict::Limited(None) => {
+                let model = self.found(permit.model_tag);
+                let generation = model.map(|model| model.word.load().generation);
                 // Of several requests that were under way, the first one's strike counts.
-                if self.word.load().generation == permit.generation {
-                    let strikes = self.strikes.fetch_add(1, Ordering::Relaxed).min(DOUBLINGS_MAX);
+                if generation == permit.of_model {
+                    let strikes = model.map_or(0, |model| model.strikes.load(Ordering::Relaxed));
                     let rest_ms = doubled(settings.rest_ms, strikes, settings.rest_max_ms);
                     // Between half of it and all of it.
                     let jittered = rest_ms / 2 + ((u128::from(rest_ms / 2 + 1) * u128::from(random)) >> 64) as u64;
-                    self.rest(permit, now_ms + jittered.max(1), false);
+                    self.rest(permit, now_ms, now_ms + jittered.max(1), false);
                 }
             }
             KeyVerdict::Refused => return self.refuse(permit, now_ms, settings),
-            KeyVerdict::Denied(model_tag) => {
+            KeyVerdict::Denied => {
                 let proven_at_ms = self.proven_at_ms.load(Ordering::Relaxed);
-                if permit.is_probe || proven_at_ms == 0 || now_ms.saturating_sub(proven_at_ms) > PROVEN_MS {
+                let until_ms = now_ms + u64::from(settings.probe_ms);
+                let is_proven = proven_at_ms > 0 && now_ms.saturating_sub(proven_at_ms) <= PROVEN_MS;
+                if permit.is_probe || !is_proven || !self.forbid(permit, now_ms, until_ms, Phase::Refused, false) {
                     return self.refuse(permit, now_ms, settings);
                 }
-                self.deny(model_tag, now_ms, now_ms + u64::from(settings.probe_ms));
                 return true;
             }
         }
@@ -194,12 +230,16 @@ impl KeyState {
         self.word.update(|now| Some(now.freed()));
         self.strikes.store(0, Ordering::Relaxed);
         self.share.store(0, Ordering::Relaxed);
-        self.denials.iter().for_each(|(_, until)| until.store(0, Ordering::Relaxed));
+        for model in &self.models {
+            model.word.update(|now| Some(now.freed()));
+            model.strikes.store(0, Ordering::Relaxed);
+        }
     }
 
     fn accept(&self, permit: KeyPermit, now_ms: u64) {
         // Within a second of the last one, the steady path writes nothing.
-        if now_ms.saturating_sub(self.proven_at_ms.load(Ordering::Relaxed)) > 1000 {
+        let proven_at_ms = self.proven_at_ms.load(Ordering::Relaxed);
+        if proven_at_ms == 0 || now_ms.saturating_sub(proven_at_ms) > 1000 {
             self.proven_at_ms.store(now_ms.max(1), Ordering::Relaxed);
         }
         let state = self.word.load();
@@ -211,16 +251,30 @@ impl KeyState {
                 self.strikes.store(0, Ordering::Relaxed);
             }
         }
+        // Only a request that came after a rest says that it is over.
+        if let (Some(generation), Some(model)) = (permit.of_model, self.found(permit.model_tag)) {
+            let freed = model
+                .word
+                .update(|now| (now.generation == generation && now.phase != Phase::Free).then(|| now.freed()));
+            if freed.is_some() {
+                model.strikes.store(0, Ordering::Relaxed);
+            }
+        }
     }
 
-    fn rest(&self, permit: KeyPermit, until_ms: u64, said: bool) {
+    fn rest(&self, permit: KeyPermit, now_ms: u64, until_ms: u64, said: bool) {
+        if permit.is_probe {
+            // A probe that meets a limit has been accepted.
+            self.accept(permit, now_ms);
+        }
+        if self.forbid(permit, now_ms, until_ms, Phase::Shut, said) {
+            return;
+        }
         self.word.update(|now| {
             let begins = match now.phase {
                 Phase::Free => true,
-                Phase::Shut => until_ms > now.until_ms || said && !now.said,
-                // A probe that meets a limit has been accepted; what an older request met says nothing of that.
-                Phase::Probing => now.generation == permit.generation,
-                Phase::Refused => false,
+                Phase::Shut => until_ms > now.until_ms,
+                Phase::Probing | Phase::Refused => false,
             };
             begins.then_some(State {
                 phase: Phase::Shut,
@@ -229,6 +283,59 @@ impl KeyState {
                 until_ms,
             })
         });
+    }
+
+    /// Takes the key out for one model; false if too many models are out already.
+    fn forbid(&self, permit: KeyPermit, now_ms: u64, until_ms: u64, phase: Phase, said: bool) -> bool {
+        let Some(model) = self.found(permit.model_tag).or_else(|| self.claim(permit.model_tag, now_ms)) else {
+            return false;
+        };
+        let begun = model.word.update(|now| {
+            let begins = now.phase == Phase::Free || until_ms > now.until_ms || said && !now.said;
+            begins.then_some(State {
+                phase,
+                said,
+                generation: now.next_generation(),
+                until_ms,
+            })
+        });
+        if begun.is_some() {
+            let strikes = model.strikes.load(Ordering::Relaxed);
+            model.strikes.store((strikes + 1).min(DOUBLINGS_MAX), Ordering::Relaxed);
+            self.models_until_ms.fetch_max(until_ms, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// What is remembered of a model, if anything may matter now.
+    fn model(&self, model_tag: u64, now_ms: u64) -> Option<&Model> {
+        (self.models_until_ms.load(Ordering::Relaxed) > now_ms)
+            .then(|| self.found(model_tag))
+            .flatten()
+    }
+
+    fn found(&self, model_tag: u64) -> Option<&Model> {
+        let ours = |model: &&Model| model.tag.load(Ordering::Relaxed) == model_tag;
+        self.models.iter().find(ours)
+    }
+
+    /// The place that has been idle for longest, if any is; of two models that claim it at once, one finds none.
+    fn claim(&self, model_tag: u64, now_ms: u64) -> Option<&Model> {
+        let idle = |model: &&Model| {
+            let state = model.word.load();
+            state.phase == Phase::Free || state.until_ms <= now_ms
+        };
+        let model = self.models.iter().filter(idle).min_by_key(|model| model.word.load().until_ms)?;
+        let before = model.tag.load(Ordering::Relaxed);
+        let claimed = model
+            .tag
+            .compare_exchange(before, model_tag, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok();
+        if claimed {
+            model.word.update(|now| (now.phase != Phase::Free).then(|| now.freed()));
+            model.strikes.store(0, Ordering::Relaxed);
+        }
+        claimed.then_some(model)
     }
 
     fn refuse(&self, permit: KeyPermit, now_ms: u64, settings: &KeySettings) -> bool {
@@ -248,25 +355,18 @@ impl KeyState {
         }
         before.is_some_and(|before| before.phase != Phase::Probing)
     }
+}
 
-    fn deny(&self, model_tag: u64, now_ms: u64, until_ms: u64) {
-        let ours = |(tag, _): &&(AtomicU64, AtomicU64)| tag.load(Ordering::Relaxed) == model_tag;
-        let past = |(_, until): &&(AtomicU64, AtomicU64)| until.load(Ordering::Relaxed) <= now_ms;
-        let slot = self.denials.iter().find(ours).or_else(|| self.denials.iter().find(past));
-        // With all slots taken the oldest memory is as good as any other.
-        let (tag, until) = slot.unwrap_or(&self.denials[(model_tag % DENIALS as u64) as usize]);
-        tag.store(model_tag, Ordering::Relaxed);
-        until.store(until_ms, Ordering::Relaxed);
-    }
-
-    fn denial(&self, model_tag: u64, now_ms: u64) -> KeyStanding {
-        for (tag, until) in &self.denials {
-            let until_ms = until.load(Ordering::Relaxed);
-            if until_ms > now_ms && tag.load(Ordering::Relaxed) == model_tag {
-                return KeyStanding::Refused { until_ms };
-            }
-        }
-        KeyStanding::Ready
+fn standing(state: State, now_ms: u64) -> KeyStanding {
+    let until_ms = state.until_ms;
+    match state.phase {
+        Phase::Free => KeyStanding::Ready,
+        _ if now_ms >= until_ms => KeyStanding::Ready,
+        Phase::Shut => KeyStanding::Resting {
+            until_ms,
+            said: state.said,
+        },
+        Phase::Refused | Phase::Probing => KeyStanding::Refused { until_ms },
     }
 }
 

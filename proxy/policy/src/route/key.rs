@@ -42,7 +42,7 @@ pub fn next_key(
         match state.standing(model_tag, situation.now_ms) {
             KeyStanding::Ready => ready |= 1 << index,
             KeyStanding::ProbeDue => {
-                if let Some(permit) = state.take(situation.now_ms) {
+                if let Some(permit) = state.take(model_tag, situation.now_ms) {
                     return Ok((index, permit));
                 }
                 out.refused = true;
@@ -60,7 +60,7 @@ pub fn next_key(
     while ready != 0 {
         let index = choose(provider, ready, situation);
         let state = &situation.keys[provider.keys[index].id.index()];
-        if let Some(permit) = state.take(situation.now_ms) {
+        if let Some(permit) = state.take(model_tag, situation.now_ms) {
             return Ok((index, permit));
         }
         ready &= !(1 << index);
