@@ -18,8 +18,9 @@ use sluice_wire::limits::{HEAD_BYTES_MAX, INTERIM_RESPONSES_MAX};
 pub use self::failure::{Failure, Next, Rejection};
 use crate::admission::Place;
 use crate::buffer::{Block, Chunk, Size};
-use crate::connection::{ClientGone, Downstream};
+use crate::connection::ClientGone;
 use crate::exchange::{Context, Request};
+use crate::presence::Presence;
 use crate::scratch::Work;
 use crate::upstream::{self, Upstream};
 
@@ -59,7 +60,7 @@ enum Broken {
 /// [`ClientGone`] outside; inside, why this attempt gave no such answer.
 pub async fn run(
     context: &Context<'_>,
-    down: &mut Downstream,
+    down: &mut impl Presence,
     work: &mut Work,
     request: &mut Request,
     target: &PlannedTarget<'_>,
@@ -123,7 +124,7 @@ pub async fn run(
 /// Sends what is in `work.parts` and reads until the final head of the answer is complete.
 async fn ask(
     context: &Context<'_>,
-    down: &mut Downstream,
+    down: &mut impl Presence,
     work: &mut Work,
     request: &mut Request,
     target: &PlannedTarget<'_>,
@@ -202,7 +203,7 @@ enum HeadFailure {
 /// Reads until the head that begins with `bytes` is complete; gives the bytes of the head and those behind it.
 async fn complete_head(
     context: &Context<'_>,
-    down: &mut Downstream,
+    down: &mut impl Presence,
     work: &mut Work,
     upstream: &mut Upstream,
     mut bytes: Chunk,
@@ -257,7 +258,7 @@ async fn accept(
     (head_bytes, rest, sent_at_ms): Heard,
     place: Option<Place>,
     context: &Context<'_>,
-    down: &mut Downstream,
+    down: &mut impl Presence,
     target: &PlannedTarget<'_>,
 ) -> Result<Result<Answer, Failure>, ClientGone> {
     let decoder = BodyDecoder::new(work.response.framing);

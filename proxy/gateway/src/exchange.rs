@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use sluice_policy::patience::{self, Patience};
 use sluice_policy::route::{self, Situation};
-use sluice_policy::snapshot::{Provider, Resolved, RouteId, Snapshot, Target};
+use sluice_policy::snapshot::{Key, Provider, Resolved, RouteId, Snapshot, Target};
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
 use sluice_wire::http::{FieldId, Framing, Method, Version};
@@ -29,6 +29,7 @@ use crate::scratch::{Asked, Scratch, Work};
 
 mod fallbacks;
 mod forward;
+mod hedge;
 mod ticket;
 
 /// A request under way: what the record will say, and what the answer's head must say.
@@ -71,6 +72,25 @@ impl Request {
         if let Some(ticket) = &mut self.ticket {
             ticket.answered();
         }
+    }
+
+    /// The same request for a second attempt beside the one under way.
+    fn fork(&self) -> Self {
+        let mut record = self.record;
+        record.attempts = 0;
+        Self {
+            record,
+            ticket: None,
+            trace: None,
+            ..*self
+        }
+    }
+
+    /// An attempt is given up because another one began its answer sooner.
+    fn loses(&mut self, provider: &Provider, key: &Key, ticket: Ticket) {
+        self.record.given_up = Label::new(&provider.name);
+        self.record.given_up_key = Label::new(&key.name);
+        ticket.given_up();
     }
 
     /// Whether the attempt under way may be sent once more, on a connection of its own: that is a retry like any other, as far
@@ -368,6 +388,8 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         model: Label::EMPTY,
         provider: Label::EMPTY,
         key: Label::EMPTY,
+        given_up: Label::EMPTY,
+        given_up_key: Label::EMPTY,
         reason: None,
         client: Some(down.client.ip()),
         bytes_in: 0,

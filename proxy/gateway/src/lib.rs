@@ -17,6 +17,7 @@ mod mesh;
 mod net;
 mod parts;
 mod plane;
+mod presence;
 mod record;
 mod relay;
 mod reply;

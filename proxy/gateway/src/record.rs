@@ -77,6 +77,10 @@ pub struct Record {
     pub provider: Label<32>,
     /// The name of the key that was used last.
     pub key: Label<32>,
+    /// The provider whose answer was given up because another one began sooner; it may charge for it.
+    pub given_up: Label<32>,
+    /// The key of that provider.
+    pub given_up_key: Label<32>,
     /// Why the first target did not answer, if it did not.
     pub reason: Option<Code>,
     /// The client's address.

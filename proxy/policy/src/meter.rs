@@ -99,6 +99,8 @@ meter! {
     Counter attempts_failed = "sluice_upstream_attempts_failed_total", "Attempts that did not give an answer for the client.";
     Counter fallbacks = "sluice_fallbacks_total", "Requests answered by another target than the first.";
     Counter retries = "sluice_upstream_retries_total", "Attempts at a target that the same request had asked before.";
+    Counter hedges = "sluice_hedges_total", "Second targets asked beside a late first one.";
+    Counter hedges_won = "sluice_hedges_won_total", "Of those, answers that the second target began first.";
     Counter retries_denied = "sluice_upstream_retries_denied_total", "Retries that were not made because the target's budget was spent.";
     Counter passed_over = "sluice_targets_passed_over_total", "Targets that a request did not try, because they or their keys rest.";
     Counter breakers_opened = "sluice_breakers_opened_total", "Times that a target was found to fail and left alone.";

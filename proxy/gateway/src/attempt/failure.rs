@@ -16,10 +16,11 @@ use sluice_wire::provider::{self as dialects, ErrorHead};
 use super::Answer;
 use crate::admission::Overloaded;
 use crate::buffer::Chunk;
-use crate::connection::{ClientGone, Downstream};
+use crate::connection::ClientGone;
 use crate::exchange::{Context, End};
 use crate::parts::Parts;
 use crate::reply;
+use crate::presence::Presence;
 use crate::scratch::Work;
 
 /// Most bytes of a refusal's body that are kept for the client.
@@ -212,7 +213,7 @@ impl Failure {
 /// [`ClientGone`].
 pub async fn reject(
     context: &Context<'_>,
-    down: &mut Downstream,
+    down: &mut impl Presence,
     work: &mut Work,
     mut answer: Answer,
     provider: &Provider,
@@ -263,7 +264,7 @@ pub async fn reject(
 /// [`ClientGone`].
 pub async fn verdict(
     context: &Context<'_>,
-    down: &mut Downstream,
+    down: &mut impl Presence,
     work: &mut Work,
     answer: &mut Answer,
     provider: &Provider,

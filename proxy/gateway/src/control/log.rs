@@ -101,6 +101,10 @@ impl RequestLog {
         if let Some(reason) = record.reason {
             text_member(out, "fallback_reason", reason.as_str());
         }
+        if !record.given_up.as_str().is_empty() {
+            text_member(out, "given_up_provider", record.given_up.as_str());
+            text_member(out, "given_up_key", record.given_up_key.as_str());
+        }
         for (name, flag) in [("stream", record.stream), ("fallback", record.fallback)] {
             key(out, name);
             out.extend_from_slice(if flag { b"true" } else { b"false" });
@@ -274,6 +278,8 @@ mod tests {
             model: Label::new("evil\"\n\u{1b}[31m"),
             provider: Label::new("openai"),
             key: Label::new("PRIMARY"),
+            given_up: Label::EMPTY,
+            given_up_key: Label::EMPTY,
             reason: Some(Code::UpstreamTimeout),
             client: Some([127, 0, 0, 1].into()),
             bytes_in: 1700,

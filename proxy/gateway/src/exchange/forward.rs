@@ -10,6 +10,7 @@ use sluice_policy::route::{KeysOut, Plan, PlannedTarget};
 use sluice_policy::snapshot::Resolved;
 use sluice_wire::error::{ApiError, Code};
 
+use super::hedge::{self, Leg};
 use super::ticket::{PassedOver, Place, Ticket};
 use super::{Context, End, Request};
 use crate::attempt::{self, Answer, Failure, Next, failure, limits};
@@ -28,7 +29,9 @@ const RETRY_AFTER_MS_MAX: u64 = 1_000;
 
 /// How far a request has come.
 #[derive(Default)]
-struct Course {
+pub(super) struct Course {
+    /// Targets that were asked beside another one, as bits.
+    beside: u16,
     last: Option<Failure>,
     attempted: bool,
     retries: u8,
@@ -40,11 +43,13 @@ struct Course {
 
 /// Which target it is, and what else there is.
 #[derive(Clone, Copy)]
-struct Turn {
+struct Turn<'a> {
     index: usize,
     last_resort: bool,
     /// Whether no other target comes after it.
     is_last: bool,
+    /// The target that may be asked beside it.
+    rival: Option<(usize, PlannedTarget<'a>)>,
 }
 
 /// Tries the plan's targets, and each target's keys, until one answers.
@@ -69,10 +74,21 @@ pub(super) async fn forward(
         if target.provider.dialect != context.dialect && !context.endpoint.is_translatable() {
             continue;
         }
+        if !last_resort && course.beside >> index & 1 == 1 {
+            continue;
+        }
+        let is_last = last_resort || index + 1 == plan.len();
+        let hedged = !is_last && snapshot.hedge(context.route).is_some();
+        let rest = index + 1..if hedged { plan.len() } else { 0 };
         let turn = Turn {
             index,
             last_resort,
-            is_last: last_resort || index + 1 == plan.len(),
+            is_last,
+            rival: rest.into_iter().find_map(|rival| {
+                let target = plan.target(snapshot, resolved, context.own_fallbacks, rival)?;
+                let fits = target.provider.dialect == context.dialect || context.endpoint.is_translatable();
+                (fits && course.beside >> rival & 1 == 0).then_some((rival, target))
+            }),
         };
         if try_target(context, down, work, request, target, &mut course, turn).await? {
             return Ok(());
@@ -94,7 +110,7 @@ async fn try_target(
     request: &mut Request,
     mut target: PlannedTarget<'_>,
     course: &mut Course,
-    turn: Turn,
+    turn: Turn<'_>,
 ) -> Result<bool, End> {
     let place = Place::of(context, &target);
     if let Some(slot) = place.slot {
@@ -121,26 +137,32 @@ async fn try_target(
         }
         course.attempted = true;
         request.ticket = Some(ticket);
-        let failure = match attempt::run(context, down, work, request, &target, key).await? {
-            Ok(mut answer) => match verdict(context, down, work, &mut answer, &target, turn).await? {
+        let first = Leg { target, key, place };
+        let (answered, other) = match turn.rival.zip(hedge::delay_ms(context, place)) {
+            Some(((rival, second), delay_ms)) => {
+                let race = hedge::race(context, down, work, request, course, first, (second, delay_ms));
+                // Boxed: it is rare, and its state would make every connection's task larger.
+                let raced = Box::pin(race).await?;
+                course.beside |= u16::from(raced.1.is_some()) << rival;
+                raced
+            }
+            None => (attempt::run(context, down, work, request, &target, key).await?, None),
+        };
+        let leg = other.unwrap_or(first);
+        let failure = match answered {
+            Ok(answer) => match finish(context, down, work, request, answer, leg, turn).await? {
                 Some(failure) => failure,
                 None => {
-                    limits::observe(context, work, &answer, key);
-                    match relay::deliver(context, down, work, request, &target, answer).await {
-                        Ok(()) => {
-                            request.settle_delivered(context.core, target.is_fallback);
-                            return Ok(true);
-                        }
-                        Err(Undelivered::Ended(end)) => {
-                            request.settle_ended(&end);
-                            return Err(end);
-                        }
-                        Err(Undelivered::Failed(failure)) => failure,
-                    }
+                    context.core.meter.hedges_won.add(u64::from(other.is_some()));
+                    return Ok(true);
                 }
             },
             Err(failure) => failure,
         };
+        if other.is_some() {
+            course.note(context, request, leg.place, Turn { last_resort: true, ..turn }, failure);
+            return Ok(false);
+        }
         let next = failure.next;
         let pause_ms = course.note(context, request, place, turn, failure);
         let over = context.is_late();
@@ -160,6 +182,33 @@ async fn try_target(
     }
 }
 
+/// Delivers an answer; gives the failure if nothing of it reached the client.
+async fn finish(
+    context: &Context<'_>,
+    down: &mut Downstream,
+    work: &mut Work,
+    request: &mut Request,
+    mut answer: Answer,
+    leg: Leg<'_>,
+    turn: Turn<'_>,
+) -> Result<Option<Failure>, End> {
+    if let Some(failure) = verdict(context, down, work, &mut answer, &leg.target, turn).await? {
+        return Ok(Some(failure));
+    }
+    limits::observe(context, work, &answer, leg.key);
+    match relay::deliver(context, down, work, request, &leg.target, answer).await {
+        Ok(()) => {
+            request.settle_delivered(context.core, leg.target.is_fallback);
+            Ok(None)
+        }
+        Err(Undelivered::Ended(end)) => {
+            request.settle_ended(&end);
+            Err(end)
+        }
+        Err(Undelivered::Failed(failure)) => Ok(Some(failure)),
+    }
+}
+
 /// If the provider's verdict on the request is one that another model may not share, and another follows: that failure.
 async fn verdict(
     context: &Context<'_>,
@@ -167,7 +216,7 @@ async fn verdict(
     work: &mut Work,
     answer: &mut Answer,
     target: &PlannedTarget<'_>,
-    turn: Turn,
+    turn: Turn<'_>,
 ) -> Result<Option<Failure>, End> {
     let is_verdict = matches!(work.response.status, 400 | 413 | 422);
     if !is_verdict || turn.is_last || !context.plane.snapshot.heeds_verdicts(context.route) {
@@ -199,7 +248,7 @@ impl Course {
         context: &Context<'_>,
         request: &mut Request,
         place: Place,
-        turn: Turn,
+        turn: Turn<'_>,
         failure: Failure,
     ) -> Option<u64> {
         let core = context.core;
@@ -215,8 +264,25 @@ impl Course {
         pause_ms
     }
 
+    /// Takes note of the failure of an attempt beside another one that goes on.
+    pub(super) fn beside(
+        &mut self,
+        context: &Context<'_>,
+        request: &mut Request,
+        ticket: Option<Ticket>,
+        failure: Failure,
+    ) {
+        context.core.meter.attempts_failed.add(1);
+        context.core.meter.failures.add(failure.code);
+        if let Some(ticket) = ticket {
+            ticket.failed(&failure, !context.is_late());
+        }
+        request.record.reason.get_or_insert(failure.code);
+        self.last = Some(failure.prefer_over(self.last.take()));
+    }
+
     /// How long to pause before the same target is tried again, if it may be and its budget allows it.
-    fn retry(&mut self, context: &Context<'_>, place: Place, turn: Turn, failure: &Failure) -> Option<u64> {
+    fn retry(&mut self, context: &Context<'_>, place: Place, turn: Turn<'_>, failure: &Failure) -> Option<u64> {
         let settings = &context.plane.snapshot.settings().retries;
         let worth_it = match failure.code {
             Code::UpstreamError => matches!(failure.status, 500 | 502 | 503 | 504 | 529),
@@ -250,7 +316,7 @@ impl Course {
         context: &Context<'_>,
         request: &mut Request,
         target: &PlannedTarget<'_>,
-        turn: Turn,
+        turn: Turn<'_>,
         why: PassedOver,
     ) {
         let now_ms = context.core.clock.shared_ms();

@@ -141,6 +141,15 @@ impl Ticket {
         self.tell_key(KeyVerdict::Accepted);
     }
 
+    /// The attempt is given up, because another target began its answer sooner: that it took as long is all that is known.
+    pub fn given_up(self) {
+        if let Some((slot, ..)) = self.target {
+            let took_us = u32::try_from(self.core.clock.now_us() - self.begun_us).unwrap_or(u32::MAX);
+            let now_ms = self.core.clock.shared_ms();
+            self.plane.health.target(slot).observe(took_us, self.streamed, now_ms);
+        }
+    }
+
     /// The answer was cut after it had begun.
     pub fn interrupted(mut self) {
         self.tell_target(Call::Failed);

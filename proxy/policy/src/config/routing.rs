@@ -47,6 +47,9 @@ pub struct Route {
     #[serde(default = "fallback_on")]
     #[schemars(length(max = 2))]
     pub fallback_on: Vec<Verdict>,
+    /// Whether a second target is asked beside the first one if that is late. Default: it is not.
+    #[serde(default)]
+    pub hedge: Option<Hedge>,
     /// Timeouts of these requests, as far as they differ from the provider's and the global ones.
     #[serde(default)]
     pub timeouts: TimeoutOverrides,
@@ -54,6 +57,16 @@ pub struct Route {
 
 fn fallback_on() -> Vec<Verdict> {
     vec![Verdict::ContextLength]
+}
+
+/// A second target, the next in the plan, is asked beside the first one if that is late; the first to begin its answer wins,
+/// and the other's connection is closed. Its provider may charge for what it did: the log's line says which it was. A second
+/// target takes a retry from its own budget, so that a slow provider does not double the load of the others.
+#[derive(Clone, Debug, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Hedge {
+    /// After how long. Default: the time that 95 of 100 answers of the first target needed to begin, once 20 are known.
+    pub delay: Option<DurationMs>,
 }
 
 /// One of several targets.

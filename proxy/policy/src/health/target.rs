@@ -10,6 +10,7 @@ use sluice_wire::limits::{HEALTH_NAME_BYTES_MAX, HEALTH_TARGETS};
 
 use super::breaker::{Admission, Blocked, Breaker, Change, Permit, Standing};
 use super::budget::RetryBudget;
+use super::late::Late;
 use super::window::Call;
 use super::{BreakerSettings, RetrySettings};
 
@@ -38,6 +39,8 @@ pub struct Target {
     last_resorts: AtomicU32,
     first_byte: Latency,
     first_token: Latency,
+    late_byte: Late,
+    late_token: Late,
     name: [AtomicU64; NAME_WORDS],
 }
 
@@ -94,6 +97,8 @@ impl Target {
             last_resorts: AtomicU32::new(0),
             first_byte: Latency::default(),
             first_token: Latency::default(),
+            late_byte: Late::default(),
+            late_token: Late::default(),
             name: [const { AtomicU64::new(0) }; NAME_WORDS],
         }
     }
@@ -173,8 +178,19 @@ impl Target {
 
     /// How long an answer took to begin, in microseconds: its first token if it was streamed.
     pub fn observe(&self, us: u32, streamed: bool, now_ms: u64) {
-        let latency = if streamed { &self.first_token } else { &self.first_byte };
+        let (latency, late) = if streamed {
+            (&self.first_token, &self.late_token)
+        } else {
+            (&self.first_byte, &self.late_byte)
+        };
         latency.add(us, now_ms);
+        late.add(us);
+    }
+
+    /// The time that 95 of 100 answers need at most to begin, in microseconds; `None`: too few were seen.
+    pub fn late_us(&self, streamed: bool) -> Option<u32> {
+        let late = if streamed { &self.late_token } else { &self.late_byte };
+        late.get()
     }
 
     /// How long answers take to begin, in microseconds, fading towards 0 without news.
@@ -292,6 +308,8 @@ impl Health {
                 slot.breaker.reset(now_ms);
                 slot.first_byte.0.store(0, Ordering::Relaxed);
                 slot.first_token.0.store(0, Ordering::Relaxed);
+                slot.late_byte.forget();
+                slot.late_token.forget();
                 slot.write_name(provider, model);
                 Some(index)
             }

@@ -392,6 +392,7 @@ fn compile_route(names: &Names, route: &config::Route) -> Route {
             .collect(),
         sticky: route.sticky.as_ref().map(|name| name.to_ascii_lowercase().into()),
         fallback_on: route.fallback_on.clone().into(),
+        hedge: route.hedge.as_ref().map(|hedge| hedge.delay.map(|delay| delay.0)),
         overrides: overrides(&route.timeouts),
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Route {
     /// Header field that names a session, in lower case.
     pub sticky: Option<Box<str>>,
     pub fallback_on: Box<[Verdict]>,
+    /// Whether a second target is asked if the first is late, and after how long in milliseconds if that is fixed.
+    pub hedge: Option<Option<u32>>,
     pub(super) overrides: Overrides,
 }
 
@@ -69,6 +71,11 @@ impl Snapshot {
     /// The header field, in lower case, that names the session of requests by that route.
     pub fn session_field(&self, resolved: &Resolved<'_>) -> Option<&str> {
         self.route(resolved)?.sticky.as_deref()
+    }
+
+    /// Whether a second target is asked beside a late one, and after how many milliseconds if that is fixed.
+    pub fn hedge(&self, route: Option<RouteId>) -> Option<Option<u32>> {
+        self.routes[route?.index()].hedge
     }
 
     /// Whether a fallback may be tried after a provider has given that verdict on a request.
