@@ -180,7 +180,7 @@ pub async fn reject(
     }
     let told = if complete && code != Code::UpstreamAuth {
         let error_head = error_head(&work.response, &head_bytes);
-        let error = dialects::parse_error(provider.dialect, &error_head, &context.core.buffers.gather(&body));
+        let error = dialects::parse_error(provider.dialect, &error_head, &context.core.net.buffers.gather(&body));
         Told::Rejection(Box::new(Rejection {
             error,
             dialect: provider.dialect,

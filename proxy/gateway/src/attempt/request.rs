@@ -75,7 +75,7 @@ fn wire_target<'t>(target: &PlannedTarget<'t>) -> Target<'t> {
 /// Translates the body into `work.out`; large strings in it refer to `work.whole`.
 fn translate(context: &Context<'_>, work: &mut Work, target: &PlannedTarget<'_>) -> Result<(), ApiError> {
     if work.whole.is_empty() {
-        work.whole = context.core.buffers.gather(&context.asked.body);
+        work.whole = context.core.net.buffers.gather(&context.asked.body);
     }
     let ingress = Ingress {
         path_model: context.path_model,
