@@ -138,7 +138,6 @@ async fn ask(
         target.timeouts.first_byte_ms
     };
     let deadline = |now_ms: u64| context.limit_at_ms().min(now_ms + u64::from(patience_ms));
-    upstream.stream.arm();
     upstream.stream.deadline().set(deadline(core.clock.tick_ms()));
     let begun_us = core.clock.now_us();
     let sent = down.while_present(upstream.stream.send(&mut work.parts)).await?;
@@ -147,7 +146,12 @@ async fn ask(
     upstream.stream.deadline().set(deadline(sent_at_ms));
     // A provider may refuse a large body before it has read all of it: its answer counts even if sending failed.
     let first = match sent {
-        Ok(()) => down.while_present(upstream.stream.recv()).await?,
+        Ok(()) => {
+            core.take_back_parts(&mut work.parts);
+            let received = down.while_present(upstream.stream.recv()).await?;
+            core.lend_parts(&mut work.parts);
+            received
+        }
         Err(error) => upstream.stream.arrived().unwrap_or(Err(error)),
     };
     request.record.upstream_us = u32::try_from(core.clock.now_us() - begun_us).unwrap_or(u32::MAX);
@@ -223,7 +227,7 @@ async fn complete_head(
             return Ok(Err(HeadFailure::Ended));
         };
         let block = gathered.get_or_insert_with(|| {
-            let mut block = context.core.buffers.lease(Size::Large);
+            let mut block = context.core.net.buffers.lease(Size::Large);
             let _ = block.append(&bytes);
             block
         });

@@ -373,7 +373,6 @@ async fn finish(
 
 fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Request {
     let head = &asked.head;
-    let text = |span: sluice_wire::http::Span| std::str::from_utf8(span.of(&asked.head_bytes)).unwrap_or_default();
     let record = Record {
         unix_us: core.clock.unix_us(begun_us),
         id: u128::from(core.random()) << 64 | u128::from(core.random()),
@@ -383,8 +382,8 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         fallback: false,
         stream: false,
         outcome: Outcome::Done,
-        method: Label::new(text(head.method_span)),
-        path: Label::new(text(head.path)),
+        method: Label::of_bytes(head.method_span.of(&asked.head_bytes)),
+        path: Label::of_bytes(head.path.of(&asked.head_bytes)),
         model: Label::EMPTY,
         provider: Label::EMPTY,
         key: Label::EMPTY,

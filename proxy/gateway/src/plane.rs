@@ -17,11 +17,8 @@ use sluice_policy::snapshot::Snapshot;
 
 use crate::signing::AwsCredentials;
 
-#[expect(
-    clippy::redundant_allocation,
-    reason = "taking a plane per request must not touch a shared count"
-)]
-/// A core's hold on a plane: an `Rc` of its own around what all cores share.
+/// A core's hold on a plane: an `Rc` of its own around what all cores share, so that taking one per request touches no memory
+/// of another core.
 pub type HeldPlane = Rc<Arc<Plane>>;
 
 /// One generation of all that the data plane reads.

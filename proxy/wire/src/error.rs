@@ -217,7 +217,11 @@ pub const fn anthropic_kind(status: u16) -> &'static str {
 
 /// Appends `text` as a JSON string, quotes included (RFC 8259 §7).
 pub fn write_string(text: &str, out: &mut Vec<u8>) {
-    let bytes = text.as_bytes();
+    write_utf8(text.as_bytes(), out);
+}
+
+/// The same for bytes that the caller knows to be UTF-8, and does not want to have checked again.
+pub fn write_utf8(bytes: &[u8], out: &mut Vec<u8>) {
     out.reserve(bytes.len() + 2);
     out.push(b'"');
     // Nearly every string is plain; this loop has no branch, so that it vectorises.

@@ -241,7 +241,7 @@ pub async fn reject(
         ..Failure::new(code, provider)
     };
     if complete && code != Code::UpstreamAuth {
-        let error = dialects::parse_error(provider.dialect, &error_head, &context.core.buffers.gather(&body));
+        let error = dialects::parse_error(provider.dialect, &error_head, &context.core.net.buffers.gather(&body));
         if error.kind == ErrorKind::Billing {
             // No credit, said with a 429: coming back later does not help.
             failure.code = Code::UpstreamAuth;
@@ -298,7 +298,7 @@ pub async fn verdict(
     }
     let fallback = if complete {
         let error_head = error_head(&work.response, &answer.head_bytes);
-        let gathered = context.core.buffers.gather(&body);
+        let gathered = context.core.net.buffers.gather(&body);
         let error = dialects::parse_error(provider.dialect, &error_head, &gathered);
         let (verdict, code) = match error.kind {
             ErrorKind::ContextLength => (Some(Verdict::ContextLength), Code::ContextLengthExceeded),
@@ -311,7 +311,7 @@ pub async fn verdict(
         None
     };
     let Some((error, code)) = fallback else {
-        answer.rest = context.core.buffers.gather(&raw);
+        answer.rest = context.core.net.buffers.gather(&raw);
         return Ok(None);
     };
     let content_type = work

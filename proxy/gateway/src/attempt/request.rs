@@ -77,9 +77,9 @@ fn wire_target<'t>(target: &PlannedTarget<'t>) -> Target<'t> {
 fn translate(context: &Context<'_>, work: &mut Work, target: &PlannedTarget<'_>) -> Result<(), ApiError> {
     if work.whole.is_empty() {
         work.whole = match context.asked.keys.fallbacks_member() {
-            None => context.core.buffers.gather(&context.asked.body),
+            None => context.core.net.buffers.gather(&context.asked.body),
             // The gateway's own member: a translator would report it as lost.
-            Some(member) => context.core.buffers.gather(&without(&context.asked.body, member)),
+            Some(member) => context.core.net.buffers.gather(&without(&context.asked.body, member)),
         };
     }
     let ingress = Ingress {

@@ -339,7 +339,7 @@ impl Course {
         };
         context.core.meter.passed_over.add(1);
         request.record.reason.get_or_insert(failure.code);
-        if request.record.provider.as_str().is_empty() {
+        if request.record.provider.as_bytes().is_empty() {
             request.record.provider = Label::new(&target.provider.name);
         }
         self.last = Some(failure.prefer_over(self.last.take()));

@@ -51,7 +51,7 @@ pub async fn unary(
             )));
         }
     }
-    let body = context.core.buffers.gather(&work.answer);
+    let body = context.core.net.buffers.gather(&work.answer);
     work.answer.clear();
     let status = work.response.status;
     let mut error_field = None;

@@ -20,7 +20,7 @@ const SHARE_FULL_AT: u32 = 200;
 /// The smallest share, in thousandths: the limit is not reached yet.
 const SHARE_MIN: u32 = 20;
 /// Models that one key may rest for, or be denied, at a time; with one more it rests for all.
-const MODELS: usize = 8;
+const MODELS: usize = 16;
 /// A key that had an answer this recently works: being denied a model is about the model. In milliseconds.
 const PROVEN_MS: u64 = 60_000;
 

@@ -42,7 +42,7 @@ impl Window {
             let next = if word >> 48 != fresh >> 48 {
                 fresh + one
             } else if word >> 32 & 0xffff == 0xffff {
-                fresh | (word >> 1 & 0x7fff_7fff_7fff) + one
+                fresh | ((word >> 1 & 0x7fff_7fff_7fff) + one)
             } else {
                 word + one
             };
