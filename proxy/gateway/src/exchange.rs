@@ -30,6 +30,7 @@ use crate::scratch::{Asked, Scratch, Work};
 mod fallbacks;
 mod forward;
 mod hedge;
+mod resume;
 mod ticket;
 
 /// A request under way: what the record will say, and what the answer's head must say.
@@ -387,6 +388,7 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         model: Label::EMPTY,
         provider: Label::EMPTY,
         key: Label::EMPTY,
+        resumed: false,
         given_up: Label::EMPTY,
         given_up_key: Label::EMPTY,
         reason: None,

@@ -97,6 +97,8 @@ pub struct Record {
     pub given_up: Label<32>,
     /// The key of that provider.
     pub given_up_key: Label<32>,
+    /// True if another target brought a stream to its end that was cut.
+    pub resumed: bool,
     /// Why the first target did not answer, if it did not.
     pub reason: Option<Code>,
     /// The client's address.

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use concurrency::Concurrency;
 pub use provider::{AuthName, Aws, AwsAccessKey, AwsSource, DialectName, Key, Provider, ProviderTls, SecretPlace};
 pub use provider::{TimeoutOverrides, Timeouts};
-pub use routing::{Balance, Breaker, Hedge, KeyRest, Retries, Route, Sample, Verdict, WeightedTarget};
+pub use routing::{Balance, Breaker, Hedge, KeyRest, Resume, Retries, Route, Sample, Verdict, WeightedTarget};
 pub use server::{ClientAuth, Limits, Log, LogFormat, LogLevel, LogRequests, ProxyProtocol, Server, ServerTimeouts};
 pub use server::{ServerTls, Upstream};
 

@@ -95,6 +95,7 @@ meter! {
     Counter responses_5xx = "sluice_responses_5xx_total", "Answers with a 5xx status.";
     Counter clients_gone = "sluice_clients_gone_total", "Requests whose client closed the connection before the answer was complete.";
     Counter streams_interrupted = "sluice_streams_interrupted_total", "Streams that a provider cut after the first byte.";
+    Counter streams_resumed = "sluice_streams_resumed_total", "Streams that were cut and that another target brought to their end.";
     Counter attempts = "sluice_upstream_attempts_total", "Requests sent to providers.";
     Counter attempts_failed = "sluice_upstream_attempts_failed_total", "Attempts that did not give an answer for the client.";
     Counter fallbacks = "sluice_fallbacks_total", "Requests answered by another target than the first.";

@@ -244,6 +244,8 @@ pub struct Provider {
     pub keys: Box<[Key]>,
     /// Timeouts as far as a route does not override them.
     pub timeouts: Timeouts,
+    /// Whether its models go on with the beginning of an answer; `None`: see [`Provider::takes_beginnings`].
+    pub prefill: Option<bool>,
     /// How many requests one core has there at a time; `None`: any number.
     pub concurrency: Option<admission::Limits>,
     /// Names of the header fields that [`Key::head`] sets, in lower case: the client's own are left out.
@@ -259,6 +261,15 @@ impl Provider {
     /// Whether it has a usable key, or needs none.
     pub fn available(&self) -> bool {
         !self.keys.is_empty()
+    }
+
+    /// Whether `model` goes on with the beginning of an answer that it is given.
+    pub fn takes_beginnings(&self, model: &str) -> bool {
+        self.prefill.unwrap_or(match self.dialect {
+            Dialect::OpenAi => false,
+            Dialect::Anthropic => true,
+            Dialect::Bedrock => model.contains("claude"),
+        })
     }
 
     /// The keys that may not be used for `model`, as a mask over [`Provider::keys`].

@@ -17,9 +17,11 @@
 
 pub mod anthropic;
 pub mod bedrock;
+mod joint;
 mod fields;
 pub mod openai;
 
+use self::joint::Joint;
 use crate::chat::{ChatEvent, ChatRequest, ChatResponse, Notes, Out, StreamEnd, ToolIdRule, UpstreamError, Usage};
 use crate::dialect::Dialect;
 use crate::error::ApiError;
@@ -323,6 +325,8 @@ pub struct Transcoder {
     usage: Option<Usage>,
     output: bool,
     error: Option<UpstreamError>,
+    /// If the stream may have to be continued by another provider.
+    joint: Option<Box<Joint>>,
 }
 
 impl Transcoder {
@@ -335,6 +339,29 @@ impl Transcoder {
             usage: None,
             output: false,
             error: None,
+            joint: None,
+        }
+    }
+
+    /// The same for a stream that another provider may go on with if it is cut.
+    pub fn resumable(from: Dialect, to: Dialect, reply: &Reply<'_>) -> Self {
+        Self {
+            joint: Some(Box::default()),
+            ..Self::new(from, to, reply)
+        }
+    }
+
+    /// The text that another provider may go on from, now that the stream was cut; `None`: none can.
+    pub fn continuation(&self) -> Option<&str> {
+        self.joint.as_ref()?.continuation()
+    }
+
+    /// A provider of that dialect goes on from [`Transcoder::continuation`].
+    pub fn resume(&mut self, from: Dialect) {
+        self.decoder = StreamDecoder::new(from);
+        self.error = None;
+        if let Some(joint) = &mut self.joint {
+            joint.resume();
         }
     }
 
@@ -346,10 +373,11 @@ impl Transcoder {
             usage,
             output,
             error,
+            joint,
         } = self;
         decoder.push(bytes, &mut |event| {
             watch(&event, usage, output, error);
-            encoder.push(&event, out);
+            write(joint, encoder, &event, out);
         })
     }
 
@@ -362,10 +390,11 @@ impl Transcoder {
             usage,
             output,
             error,
+            joint,
         } = self;
         decoder.finish(&mut |event| {
             watch(&event, usage, output, error);
-            encoder.push(&event, out);
+            write(joint, encoder, &event, out);
         })
     }
 
@@ -392,6 +421,13 @@ impl Transcoder {
     /// Events that could not be read and were skipped.
     pub fn malformed(&self) -> u32 {
         self.decoder.malformed()
+    }
+}
+
+fn write(joint: &mut Option<Box<Joint>>, encoder: &mut StreamEncoder, event: &ChatEvent<'_>, out: &mut Out) {
+    match joint {
+        Some(joint) => joint.pass(event, &mut |event| encoder.push(event, out)),
+        None => encoder.push(event, out),
     }
 }
 

@@ -107,6 +107,9 @@ impl RequestLog {
         }
         flag_member(out, b",\"stream\":", record.stream);
         flag_member(out, b",\"fallback\":", record.fallback);
+        if record.resumed {
+            flag_member(out, b",\"resumed\":", true);
+        }
         number_member(out, b",\"attempts\":", u64::from(record.attempts));
         number_member(out, b",\"bytes_in\":", record.bytes_in);
         number_member(out, b",\"bytes_out\":", record.bytes_out);
@@ -275,6 +278,7 @@ mod tests {
             model: Label::new("evil\"\n\u{1b}[31m"),
             provider: Label::new("openai"),
             key: Label::new("PRIMARY"),
+            resumed: false,
             given_up: Label::EMPTY,
             given_up_key: Label::EMPTY,
             reason: Some(Code::UpstreamTimeout),

@@ -12,12 +12,12 @@ use sluice_wire::error::{ApiError, Code};
 
 use super::hedge::{self, Leg};
 use super::ticket::{PassedOver, Place, Ticket};
-use super::{Context, End, Request};
+use super::{Context, End, Request, resume};
 use crate::attempt::{self, Answer, Failure, Next, failure, limits};
 use crate::connection::Downstream;
 use crate::net;
 use crate::record::Label;
-use crate::relay::{self, Undelivered};
+use crate::relay::{self, Undelivered, Unfinished};
 use crate::scratch::Work;
 
 /// Shortest time that a probe is given to connect and to answer before the next target, in milliseconds.
@@ -90,8 +90,14 @@ pub(super) async fn forward(
                 (fits && course.beside >> rival & 1 == 0).then_some((rival, target))
             }),
         };
-        if try_target(context, down, work, request, target, &mut course, turn).await? {
-            return Ok(());
+        match try_target(context, down, work, request, target, &mut course, turn).await? {
+            Tried::Answered => return Ok(()),
+            Tried::Cut(unfinished) => {
+                let rest = resume::run(context, down, work, request, (resolved, plan), index, unfinished);
+                // Boxed: it is rare, and its state would make every connection's task larger.
+                return Box::pin(rest).await;
+            }
+            Tried::Failed => {}
         }
         if context.is_late() {
             break;
@@ -102,7 +108,17 @@ pub(super) async fn forward(
     Err(course.into_end())
 }
 
-/// Tries one target; true if it answered and the client has the answer.
+/// What became of a target.
+enum Tried {
+    /// The client has its answer.
+    Answered,
+    /// It gave none.
+    Failed,
+    /// The client has a part of it, and another target may go on.
+    Cut(Box<Unfinished>),
+}
+
+/// Tries one target.
 async fn try_target(
     context: &Context<'_>,
     down: &mut Downstream,
@@ -111,7 +127,7 @@ async fn try_target(
     mut target: PlannedTarget<'_>,
     course: &mut Course,
     turn: Turn<'_>,
-) -> Result<bool, End> {
+) -> Result<Tried, End> {
     let place = Place::of(context, &target);
     if let Some(slot) = place.slot {
         let settings = &context.plane.snapshot.settings().retries;
@@ -124,7 +140,7 @@ async fn try_target(
             Ok(entered) => entered,
             Err(why) => {
                 course.pass_over(context, request, &target, turn, why);
-                return Ok(false);
+                return Ok(Tried::Failed);
             }
         };
         tried |= 1 << choice;
@@ -151,23 +167,23 @@ async fn try_target(
         let leg = other.unwrap_or(first);
         let failure = match answered {
             Ok(answer) => match finish(context, down, work, request, answer, leg, turn).await? {
-                Some(failure) => failure,
-                None => {
+                Finished::Failed(failure) => failure,
+                Finished::Answered(cut) => {
                     context.core.meter.hedges_won.add(u64::from(other.is_some()));
-                    return Ok(true);
+                    return Ok(cut.map_or(Tried::Answered, Tried::Cut));
                 }
             },
             Err(failure) => failure,
         };
         if other.is_some() {
             course.note(context, request, leg.place, Turn { last_resort: true, ..turn }, failure);
-            return Ok(false);
+            return Ok(Tried::Failed);
         }
         let next = failure.next;
         let pause_ms = course.note(context, request, place, turn, failure);
         let over = context.is_late();
         match pause_ms {
-            _ if over => return Ok(false),
+            _ if over => return Ok(Tried::Failed),
             Some(pause_ms) => {
                 // Another key does as well; the same one may be the only one.
                 tried &= !(1 << choice);
@@ -177,12 +193,20 @@ async fn try_target(
                 }
             }
             None if next == Next::OtherKey && !turn.last_resort => {}
-            None => return Ok(false),
+            None => return Ok(Tried::Failed),
         }
     }
 }
 
-/// Delivers an answer; gives the failure if nothing of it reached the client.
+/// What became of an answer.
+enum Finished {
+    /// Nothing of it reached the client.
+    Failed(Failure),
+    /// The client has it, or the part of it that came before it was cut.
+    Answered(Option<Box<Unfinished>>),
+}
+
+/// Delivers an answer.
 async fn finish(
     context: &Context<'_>,
     down: &mut Downstream,
@@ -191,21 +215,25 @@ async fn finish(
     mut answer: Answer,
     leg: Leg<'_>,
     turn: Turn<'_>,
-) -> Result<Option<Failure>, End> {
+) -> Result<Finished, End> {
     if let Some(failure) = verdict(context, down, work, &mut answer, &leg.target, turn).await? {
-        return Ok(Some(failure));
+        return Ok(Finished::Failed(failure));
     }
     limits::observe(context, work, &answer, leg.key);
     match relay::deliver(context, down, work, request, &leg.target, answer).await {
         Ok(()) => {
             request.settle_delivered(context.core, leg.target.is_fallback);
-            Ok(None)
+            Ok(Finished::Answered(None))
+        }
+        Err(Undelivered::Cut(unfinished)) => {
+            request.settle_ended(&End::Interrupted);
+            Ok(Finished::Answered(Some(unfinished)))
         }
         Err(Undelivered::Ended(end)) => {
             request.settle_ended(&end);
             Err(end)
         }
-        Err(Undelivered::Failed(failure)) => Ok(Some(failure)),
+        Err(Undelivered::Failed(failure)) => Ok(Finished::Failed(failure)),
     }
 }
 

@@ -50,6 +50,9 @@ pub struct Provider {
     pub tls: ProviderTls,
     /// Timeouts of requests to this provider, as far as they differ from the global ones.
     pub timeouts: TimeoutOverrides,
+    /// Whether its models take the beginning of an answer, as a last message of the assistant's, and go on with it. Default: true
+    /// for the anthropic dialect and for Claude on bedrock, else false.
+    pub prefill: Option<bool>,
     /// How many requests one core has at this provider at a time. Default: any number.
     pub concurrency: Option<Concurrency>,
 }
@@ -68,6 +71,7 @@ impl Default for Provider {
             max_tokens_default: limits::MAX_TOKENS_DEFAULT,
             tls: ProviderTls::default(),
             timeouts: TimeoutOverrides::default(),
+            prefill: None,
             concurrency: None,
         }
     }

@@ -50,6 +50,12 @@ pub struct Route {
     /// Whether a second target is asked beside the first one if that is late. Default: it is not.
     #[serde(default)]
     pub hedge: Option<Hedge>,
+    /// What happens to a streamed chat answer that is cut after it has begun: none (the client is told) or continue (the next
+    /// fallbacks that take the beginning of an answer are asked to go on from the text that the client has, see `prefill` of
+    /// a provider, as long as the answer is nothing but text). The answers of such a route are written anew rather than
+    /// forwarded as they came, and both providers charge for their part.
+    #[serde(default)]
+    pub resume: Resume,
     /// Timeouts of these requests, as far as they differ from the provider's and the global ones.
     #[serde(default)]
     pub timeouts: TimeoutOverrides,
@@ -57,6 +63,18 @@ pub struct Route {
 
 fn fallback_on() -> Vec<Verdict> {
     vec![Verdict::ContextLength]
+}
+
+/// What happens to a stream that is cut after it has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Resume {
+    /// The client is told.
+    #[default]
+    None,
+    /// Another target goes on.
+    Continue,
 }
 
 /// A second target, the next in the plan, is asked beside the first one if that is late; the first to begin its answer wins,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Answers before the estimate is worth anything.
 const SAMPLES_MIN: u32 = 20;
 /// Step up, as a share of the estimate (1/n); the step down is a nineteenth of it.
-const STEP: u64 = 8;
+const STEP: u64 = 16;
 /// Later answers for each that is not, where the estimate stands.
 const ODDS: u64 = 19;
 
@@ -24,7 +24,7 @@ impl Late {
         let (old, seen) = (u64::from(word as u32), (word >> 32) as u32);
         let new = match seen {
             0 => u64::from(us),
-            _ if u64::from(us) > old => old + (old / STEP).max(ODDS).min(u64::from(us) - old),
+            _ if u64::from(us) > old => old + (old / STEP).max(1),
             _ => old - old / (STEP * ODDS),
         };
         let new = new.clamp(1, u64::from(u32::MAX));
@@ -80,7 +80,7 @@ mod tests {
             "{:?}",
             late.get()
         );
-        (0..60).for_each(|_| late.add(1_000_000));
+        (0..100).for_each(|_| late.add(1_000_000));
         assert!(late.get().is_some_and(|us| us > 900_000), "{:?}", late.get());
         (0..2000).for_each(|_| late.add(10_000));
         assert!(late.get().is_some_and(|us| us < 20_000), "{:?}", late.get());

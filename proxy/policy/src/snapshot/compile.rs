@@ -117,6 +117,7 @@ impl Compiler<'_> {
             restricted: keys.iter().any(|key| !key.models.is_empty()),
             keys,
             timeouts: overrides(&provider.timeouts).apply(timeouts(&self.config.timeouts)),
+            prefill: provider.prefill,
             concurrency: provider.concurrency.as_ref().map(|concurrency| admission::Limits {
                 concurrency: concurrency.limit,
                 queue: concurrency.queue,
@@ -392,6 +393,7 @@ fn compile_route(names: &Names, route: &config::Route) -> Route {
             .collect(),
         sticky: route.sticky.as_ref().map(|name| name.to_ascii_lowercase().into()),
         fallback_on: route.fallback_on.clone().into(),
+        resume: route.resume,
         hedge: route.hedge.as_ref().map(|hedge| hedge.delay.map(|delay| delay.0)),
         overrides: overrides(&route.timeouts),
     }
