@@ -27,6 +27,7 @@ use crate::scratch::{Asked, Scratch, Work};
 
 mod fallbacks;
 mod forward;
+mod shadow;
 mod ticket;
 
 /// A request under way: what the record will say, and what the answer's head must say.
@@ -263,6 +264,7 @@ async fn serve(
         total_at_ms: core.clock.tick_ms() + u64::from(total_ms),
     };
     let plan = route::plan(snapshot, &resolved, &own_fallbacks, &context.situation())?;
+    shadow::send(&context, &resolved);
     forward::forward(&context, down, work, request, &resolved, &plan).await
 }
 

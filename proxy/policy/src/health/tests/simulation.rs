@@ -412,7 +412,7 @@ impl<'a> World<'a> {
 
 #[test]
 fn eight_cores_neither_hammer_nor_starve_in_ten_thousand_schedules() {
-    assert!(CLAIM_MS > SERVICE_MS_MAX, "a probe reports before another may take its place");
+    const { assert!(CLAIM_MS > SERVICE_MS_MAX, "a probe reports before another may take its place") };
     let yaml = "providers:
   first: {vendor: groq, keys: [{env: A}, {env: B}]}
   second: {vendor: groq, keys: [{env: C}, {env: D}]}";
