@@ -14,6 +14,7 @@ use sluice_wire::http::{FieldId, Framing, Method, Version};
 use sluice_wire::provider::bedrock;
 use sluice_wire::surface::{self, Endpoint, ModelField};
 
+use self::ticket::Ticket;
 use crate::attempt;
 use crate::connection::{After, ClientGone, Downstream};
 use crate::core::Core;
@@ -22,7 +23,6 @@ use crate::plane::{HeldPlane, Plane};
 use crate::record::{Label, Outcome, Record};
 use crate::relay;
 use crate::reply;
-use self::ticket::Ticket;
 use crate::scratch::{Asked, Scratch, Work};
 
 mod fallbacks;
@@ -201,18 +201,7 @@ async fn serve(
     let path = head.path.of(&scratch.asked.head_bytes);
     request.dialect = surface::dialect_of(path);
     let endpoint = surface::classify(head.method, path)?;
-    if let Some(encoding) = head.field(FieldId::ContentEncoding)
-        && !encoding
-            .value
-            .of(&scratch.asked.head_bytes)
-            .eq_ignore_ascii_case(b"identity")
-    {
-        return Err(ApiError::new(
-            Code::UnsupportedEncoding,
-            "send the request's body without Content-Encoding",
-        )
-        .into());
-    }
+    refuse_encoding(&scratch.asked)?;
     let scan = scan_for(endpoint, &scratch.asked);
     let body = intake::read(core, &plane, down, scratch, scan)
         .await
@@ -361,6 +350,17 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         ticket: None,
         trace: None,
     }
+}
+
+/// Bodies are looked into, so they must not be compressed.
+fn refuse_encoding(asked: &Asked) -> Result<(), ApiError> {
+    let encoding = asked.head.field(FieldId::ContentEncoding);
+    let encoding = encoding.map(|field| field.value.of(&asked.head_bytes));
+    if encoding.is_none_or(|encoding| encoding.eq_ignore_ascii_case(b"identity")) {
+        return Ok(());
+    }
+    let message = "send the request's body without Content-Encoding";
+    Err(ApiError::new(Code::UnsupportedEncoding, message))
 }
 
 /// How the body of a request to `endpoint` says its model.

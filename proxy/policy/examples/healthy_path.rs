@@ -72,7 +72,10 @@ fn main() {
     ] {
         let all: Vec<f64> = std::thread::scope(|scope| {
             let running: Vec<_> = (0..threads).map(|_| scope.spawn(measure)).collect();
-            running.into_iter().map(|thread| thread.join().expect("it measures")).collect()
+            running
+                .into_iter()
+                .map(|thread| thread.join().expect("it measures"))
+                .collect()
         });
         let mean = all.iter().sum::<f64>() / all.len() as f64;
         println!("{what}: {mean:.0} ns on each of {threads} threads");
