@@ -525,3 +525,46 @@ fn the_users_chain_answers_each_client_with_tools_and_an_image() {
         }
     }
 }
+
+/// A provider that signs, with the key `AKIDEXAMPLE` and this secret.
+fn signing(sim: &Sim, secret: &str) -> Gateway {
+    let base = sim.base_url();
+    let mut setup = Setup::new()
+        .vendor("bedrock", "bedrock", base.trim_end_matches("/v1"), &[])
+        .set("/providers/bedrock/region", "eu-central-1")
+        .set(
+            "/providers/bedrock/keys/0/aws",
+            json!({"access_key_id": {"env": "AWS_ID"}, "secret_access_key": {"env": "AWS_SECRET"}}),
+        );
+    setup.env.push(("AWS_ID".into(), "AKIDEXAMPLE".into()));
+    setup.env.push(("AWS_SECRET".into(), secret.into()));
+    setup.start()
+}
+
+#[test]
+fn a_request_to_bedrock_is_signed_so_that_its_verifier_accepts_it() {
+    let sim = Sim::start_aws("AKIDEXAMPLE", "the/secret+1");
+    let gateway = signing(&sim, "the/secret+1");
+    for (client, stream) in DIALECTS
+        .into_iter()
+        .flat_map(|client| [(client, false), (client, true)])
+    {
+        // The colon must be signed as it is sent.
+        let model = "bedrock/eu.anthropic.claude-3-5-sonnet-20241022-v2:0+say=ok";
+        let answer = gateway.ask(&request(client, model, stream));
+        assert_eq!(text_of(client, stream, &answer), "ok", "{client}, stream {stream}");
+        let attempt = sim.attempts().pop().expect("an attempt");
+        assert_eq!(attempt["status"], 200, "{attempt}");
+    }
+}
+
+#[test]
+fn a_wrong_aws_secret_is_the_gateways_fault_and_never_the_clients() {
+    let sim = Sim::start_aws("AKIDEXAMPLE", "the/secret+1");
+    let gateway = signing(&sim, "another");
+    for client in DIALECTS {
+        let answer = gateway.ask(&request(client, &model("bedrock", ""), false));
+        assert_eq!(answer.status, 502, "{answer:?}");
+        message_of(client, &answer);
+    }
+}

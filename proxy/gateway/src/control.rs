@@ -196,9 +196,15 @@ impl Control {
         let generation = self.plane.snapshot.generation() + 1;
         let loaded = self.watch.load();
         let built = match &loaded {
-            Ok(config) => build::plane(config, generation, &mut self.resolver, &self.instance, Some(&self.plane))
-                .await
-                .map_err(|error| format!("{error:#}")),
+            Ok(config) => build::plane(
+                config,
+                generation,
+                &mut self.resolver,
+                &self.instance,
+                Some(&self.plane),
+            )
+            .await
+            .map_err(|error| format!("{error:#}")),
             Err(mistakes) => Err(mistakes.clone()),
         };
         match (loaded, built) {

@@ -40,6 +40,8 @@ pub struct Core {
     pub gates: Gates,
     /// What this core counts; read by the control thread.
     pub meter: Arc<CoreMeter>,
+    /// Copies of requests under way to shadow targets.
+    pub shadows: Cell<u32>,
     #[expect(
         clippy::redundant_allocation,
         reason = "taking a plane per request must not touch a shared count"
@@ -76,6 +78,7 @@ impl Core {
             clock: Clock::start(),
             pools: Pools::new(&plane),
             meter,
+            shadows: Cell::new(0),
             plane: RefCell::new(Rc::new(plane)),
             scratch: RefCell::new(Vec::new()),
             parts: RefCell::new(Vec::new()),

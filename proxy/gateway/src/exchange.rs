@@ -16,6 +16,7 @@ use sluice_wire::http::{FieldId, Framing, Method, Version};
 use sluice_wire::provider::bedrock;
 use sluice_wire::surface::{self, Endpoint, ModelField};
 
+use self::ticket::Ticket;
 use crate::attempt;
 use crate::connection::{After, ClientGone, Downstream};
 use crate::core::Core;
@@ -24,13 +25,13 @@ use crate::plane::{HeldPlane, Plane};
 use crate::record::{Label, Outcome, Record};
 use crate::relay;
 use crate::reply;
-use self::ticket::Ticket;
 use crate::scratch::{Asked, Scratch, Work};
 
 mod fallbacks;
 mod forward;
 mod hedge;
 mod resume;
+mod shadow;
 mod ticket;
 
 /// A request under way: what the record will say, and what the answer's head must say.
@@ -247,18 +248,7 @@ async fn serve(
     let path = head.path.of(&scratch.asked.head_bytes);
     request.dialect = surface::dialect_of(path);
     let endpoint = surface::classify(head.method, path)?;
-    if let Some(encoding) = head.field(FieldId::ContentEncoding)
-        && !encoding
-            .value
-            .of(&scratch.asked.head_bytes)
-            .eq_ignore_ascii_case(b"identity")
-    {
-        return Err(ApiError::new(
-            Code::UnsupportedEncoding,
-            "send the request's body without Content-Encoding",
-        )
-        .into());
-    }
+    refuse_encoding(&scratch.asked)?;
     let scan = scan_for(endpoint, &scratch.asked);
     let body = intake::read(core, &plane, down, scratch, scan)
         .await
@@ -312,6 +302,7 @@ async fn serve(
         limit_at_ms: Cell::new(core.clock.tick_ms() + u64::from(patience.answer_ms)),
     };
     let plan = route::plan(snapshot, &resolved, &own_fallbacks, &context.situation())?;
+    shadow::send(&context, &resolved);
     forward::forward(&context, down, work, request, &resolved, &plan).await
 }
 
@@ -411,6 +402,17 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         ticket: None,
         trace: None,
     }
+}
+
+/// Bodies are looked into, so they must not be compressed.
+fn refuse_encoding(asked: &Asked) -> Result<(), ApiError> {
+    let encoding = asked.head.field(FieldId::ContentEncoding);
+    let encoding = encoding.map(|field| field.value.of(&asked.head_bytes));
+    if encoding.is_none_or(|encoding| encoding.eq_ignore_ascii_case(b"identity")) {
+        return Ok(());
+    }
+    let message = "send the request's body without Content-Encoding";
+    Err(ApiError::new(Code::UnsupportedEncoding, message))
 }
 
 /// How the body of a request to `endpoint` says its model.

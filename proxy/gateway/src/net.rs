@@ -408,7 +408,12 @@ pub async fn connect(address: SocketAddr, net: &Net, started: impl FnOnce(&Deadl
     }
 }
 
-/// Waits; precise to about a millisecond. Not for the request path: time limits there are deadlines.
+/// Runs a task on this core that nobody waits for.
+pub fn spawn(task: impl Future<Output = ()> + 'static) {
+    monoio::spawn(task);
+}
+
+/// Waits; precise to about a millisecond. Not for time limits, which are deadlines.
 pub async fn sleep_ms(milliseconds: u64) {
     monoio::time::sleep(Duration::from_millis(milliseconds)).await;
 }

@@ -124,11 +124,13 @@ pub fn plan(
 pub fn shadow<'a>(snapshot: &'a Snapshot, resolved: &Resolved<'_>, random: u64) -> Option<PlannedTarget<'a>> {
     let (target, share) = snapshot.route(resolved)?.shadow.as_ref()?;
     let provider = snapshot.provider(target.provider);
-    (random as u32 as u64 <= u64::from(*share) && *share > 0 && usable(provider, &target.model)).then(|| PlannedTarget {
-        provider,
-        model: &target.model,
-        is_fallback: false,
-        timeouts: snapshot.timeouts(resolved.route, target.provider),
+    (random as u32 as u64 <= u64::from(*share) && *share > 0 && usable(provider, &target.model)).then(|| {
+        PlannedTarget {
+            provider,
+            model: &target.model,
+            is_fallback: false,
+            timeouts: snapshot.timeouts(resolved.route, target.provider),
+        }
     })
 }
 

@@ -16,11 +16,11 @@ use sluice_wire::dialect::Dialect;
 use sluice_wire::error::ApiError;
 use sluice_wire::provider::Quirks;
 
+use self::rules::Overrides;
+pub(crate) use self::rules::{Member, Route};
 use crate::admission;
 use crate::config::names::Names;
 use crate::config::values::Network;
-use self::rules::Overrides;
-pub(crate) use self::rules::{Member, Route};
 use crate::config::{Config, Log, ProviderTls, Upstream};
 use crate::health::Settings;
 use crate::vendors::Auth;

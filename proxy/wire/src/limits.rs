@@ -167,7 +167,10 @@ const _: () = {
         "key and origin ids are 16 bits wide"
     );
     assert!(TARGETS_MAX <= 16, "a plan numbers each kind of target in 4 bits");
-    assert!(HEALTH_TARGETS.is_power_of_two(), "slots are found by the low bits of a hash");
+    assert!(
+        HEALTH_TARGETS.is_power_of_two(),
+        "slots are found by the low bits of a hash"
+    );
     assert!(NAME_BYTES_MAX < MODEL_BYTES_MAX);
     assert!(
         NOTES_MAX * (NOTE_BYTES_MAX + 12) < HEAD_BYTES_MAX / 4,

@@ -103,7 +103,10 @@ impl Failure {
 
     /// The target failed so often, or said so itself, that it is left alone for `retry_after_s` more.
     pub fn left_alone(provider: &Provider, retry_after_s: u32) -> Self {
-        let message = format!("{}: the provider is failing and is left alone for a moment", provider.name);
+        let message = format!(
+            "{}: the provider is failing and is left alone for a moment",
+            provider.name
+        );
         let error = ApiError::new(Code::UpstreamUnavailable, message).with_retry_after_s(retry_after_s);
         Self {
             told: Told::Refusal(error),
@@ -145,8 +148,7 @@ impl Failure {
             ErrorKind::RateLimit => (Next::OtherKey, Code::UpstreamRateLimited),
             _ => (Next::OtherTarget, Code::UpstreamError),
         };
-        let (status, retry_after_s, blames_target) =
-            (error.status, error.retry_after_s, is_of_target(&error));
+        let (status, retry_after_s, blames_target) = (error.status, error.retry_after_s, is_of_target(&error));
         let rejection = Rejection {
             error,
             dialect: provider.dialect,

@@ -47,7 +47,9 @@ pub fn observe(context: &Context<'_>, work: &Work, answer: &Answer, key: &Key) {
     if !any {
         return;
     }
-    let left = limits.iter().filter_map(|limit| left_milli(limit.remaining?, limit.limit?));
+    let left = limits
+        .iter()
+        .filter_map(|limit| left_milli(limit.remaining?, limit.limit?));
     if let Some(left_milli) = left.min() {
         context.plane.keys[key.id.index()].observe(left_milli, context.core.clock.shared_ms());
     }
@@ -88,7 +90,10 @@ mod tests {
     fn names_are_recognised_in_any_case_and_only_whole() {
         assert_eq!(kind_of(b"X-RateLimit-Remaining-Requests"), Some((0, false)));
         assert_eq!(kind_of(b"x-ratelimit-limit-tokens"), Some((1, true)));
-        assert_eq!(kind_of(b"anthropic-ratelimit-output-tokens-remaining"), Some((3, false)));
+        assert_eq!(
+            kind_of(b"anthropic-ratelimit-output-tokens-remaining"),
+            Some((3, false))
+        );
         assert_eq!(kind_of(b"x-ratelimit-reset-requests"), None);
         assert_eq!(kind_of(b"x-ratelimit-limit-tokens-and-more"), None);
     }

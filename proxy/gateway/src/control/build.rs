@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use rustls::pki_types::ServerName;
-use sluice_policy::health::Health;
 use sluice_policy::config::{ClientAuth, Config, ProviderTls, ServerTls};
+use sluice_policy::health::Health;
 use sluice_policy::snapshot::{Secret, SecretRef, SignedBy, Snapshot, Warning};
 
 use super::credentials::InstanceCredentials;
@@ -52,7 +52,10 @@ pub async fn plane(
     let ready_body = ready_body(&snapshot, &warnings);
     let plane = Plane {
         aws: aws(&snapshot, instance.latest().as_ref()),
-        health: older.map_or_else(|| Arc::new(Health::new(fastrand::u64(..))), |older| older.health.clone()),
+        health: older.map_or_else(
+            || Arc::new(Health::new(fastrand::u64(..))),
+            |older| older.health.clone(),
+        ),
         keys: snapshot
             .key_states(older.map(|older| (&*older.snapshot, &*older.keys)))
             .into(),

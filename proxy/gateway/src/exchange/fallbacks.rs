@@ -22,12 +22,7 @@ const LIST_BYTES_MAX: u64 = (FALLBACKS_MAX * (MODEL_BYTES_MAX + 16)) as u64;
 ///
 /// # Errors
 /// `invalid_parameter`: too many, or not a list of names; `model_not_found`: one that means no provider.
-pub(super) fn read(
-    snapshot: &Snapshot,
-    asked: &Asked,
-    dialect: Dialect,
-    scan: Scan,
-) -> Result<Vec<Target>, ApiError> {
+pub(super) fn read(snapshot: &Snapshot, asked: &Asked, dialect: Dialect, scan: Scan) -> Result<Vec<Target>, ApiError> {
     let mut found = Vec::new();
     if asked.head.field(FieldId::Sluice).is_some()
         && let Some(list) = asked.head.named(&asked.head_bytes, b"x-sluice-fallbacks")

@@ -256,9 +256,9 @@ async fn verdict(
 
 /// A probe may fail: it must not keep the client from the next target for long.
 fn shorten(context: &Context<'_>, target: &mut PlannedTarget<'_>, place: Place) {
-    let usual_us = place
-        .slot
-        .map_or(0, |slot| context.plane.health.target(slot).usual_latency_us(context.stream));
+    let usual_us = place.slot.map_or(0, |slot| {
+        context.plane.health.target(slot).usual_latency_us(context.stream)
+    });
     let patience_ms = match usual_us {
         0 => PROBE_MS_UNKNOWN,
         us => (us / 1000).saturating_mul(4).max(PROBE_MS_MIN),
@@ -348,7 +348,8 @@ impl Course {
         why: PassedOver,
     ) {
         let now_ms = context.core.clock.shared_ms();
-        let seconds = |until_ms: u64| u32::try_from(until_ms.saturating_sub(now_ms).div_ceil(1000).max(1)).unwrap_or(u32::MAX);
+        let seconds =
+            |until_ms: u64| u32::try_from(until_ms.saturating_sub(now_ms).div_ceil(1000).max(1)).unwrap_or(u32::MAX);
         let failure = match why {
             PassedOver::Keys(KeysOut {
                 rest_ms: Some(rest_ms),

@@ -52,12 +52,7 @@ impl Place {
     pub fn of(context: &Context<'_>, target: &PlannedTarget<'_>) -> Self {
         let health = &context.plane.health;
         let tag = health.tag(&target.provider.name, target.model);
-        let slot = health.find(
-            tag,
-            &target.provider.name,
-            target.model,
-            context.core.clock.shared_ms(),
-        );
+        let slot = health.find(tag, &target.provider.name, target.model, context.core.clock.shared_ms());
         Self { tag, slot }
     }
 }

@@ -89,10 +89,25 @@ impl Checker<'_> {
         }
         let (breaker, retries, keys) = (&self.config.breaker, &self.config.retries, &self.config.key_rest);
         for (section, longest, at_least, (most, least)) in [
-            ("breaker", "probe_interval_max", "probe_interval", (breaker.probe_interval_max, breaker.probe_interval)),
-            ("retries", "delay_max", "first_delay", (retries.delay_max, retries.first_delay)),
+            (
+                "breaker",
+                "probe_interval_max",
+                "probe_interval",
+                (breaker.probe_interval_max, breaker.probe_interval),
+            ),
+            (
+                "retries",
+                "delay_max",
+                "first_delay",
+                (retries.delay_max, retries.first_delay),
+            ),
             ("key_rest", "rest_max", "rest", (keys.rest_max, keys.rest)),
-            ("key_rest", "probe_interval_max", "probe_interval", (keys.probe_interval_max, keys.probe_interval)),
+            (
+                "key_rest",
+                "probe_interval_max",
+                "probe_interval",
+                (keys.probe_interval_max, keys.probe_interval),
+            ),
         ] {
             if most < least {
                 let message = format!("must not be less than {section}.{at_least} ({least})");
@@ -297,7 +312,9 @@ impl Checker<'_> {
             });
         }
         if route.targets.is_empty() && route.balance != Balance::Weighted {
-            self.within(&["balance"], |c| c.add_at_key("there is nothing to choose from without targets"));
+            self.within(&["balance"], |c| {
+                c.add_at_key("there is nothing to choose from without targets")
+            });
         }
         for (key, sample) in [("canary", &route.canary), ("shadow", &route.shadow)] {
             if let Some(sample) = sample {

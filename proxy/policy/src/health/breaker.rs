@@ -144,9 +144,9 @@ impl Breaker {
             Call::Failed | Call::Slow if permit.is_probe => self.reopen(permit, now_ms, settings),
             Call::Failed | Call::Slow => {}
             Call::Good => {
-                let closed = self
-                    .word
-                    .update(|now| (now.generation == permit.generation && now.phase != Phase::Free).then(|| now.freed()));
+                let closed = self.word.update(|now| {
+                    (now.generation == permit.generation && now.phase != Phase::Free).then(|| now.freed())
+                });
                 if let Some(before) = closed {
                     self.forget(now_ms);
                     let permit = Permit {
@@ -241,7 +241,8 @@ impl Breaker {
         if !trips {
             return None;
         }
-        let doublings = if now_ms.saturating_sub(self.closed_at_ms.load(Ordering::Relaxed)) < u64::from(settings.window_ms)
+        let doublings = if now_ms.saturating_sub(self.closed_at_ms.load(Ordering::Relaxed))
+            < u64::from(settings.window_ms)
             && self.closed_at_ms.load(Ordering::Relaxed) > 0
         {
             (self.doublings.load(Ordering::Relaxed) + 1).min(DOUBLINGS_MAX)

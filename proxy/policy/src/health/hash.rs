@@ -22,7 +22,11 @@ fn absorb(mut state: u64, bytes: &[u8]) -> u64 {
     for word in &mut words {
         state = fold(state, u64::from_le_bytes(word.try_into().expect("chunks of eight")));
     }
-    let rest = words.remainder().iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+    let rest = words
+        .remainder()
+        .iter()
+        .rev()
+        .fold(0, |word, &byte| word << 8 | u64::from(byte));
     fold(state, rest)
 }
 

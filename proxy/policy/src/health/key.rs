@@ -130,7 +130,11 @@ impl KeyState {
         }
         // Also what is over: its generation tells the requests before it from those after it.
         let known = self.models_until_ms.load(Ordering::Relaxed) != 0;
-        let of_model = if known { self.found(model_tag).map(|model| model.word.load()) } else { None };
+        let of_model = if known {
+            self.found(model_tag).map(|model| model.word.load())
+        } else {
+            None
+        };
         if of_model.is_some_and(|of_model| of_model.phase != Phase::Free && now_ms < of_model.until_ms) {
             return None;
         }
@@ -287,7 +291,10 @@ impl KeyState {
 
     /// Takes the key out for one model; false if too many models are out already.
     fn forbid(&self, permit: KeyPermit, now_ms: u64, until_ms: u64, phase: Phase, said: bool) -> bool {
-        let Some(model) = self.found(permit.model_tag).or_else(|| self.claim(permit.model_tag, now_ms)) else {
+        let Some(model) = self
+            .found(permit.model_tag)
+            .or_else(|| self.claim(permit.model_tag, now_ms))
+        else {
             return false;
         };
         let begun = model.word.update(|now| {
@@ -325,7 +332,11 @@ impl KeyState {
             let state = model.word.load();
             state.phase == Phase::Free || state.until_ms <= now_ms
         };
-        let model = self.models.iter().filter(idle).min_by_key(|model| model.word.load().until_ms)?;
+        let model = self
+            .models
+            .iter()
+            .filter(idle)
+            .min_by_key(|model| model.word.load().until_ms)?;
         let before = model.tag.load(Ordering::Relaxed);
         let claimed = model
             .tag

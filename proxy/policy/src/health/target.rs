@@ -63,7 +63,9 @@ impl Latency {
     fn get(&self, now_ms: u64) -> u32 {
         let word = self.0.load(Ordering::Relaxed);
         let age_ms = u64::from((now_ms as u32).wrapping_sub((word >> 32) as u32));
-        (word as u32).checked_shr((age_ms / LATENCY_HALF_LIFE_MS) as u32).unwrap_or(0)
+        (word as u32)
+            .checked_shr((age_ms / LATENCY_HALF_LIFE_MS) as u32)
+            .unwrap_or(0)
     }
 
     fn last(&self) -> u32 {
@@ -354,7 +356,10 @@ mod tests {
         assert_ne!(find(&health, "b", 2), Some(place));
         assert_ne!(health.tag("p", "a"), health.tag("pa", ""));
         let names: Vec<String> = health.report().into_iter().map(|report| report.name).collect();
-        assert!(names.contains(&"p/a".to_owned()) && names.contains(&"p/b".to_owned()), "{names:?}");
+        assert!(
+            names.contains(&"p/a".to_owned()) && names.contains(&"p/b".to_owned()),
+            "{names:?}"
+        );
         assert!(health.reset("p/a", 3));
         assert!(!health.reset("p/c", 3));
     }
@@ -390,7 +395,9 @@ mod tests {
     #[test]
     fn last_resorts_are_bounded_by_how_many_wait() {
         let target = Target::empty();
-        let permits: Vec<_> = (0..LAST_RESORTS_MAX).map(|_| target.admit_last_resort(5).unwrap()).collect();
+        let permits: Vec<_> = (0..LAST_RESORTS_MAX)
+            .map(|_| target.admit_last_resort(5).unwrap())
+            .collect();
         let refused = target.admit_last_resort(5).unwrap_err();
         assert!(!refused.said && refused.until_ms > 5);
         assert_eq!(target.in_flight(), LAST_RESORTS_MAX);

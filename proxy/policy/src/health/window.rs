@@ -123,6 +123,9 @@ mod tests {
         let sums = window.sums(5_000, 8_000);
         assert!((32_000..65_536).contains(&sums.total), "{sums:?}");
         let quarter = sums.total / 4;
-        assert!(sums.failed.abs_diff(quarter) < 10 && sums.slow.abs_diff(quarter) < 10, "{sums:?}");
+        assert!(
+            sums.failed.abs_diff(quarter) < 10 && sums.slow.abs_diff(quarter) < 10,
+            "{sums:?}"
+        );
     }
 }

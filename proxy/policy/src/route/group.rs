@@ -21,11 +21,7 @@ struct Rank {
 }
 
 /// Indices into the route's members, in order, and how many there are.
-pub(super) fn order(
-    snapshot: &Snapshot,
-    route: &Route,
-    situation: &Situation<'_>,
-) -> ([u8; ROUTE_TARGETS_MAX], usize) {
+pub(super) fn order(snapshot: &Snapshot, route: &Route, situation: &Situation<'_>) -> ([u8; ROUTE_TARGETS_MAX], usize) {
     let mut ranks = [Rank {
         member: 0,
         unhealthy: true,
@@ -62,7 +58,14 @@ pub(super) fn order(
         && (first.unhealthy, first.priority) == (second.unhealthy, second.priority)
         && second.lot.is_finite()
     {
-        let cost = |rank: &Rank| cost(snapshot, &route.members[usize::from(rank.member)].target, route, situation);
+        let cost = |rank: &Rank| {
+            cost(
+                snapshot,
+                &route.members[usize::from(rank.member)].target,
+                route,
+                situation,
+            )
+        };
         if cost(second) < cost(first) {
             std::mem::swap(first, second);
         }

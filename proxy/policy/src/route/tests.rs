@@ -40,7 +40,9 @@ impl Memory {
     }
 
     fn key(&self, provider: &Provider, excluded: u64, random: u64) -> Option<usize> {
-        next_key(provider, 1, excluded, &self.situation(random)).ok().map(|(index, _)| index)
+        next_key(provider, 1, excluded, &self.situation(random))
+            .ok()
+            .map(|(index, _)| index)
     }
 
     fn state(&self, provider: &str, model: &str) -> &crate::health::Target {
@@ -113,9 +115,8 @@ routes:
 fn a_request_without_any_usable_target_is_refused() {
     let snapshot = compile("providers: {openai: {keys: [{env: UNSET}]}, mistral: {keys: [{env: A, models: [x]}]}}");
     let memory = Memory::of(&snapshot);
-    let refused = |model: &str| {
-        plan(&snapshot, &snapshot.resolve(model).unwrap(), &[], &memory.situation(1)).unwrap_err()
-    };
+    let refused =
+        |model: &str| plan(&snapshot, &snapshot.resolve(model).unwrap(), &[], &memory.situation(1)).unwrap_err();
     assert_eq!(refused("openai/gpt-4o").code, Code::NoProviderAvailable);
     assert_eq!(
         refused("openai/gpt-4o").message,
@@ -220,7 +221,11 @@ fn a_routes_targets_share_by_weight_and_the_others_follow() {
     let mut hits = [0_u32; 2];
     for random in 0..10_000 {
         let order = targets_with(&snapshot, "a/chat", &[], &memory.situation(random));
-        assert_eq!(order[2..], ["c/chat", "c/spare"], "then the next priority, then fallbacks, none twice");
+        assert_eq!(
+            order[2..],
+            ["c/chat", "c/spare"],
+            "then the next priority, then fallbacks, none twice"
+        );
         hits[usize::from(order[0] == "b/chat")] += 1;
     }
     assert!(hits[1].abs_diff(2_500) < 150, "{hits:?}");
@@ -241,7 +246,9 @@ fn a_target_that_is_left_alone_comes_last_of_its_group() {
 fn the_less_busy_and_the_faster_of_two_is_chosen() {
     let snapshot = compile(GROUP);
     let memory = Memory::of(&snapshot);
-    let _ = memory.state("a", "busy").admit(1_000_000, &crate::health::BreakerSettings::default());
+    let _ = memory
+        .state("a", "busy")
+        .admit(1_000_000, &crate::health::BreakerSettings::default());
     memory.state("a", "fast").observe(200_000, true, 1_000_000);
     memory.state("b", "fast").observe(100_000, true, 1_000_000);
     for random in 0..100 {
@@ -249,14 +256,23 @@ fn the_less_busy_and_the_faster_of_two_is_chosen() {
         assert_eq!(first(&snapshot, "a/fast", &memory.situation(random)), "b/fast");
     }
     for _ in 0..2 {
-        let _ = memory.state("b", "fast").admit(1_000_000, &crate::health::BreakerSettings::default());
+        let _ = memory
+            .state("b", "fast")
+            .admit(1_000_000, &crate::health::BreakerSettings::default());
     }
-    assert_eq!(first(&snapshot, "a/fast", &memory.situation(1)), "a/fast", "three would wait there");
+    assert_eq!(
+        first(&snapshot, "a/fast", &memory.situation(1)),
+        "a/fast",
+        "three would wait there"
+    );
 }
 
 #[test]
 fn a_session_keeps_to_its_target_and_key_while_they_are_well() {
-    let text = GROUP.replace("a: {vendor: vllm,", "a: {vendor: groq, keys: [{env: A}, {env: B}, {env: C}],");
+    let text = GROUP.replace(
+        "a: {vendor: vllm,",
+        "a: {vendor: groq, keys: [{env: A}, {env: B}, {env: C}],",
+    );
     let snapshot = compile(&text);
     let memory = Memory::of(&snapshot);
     let provider = snapshot.provider_by_name("a").unwrap();
@@ -302,7 +318,14 @@ fn a_canary_and_a_shadow_get_their_share() {
     assert!(shadows.abs_diff(5_000) < 300, "{shadows}");
     let _ = memory.state("b", "new").hold(2_000_000);
     let canaries = (0..20_000).filter(|&seed| {
-        targets_with(&snapshot, "a/new", &[], &memory.situation(crate::health::hash::mix(seed))).len() == 2
+        targets_with(
+            &snapshot,
+            "a/new",
+            &[],
+            &memory.situation(crate::health::hash::mix(seed)),
+        )
+        .len()
+            == 2
     });
     assert_eq!(canaries.count(), 0, "not while it is left alone");
 }
@@ -321,7 +344,10 @@ fn fallbacks_that_the_request_brings_stand_in_place_of_the_routes() {
     let mut order = targets_with(&snapshot, "a/chat", &own, &memory.situation(1));
     order[..2].sort();
     assert_eq!(order, ["a/chat", "b/chat", "c/chat", "c/x"]);
-    assert_eq!(targets_with(&snapshot, "b/any", &own, &memory.situation(1)), ["b/any", "c/x", "b/chat"]);
+    assert_eq!(
+        targets_with(&snapshot, "b/any", &own, &memory.situation(1)),
+        ["b/any", "c/x", "b/chat"]
+    );
 }
 
 #[test]
@@ -330,7 +356,11 @@ fn a_key_near_its_limit_gets_less_and_one_at_rest_nothing() {
     let provider = &snapshot.providers()[0];
     let memory = Memory::of(&snapshot);
     memory.keys[0].observe(20, 1_000_000);
-    let count = |memory: &Memory| (0..10_000).filter(|&seed| memory.key(provider, 0, seed) == Some(0)).count();
+    let count = |memory: &Memory| {
+        (0..10_000)
+            .filter(|&seed| memory.key(provider, 0, seed) == Some(0))
+            .count()
+    };
     // A tenth against one.
     assert!(count(&memory).abs_diff(909) < 120, "{}", count(&memory));
     let settings = crate::health::KeySettings::default();
@@ -349,11 +379,13 @@ fn what_is_known_of_a_key_survives_a_reload_and_not_a_new_secret() {
     let yaml = "providers: {openai: {keys: [{env: A, name: one}, {env: B, name: two}]}}";
     let old = compile(yaml);
     let states = old.key_states(None);
-    let reordered = compile(
-        "providers: {mistral: {keys: [{env: X}]}, openai: {keys: [{env: B, name: two}, {env: C, name: one}]}}",
-    );
+    let reordered =
+        compile("providers: {mistral: {keys: [{env: X}]}, openai: {keys: [{env: B, name: two}, {env: C, name: one}]}}");
     let taken = reordered.key_states(Some((&old, &states)));
     assert_eq!(taken.len(), 3);
     assert!(Arc::ptr_eq(&taken[1], &states[1]), "the same key at another place");
-    assert!(!Arc::ptr_eq(&taken[2], &states[0]), "another secret under the same name");
+    assert!(
+        !Arc::ptr_eq(&taken[2], &states[0]),
+        "another secret under the same name"
+    );
 }

@@ -70,6 +70,11 @@ impl Snapshot {
         resolved.route.map(|route| &self.routes[route.index()])
     }
 
+    /// Whether requests by that route may be copied to a shadow target.
+    pub fn has_shadow(&self, resolved: &Resolved<'_>) -> bool {
+        self.route(resolved).is_some_and(|route| route.shadow.is_some())
+    }
+
     /// The header field, in lower case, that names the session of requests by that route.
     pub fn session_field(&self, resolved: &Resolved<'_>) -> Option<&str> {
         self.route(resolved)?.sticky.as_deref()

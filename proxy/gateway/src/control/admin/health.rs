@@ -12,6 +12,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use sluice_policy::health::{KeyStanding, Standing, TargetReport};
 use sluice_policy::meter::{ByCode, CoreMeter};
+use sluice_policy::snapshot::{Key, Provider};
 
 use super::{Status, json};
 use crate::clock;
@@ -60,34 +61,36 @@ pub fn write_metrics(text: &mut String, plane: &Plane, now_ms: u64) {
     }
     let keys = || {
         let keys_of = |provider| {
-            let provider: &sluice_policy::snapshot::Provider = provider;
+            let provider: &Provider = provider;
             provider.keys.iter().map(move |key| (provider, key))
         };
         plane.snapshot.providers().iter().flat_map(keys_of)
     };
-    let help = "0: usable, 1: resting after a 429, 2: refused by the provider.";
-    let _ = writeln!(text, "# HELP sluice_key_state {help}\n# TYPE sluice_key_state gauge");
-    for (provider, key) in keys() {
-        let state = match plane.keys[key.id.index()].overview(now_ms) {
-            KeyStanding::Ready => 0,
-            KeyStanding::Resting { .. } => 1,
-            KeyStanding::ProbeDue | KeyStanding::Refused { .. } => 2,
-        };
-        let (provider, key) = (label(&provider.name), label(&key.name));
-        let _ = writeln!(
-            text,
-            "sluice_key_state{{provider=\"{provider}\",key=\"{key}\"}} {state}"
-        );
-    }
-    let help = "Part of its weight that a key is chosen by; below 1 as a limit comes near.";
-    let _ = writeln!(text, "# HELP sluice_key_share {help}\n# TYPE sluice_key_share gauge");
-    for (provider, key) in keys() {
-        let share = f64::from(plane.keys[key.id.index()].share_milli(now_ms)) / 1000.0;
-        let (provider, key) = (label(&provider.name), label(&key.name));
-        let _ = writeln!(
-            text,
-            "sluice_key_share{{provider=\"{provider}\",key=\"{key}\"}} {share}"
-        );
+    let state = |key: &Key| match plane.keys[key.id.index()].overview(now_ms) {
+        KeyStanding::Ready => 0.0,
+        KeyStanding::Resting { .. } => 1.0,
+        KeyStanding::ProbeDue | KeyStanding::Refused { .. } => 2.0,
+    };
+    let share = |key: &Key| f64::from(plane.keys[key.id.index()].share_milli(now_ms)) / 1000.0;
+    type OfKey<'a> = &'a dyn Fn(&Key) -> f64;
+    let of_keys: [(&str, &str, OfKey<'_>); 2] = [
+        (
+            "sluice_key_state",
+            "0: usable, 1: resting after a 429 (for one model at least), 2: refused by the provider.",
+            &state,
+        ),
+        (
+            "sluice_key_share",
+            "Part of its weight that a key is chosen by; below 1 as a limit comes near.",
+            &share,
+        ),
+    ];
+    for (name, help, value) in of_keys {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for (provider, key) in keys() {
+            let labels = format!("provider=\"{}\",key=\"{}\"", label(&provider.name), label(&key.name));
+            let _ = writeln!(text, "{name}{{{labels}}} {}", value(key));
+        }
     }
 }
 
@@ -119,10 +122,7 @@ pub fn write_codes(text: &mut String, meters: &[Arc<CoreMeter>]) {
 }
 
 /// `POST /admin/keys/{provider}/{key}/clear`: the key is used again at once.
-pub async fn clear_key(
-    State(status): State<Arc<Status>>,
-    Path((provider, key)): Path<(String, String)>,
-) -> Response {
+pub async fn clear_key(State(status): State<Arc<Status>>, Path((provider, key)): Path<(String, String)>) -> Response {
     let plane = status.plane();
     let found = plane
         .snapshot

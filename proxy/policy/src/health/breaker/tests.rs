@@ -89,7 +89,11 @@ fn slow_answers_open_it_without_a_single_failure() {
     assert_eq!(call(&breaker, Call::Slow, 5_000), Some(Change::Opened));
     let probe = go(&breaker, 6_000);
     assert_eq!(breaker.report(probe, Call::Slow, 6_100, &SETTINGS).0, None);
-    assert_eq!(breaker.standing(), Standing::Open(8_100), "a slow probe does not close it");
+    assert_eq!(
+        breaker.standing(),
+        Standing::Open(8_100),
+        "a slow probe does not close it"
+    );
 }
 
 #[test]
@@ -103,7 +107,11 @@ fn one_probe_at_a_time_and_its_success_closes_it() {
     let (change, permit) = breaker.report(probe, Call::Good, 12_000, &SETTINGS);
     assert_eq!(change, Some(Change::Closed));
     assert!(!permit.is_probe);
-    assert_eq!(call(&breaker, Call::Failed, 12_001), None, "what was before is forgotten");
+    assert_eq!(
+        call(&breaker, Call::Failed, 12_001),
+        None,
+        "what was before is forgotten"
+    );
     // What the same request says later counts in the new generation.
     assert_eq!(breaker.report(permit, Call::Failed, 12_002, &SETTINGS).0, None);
     assert_eq!(call(&breaker, Call::Failed, 12_003), Some(Change::Opened));
@@ -116,11 +124,17 @@ fn failed_probes_come_less_and_less_often_up_to_a_bound() {
     for interval_ms in [2_000, 4_000, 4_000, 4_000] {
         let probe = go(&breaker, now_ms);
         assert_eq!(breaker.report(probe, Call::Failed, now_ms, &SETTINGS).0, None);
-        assert_eq!(blocked(&breaker, now_ms + interval_ms - 1).until_ms, now_ms + interval_ms);
+        assert_eq!(
+            blocked(&breaker, now_ms + interval_ms - 1).until_ms,
+            now_ms + interval_ms
+        );
         now_ms += interval_ms;
     }
     let probe = go(&breaker, now_ms);
-    assert_eq!(breaker.report(probe, Call::Good, now_ms, &SETTINGS).0, Some(Change::Closed));
+    assert_eq!(
+        breaker.report(probe, Call::Good, now_ms, &SETTINGS).0,
+        Some(Change::Closed)
+    );
     // It opens again at once: the interval goes on from where it was, so a provider that flaps is asked less often.
     let again = (0..3).filter_map(|_| call(&breaker, Call::Failed, now_ms)).next();
     assert_eq!(again, Some(Change::Opened));
@@ -140,7 +154,10 @@ fn a_late_answer_to_an_old_request_closes_nothing_and_a_late_failure_opens_nothi
     let probe = go(&breaker, 3_000);
     assert_eq!(breaker.report(old[4], Call::Good, 3_000, &SETTINGS).0, None);
     assert_eq!(breaker.standing(), Standing::HalfOpen);
-    assert_eq!(breaker.report(probe, Call::Good, 3_000, &SETTINGS).0, Some(Change::Closed));
+    assert_eq!(
+        breaker.report(probe, Call::Good, 3_000, &SETTINGS).0,
+        Some(Change::Closed)
+    );
     for permit in &old[5..] {
         assert_eq!(breaker.report(*permit, Call::Failed, 3_001, &SETTINGS).0, None);
     }
@@ -159,7 +176,10 @@ fn a_probe_that_never_reports_is_replaced_and_still_heard_if_it_does() {
         Some(Change::Closed),
         "slow answers must be able to close it"
     );
-    assert_eq!(breaker.report(second, Call::Failed, 11_002 + CLAIM_MS, &SETTINGS).0, None);
+    assert_eq!(
+        breaker.report(second, Call::Failed, 11_002 + CLAIM_MS, &SETTINGS).0,
+        None
+    );
     assert_eq!(breaker.standing(), Standing::Closed);
 }
 
@@ -202,7 +222,10 @@ fn the_last_resort_is_heard() {
     assert_eq!(breaker.report(permit, Call::Failed, 10_200, &SETTINGS).0, None);
     assert_eq!(breaker.standing(), Standing::Open(11_000));
     let permit = breaker.last_resort(10_300).unwrap();
-    assert_eq!(breaker.report(permit, Call::Good, 10_400, &SETTINGS).0, Some(Change::Closed));
+    assert_eq!(
+        breaker.report(permit, Call::Good, 10_400, &SETTINGS).0,
+        Some(Change::Closed)
+    );
 }
 
 #[test]

@@ -11,7 +11,8 @@ const SETTINGS: KeySettings = KeySettings {
 const MODEL: u64 = 5;
 
 fn take(key: &KeyState, now_ms: u64) -> KeyPermit {
-    key.take(MODEL, now_ms).unwrap_or_else(|| panic!("not usable at {now_ms}"))
+    key.take(MODEL, now_ms)
+        .unwrap_or_else(|| panic!("not usable at {now_ms}"))
 }
 
 fn report(key: &KeyState, verdict: KeyVerdict, now_ms: u64) -> bool {
@@ -87,7 +88,10 @@ fn a_refused_key_gets_single_probes_until_one_is_accepted() {
         assert_eq!(key.standing(MODEL, now_ms), KeyStanding::ProbeDue);
         let probe = take(&key, now_ms);
         assert_eq!(key.take(MODEL, now_ms), None, "one at a time");
-        assert!(!key.report(probe, KeyVerdict::Refused, now_ms, 0, &SETTINGS), "the same alarm");
+        assert!(
+            !key.report(probe, KeyVerdict::Refused, now_ms, 0, &SETTINGS),
+            "the same alarm"
+        );
     }
     let probe = take(&key, now_ms + 30_000);
     key.report(probe, KeyVerdict::Accepted, now_ms + 30_000, 0, &SETTINGS);
@@ -111,7 +115,10 @@ fn an_operator_clears_a_key_and_what_was_under_way_does_not_matter() {
     let (old, older) = (take(&key, 0), take(&key, 0));
     report(&key, KeyVerdict::Refused, 0);
     assert!(!key.report(old, KeyVerdict::Accepted, 1, 0, &SETTINGS));
-    assert!(matches!(key.standing(MODEL, 1), KeyStanding::Refused { .. }), "late success");
+    assert!(
+        matches!(key.standing(MODEL, 1), KeyStanding::Refused { .. }),
+        "late success"
+    );
     key.clear();
     assert_eq!(key.standing(MODEL, 2), KeyStanding::Ready);
     assert!(!key.report(older, KeyVerdict::Refused, 3, 0, &SETTINGS), "late refusal");
@@ -133,7 +140,10 @@ fn a_key_that_works_is_denied_one_model_without_losing_the_others() {
     assert_eq!(key.standing(1, 13_000), KeyStanding::Ready);
     let permit = key.take(1, 13_000).unwrap();
     key.report(permit, KeyVerdict::Denied, 13_000, 0, &SETTINGS);
-    assert!(matches!(key.standing(2, 13_000), KeyStanding::Refused { .. }), "denials are bounded");
+    assert!(
+        matches!(key.standing(2, 13_000), KeyStanding::Refused { .. }),
+        "denials are bounded"
+    );
     // A key of which no success is known is refused as a whole.
     let key = KeyState::default();
     assert!(report(&key, KeyVerdict::Denied, 2_000));
@@ -157,7 +167,10 @@ fn a_key_rests_for_the_model_that_reached_its_limit_and_for_all_once_too_many_ha
     report(&key, KeyVerdict::Limited(Some(7_000)), 1_000);
     assert_eq!(rest_of(&key, 1_000), 7_000);
     assert_eq!(key.standing(MODEL + 1, 1_000), KeyStanding::Ready);
-    assert!(matches!(key.overview(1_000), KeyStanding::Resting { until_ms: 8_000, .. }));
+    assert!(matches!(
+        key.overview(1_000),
+        KeyStanding::Resting { until_ms: 8_000, .. }
+    ));
     for model in 100..100 + MODELS as u64 {
         let permit = key.take(model, 2_000).unwrap();
         key.report(permit, KeyVerdict::Limited(Some(3_000)), 2_000, 0, &SETTINGS);
@@ -166,7 +179,11 @@ fn a_key_rests_for_the_model_that_reached_its_limit_and_for_all_once_too_many_ha
         until_ms: 5_000,
         said: true,
     };
-    assert_eq!(key.standing(1, 2_000), expected, "the last one found no place of its own");
+    assert_eq!(
+        key.standing(1, 2_000),
+        expected,
+        "the last one found no place of its own"
+    );
     assert_eq!(rest_of(&key, 4_000), 1_000, "for all of them");
     assert_eq!(rest_of(&key, 5_000), 3_000, "then the first one's own");
     assert_eq!(key.standing(MODEL, 8_000), KeyStanding::Ready);

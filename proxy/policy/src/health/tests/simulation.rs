@@ -390,13 +390,26 @@ impl<'a> World<'a> {
         let (seen, truth) = (&self.seen, &self.truth);
         assert_eq!(seen.served + seen.left, seen.requests, "every request was served");
         let most = BURST + seen.requests / 5 + 1 + END_MS / 1000 + 1;
-        assert!(seen.retries <= most, "{} retries of {} requests", seen.retries, seen.requests);
+        assert!(
+            seen.retries <= most,
+            "{} retries of {} requests",
+            seen.retries,
+            seen.requests
+        );
         let probe_ms = u64::from(SETTINGS.breaker.probe_ms);
         let probes = (truth.sick.1 - truth.sick.0) / probe_ms + 2 + seen.abandoned_probes;
-        assert!(seen.against_open <= probes, "{} attempts at an open breaker, {probes} probes", seen.against_open);
+        assert!(
+            seen.against_open <= probes,
+            "{} attempts at an open breaker, {probes} probes",
+            seen.against_open
+        );
         let refusals =
             2 + (truth.revoked.1 - truth.revoked.0) / u64::from(SETTINGS.keys.probe_ms) + CORES as u64 + seen.given_up;
-        assert!(seen.against_refused <= refusals, "{} attempts with a refused key", seen.against_refused);
+        assert!(
+            seen.against_refused <= refusals,
+            "{} attempts with a refused key",
+            seen.against_refused
+        );
         assert!(seen.recovered > 0, "the first target is used again");
         if let Some(last_ms) = seen.closed_ms.last() {
             assert_eq!(seen.opened_ms.len(), seen.closed_ms.len(), "it has closed");
@@ -412,7 +425,12 @@ impl<'a> World<'a> {
 
 #[test]
 fn eight_cores_neither_hammer_nor_starve_in_ten_thousand_schedules() {
-    assert!(CLAIM_MS > SERVICE_MS_MAX, "a probe reports before another may take its place");
+    const {
+        assert!(
+            CLAIM_MS > SERVICE_MS_MAX,
+            "a probe reports before another may take its place"
+        )
+    };
     let yaml = "providers:
   first: {vendor: groq, keys: [{env: A}, {env: B}]}
   second: {vendor: groq, keys: [{env: C}, {env: D}]}";
@@ -433,7 +451,10 @@ fn eight_cores_neither_hammer_nor_starve_in_ten_thousand_schedules() {
     }
     if only.is_none() {
         assert!(opened > SCHEDULES * 9 / 10, "breakers opened in {opened} schedules");
-        assert!(retried > SCHEDULES && refused > SCHEDULES / 4, "{retried} retries, {refused} refusals");
+        assert!(
+            retried > SCHEDULES && refused > SCHEDULES / 4,
+            "{retried} retries, {refused} refusals"
+        );
     }
 }
 
@@ -443,7 +464,10 @@ struct Replay(u64);
 impl Drop for Replay {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("replay with SLUICE_SEED={} cargo test -p sluice-policy simulation", self.0);
+            eprintln!(
+                "replay with SLUICE_SEED={} cargo test -p sluice-policy simulation",
+                self.0
+            );
         }
     }
 }
