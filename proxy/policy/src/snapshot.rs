@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::ApiError;
-use sluice_wire::provider::Quirks;
+use sluice_wire::provider::{self, Quirks};
 
 use self::rules::Overrides;
 pub(crate) use self::rules::{Member, Route};
@@ -265,11 +265,8 @@ impl Provider {
 
     /// Whether `model` goes on with the beginning of an answer that it is given.
     pub fn takes_beginnings(&self, model: &str) -> bool {
-        self.prefill.unwrap_or(match self.dialect {
-            Dialect::OpenAi => false,
-            Dialect::Anthropic => true,
-            Dialect::Bedrock => model.contains("claude"),
-        })
+        self.prefill
+            .unwrap_or_else(|| provider::takes_beginnings(self.dialect, model))
     }
 
     /// The keys that may not be used for `model`, as a mask over [`Provider::keys`].

@@ -217,6 +217,16 @@ pub fn write_own_error(dialect: Dialect, error: &ApiError, out: &mut Out) {
     }
 }
 
+/// Whether models of that dialect commonly go on with the beginning of an answer that they are given as a last message of the
+/// assistant's. Vendors of OpenAI's dialect that do have switches of their own for it.
+pub fn takes_beginnings(dialect: Dialect, model: &str) -> bool {
+    match dialect {
+        Dialect::OpenAi => false,
+        Dialect::Anthropic => true,
+        Dialect::Bedrock => model.contains("claude"),
+    }
+}
+
 /// The header field that an answer with a provider's error carries beside its body, if the dialect has one.
 pub fn error_field(dialect: Dialect, error: &UpstreamError) -> Option<(&'static str, &'static str)> {
     (dialect == Dialect::Bedrock).then(|| ("x-amzn-errortype", bedrock::error_type(error)))
