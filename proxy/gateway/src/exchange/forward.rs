@@ -2,7 +2,7 @@
 //!
 //! Invariants: nothing is tried after the first byte to the client; a target that was silent is not tried twice; a provider
 //! that said when to come back is not asked before; retries at one target stay within its budget; a target that is passed
-//! over only because it failed before is tried once all the same if nothing else was. Deliberately absent: one attempt
+//! over only because it failed before is tried once all the same if no other answers. Deliberately absent: one attempt
 //! (`attempt.rs`), and what is remembered of it (`ticket.rs`).
 
 use sluice_policy::health::Blocked;
@@ -102,6 +102,9 @@ async fn try_target(
         context.plane.health.target(slot).earn_retry(settings);
     }
     course.index = turn.index;
+    if turn.last_resort && course.attempted && !Course::affords(context, place) {
+        return Ok(false);
+    }
     let mut tried = target.provider.excluded_keys(target.model);
     loop {
         let (ticket, choice) = match Ticket::enter(context, &target, place, tried, turn.last_resort) {
@@ -280,9 +283,18 @@ impl Course {
         self.last = Some(failure.prefer_over(self.last.take()));
     }
 
-    /// The target to try although it failed before, if nothing else has been tried.
+    /// The target to try although it failed before, once no other has answered.
     fn last_resort(&self) -> Option<usize> {
-        self.resort.filter(|_| !self.attempted)
+        self.resort
+    }
+
+    /// Whether a target may be asked that the request would have done without, had another one answered: like a retry.
+    fn affords(context: &Context<'_>, place: Place) -> bool {
+        let settings = &context.plane.snapshot.settings().retries;
+        let now_ms = context.core.clock.shared_ms();
+        place
+            .slot
+            .is_some_and(|slot| context.plane.health.target(slot).take_retry(now_ms, settings))
     }
 
     fn into_end(self) -> End {
