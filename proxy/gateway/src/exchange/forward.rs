@@ -19,10 +19,6 @@ use crate::record::Label;
 use crate::relay::{self, Undelivered};
 use crate::scratch::Work;
 
-/// Shortest time that a probe is given to connect and to answer before the next target, in milliseconds.
-const PROBE_MS_MIN: u32 = 1_000;
-/// The same for a target that has never answered.
-const PROBE_MS_UNKNOWN: u32 = 5_000;
 /// Longest `Retry-After` of a failing target that a request waits for, in milliseconds.
 const RETRY_AFTER_MS_MAX: u64 = 1_000;
 
@@ -182,15 +178,10 @@ async fn verdict(
 
 /// A probe may fail: it must not keep the client from the next target for long.
 fn shorten(context: &Context<'_>, target: &mut PlannedTarget<'_>, place: Place) {
-    let usual_us = place.slot.map_or(0, |slot| {
-        context.plane.health.target(slot).usual_latency_us(context.stream)
-    });
-    let patience_ms = match usual_us {
-        0 => PROBE_MS_UNKNOWN,
-        us => (us / 1000).saturating_mul(4).max(PROBE_MS_MIN),
-    };
+    let Some(slot) = place.slot else { return };
+    let patience_ms = context.plane.health.target(slot).probe_patience_ms(context.stream);
     let timeouts = &mut target.timeouts;
-    timeouts.connect_ms = timeouts.connect_ms.min(PROBE_MS_MIN);
+    timeouts.connect_ms = timeouts.connect_ms.min(patience_ms);
     timeouts.first_byte_ms = timeouts.first_byte_ms.min(patience_ms);
     timeouts.first_token_ms = timeouts.first_token_ms.min(patience_ms);
 }
