@@ -9,8 +9,8 @@ use sluice_policy::snapshot::Provider;
 use sluice_wire::chat::{ErrorKind, Out, UpstreamError};
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code, Fault};
-use sluice_wire::http::FieldId;
 use sluice_wire::http::head::ResponseHead;
+use sluice_wire::http::{FieldId, date};
 use sluice_wire::provider::{self as dialects, ErrorHead};
 
 use super::Answer;
@@ -341,12 +341,25 @@ fn is_of_target(error: &UpstreamError) -> bool {
 /// What the head of an error answer says.
 pub fn error_head<'h>(response: &ResponseHead, head_bytes: &'h [u8]) -> ErrorHead<'h> {
     let text = |value: &'h [u8]| std::str::from_utf8(value).ok().map(str::trim);
-    let retry_after = response
-        .field(FieldId::RetryAfter)
-        .and_then(|field| text(field.value.of(head_bytes)));
+    let value = |id| response.field(id).map(|field| field.value.of(head_bytes));
+    let retry_after = value(FieldId::RetryAfter);
+    let in_ms = || {
+        text(response.named(head_bytes, b"retry-after-ms")?)?
+            .parse::<f64>()
+            .ok()
+    };
+    let seconds = match retry_after.and_then(text).map(str::parse::<u32>) {
+        Some(Ok(seconds)) => Some(seconds),
+        // A date (RFC 9110 §10.2.3), held against the provider's own clock.
+        Some(Err(_)) => retry_after
+            .zip(value(FieldId::Date))
+            .and_then(|(at, now)| date::seconds_between(now, at)),
+        // What some providers say beside or in place of it; the cast saturates.
+        None => in_ms().map(|ms| (ms / 1000.0).ceil() as u32),
+    };
     ErrorHead {
         status: response.status,
-        retry_after_s: retry_after.and_then(|value| value.parse().ok()),
+        retry_after_s: seconds,
         error_type: response.named(head_bytes, b"x-amzn-errortype").and_then(text),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariants: nothing is tried after the first byte to the client; a target that was silent is not tried twice; a provider
 //! that said when to come back is not asked before; retries at one target stay within its budget; a target that is passed
-//! over only because it failed before is tried once all the same if nothing else was. Deliberately absent: one attempt
+//! over only because it failed before is tried once all the same if no other answers. Deliberately absent: one attempt
 //! (`attempt.rs`), and what is remembered of it (`ticket.rs`).
 
 use sluice_policy::health::Blocked;
@@ -20,10 +20,6 @@ use crate::record::Label;
 use crate::relay::{self, Undelivered, Unfinished};
 use crate::scratch::Work;
 
-/// Shortest time that a probe is given to connect and to answer before the next target, in milliseconds.
-const PROBE_MS_MIN: u32 = 1_000;
-/// The same for a target that has never answered.
-const PROBE_MS_UNKNOWN: u32 = 5_000;
 /// Longest `Retry-After` of a failing target that a request waits for, in milliseconds.
 const RETRY_AFTER_MS_MAX: u64 = 1_000;
 
@@ -134,6 +130,9 @@ async fn try_target(
         context.plane.health.target(slot).earn_retry(settings);
     }
     course.index = turn.index;
+    if turn.last_resort && course.attempted && !Course::affords(context, place) {
+        return Ok(false);
+    }
     let mut tried = target.provider.excluded_keys(target.model);
     loop {
         let (ticket, choice) = match Ticket::enter(context, &target, place, tried, turn.last_resort) {
@@ -256,15 +255,10 @@ async fn verdict(
 
 /// A probe may fail: it must not keep the client from the next target for long.
 fn shorten(context: &Context<'_>, target: &mut PlannedTarget<'_>, place: Place) {
-    let usual_us = place.slot.map_or(0, |slot| {
-        context.plane.health.target(slot).usual_latency_us(context.stream)
-    });
-    let patience_ms = match usual_us {
-        0 => PROBE_MS_UNKNOWN,
-        us => (us / 1000).saturating_mul(4).max(PROBE_MS_MIN),
-    };
+    let Some(slot) = place.slot else { return };
+    let patience_ms = context.plane.health.target(slot).probe_patience_ms(context.stream);
     let timeouts = &mut target.timeouts;
-    timeouts.connect_ms = timeouts.connect_ms.min(PROBE_MS_MIN);
+    timeouts.connect_ms = timeouts.connect_ms.min(patience_ms);
     timeouts.first_byte_ms = timeouts.first_byte_ms.min(patience_ms);
     timeouts.first_token_ms = timeouts.first_token_ms.min(patience_ms);
 }
@@ -374,9 +368,18 @@ impl Course {
         self.last = Some(failure.prefer_over(self.last.take()));
     }
 
-    /// The target to try although it failed before, if nothing else has been tried.
+    /// The target to try although it failed before, once no other has answered.
     fn last_resort(&self) -> Option<usize> {
-        self.resort.filter(|_| !self.attempted)
+        self.resort
+    }
+
+    /// Whether a target may be asked that the request would have done without, had another one answered: like a retry.
+    fn affords(context: &Context<'_>, place: Place) -> bool {
+        let settings = &context.plane.snapshot.settings().retries;
+        let now_ms = context.core.clock.shared_ms();
+        place
+            .slot
+            .is_some_and(|slot| context.plane.health.target(slot).take_retry(now_ms, settings))
     }
 
     fn into_end(self) -> End {

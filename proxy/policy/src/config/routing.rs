@@ -254,7 +254,7 @@ impl From<&Retries> for RetrySettings {
 pub struct KeyRest {
     /// Rest after a 429 without Retry-After. Doubled after each further one.
     pub rest: DurationMs,
-    /// Longest rest after a 429, whatever Retry-After says. At least `rest`.
+    /// Longest rest after a 429, and of a target after a 503 or 529, whatever Retry-After says. At least `rest`.
     pub rest_max: DurationMs,
     /// From a 401, 402 or 403 until a single request tries the key again. Doubled after each one that is refused. An operator
     /// can clear the key at once (POST /admin/keys/PROVIDER/KEY/clear).
