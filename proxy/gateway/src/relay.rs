@@ -14,8 +14,8 @@ use sluice_wire::http::body::{LAST_CHUNK, Step, write_chunk_head};
 use sluice_wire::http::{FieldId, Framing};
 
 use self::head::BodyFrame;
-pub use self::translated::{Unfinished, give_up, go_on};
 pub use self::head::write_trace;
+pub use self::translated::{Unfinished, give_up, go_on};
 use crate::attempt::{Answer, Failure};
 use crate::buffer::{Chunk, Size};
 use crate::connection::{ClientGone, Downstream};

@@ -17,8 +17,8 @@
 
 pub mod anthropic;
 pub mod bedrock;
-mod joint;
 mod fields;
+mod joint;
 pub mod openai;
 
 use self::joint::Joint;

@@ -19,8 +19,8 @@ use crate::buffer::Chunk;
 use crate::connection::ClientGone;
 use crate::exchange::{Context, End};
 use crate::parts::Parts;
-use crate::reply;
 use crate::presence::Presence;
+use crate::reply;
 use crate::scratch::Work;
 
 /// Most bytes of a refusal's body that are kept for the client.

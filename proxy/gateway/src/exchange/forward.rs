@@ -125,13 +125,9 @@ async fn try_target(
     turn: Turn<'_>,
 ) -> Result<Tried, End> {
     let place = Place::of(context, &target);
-    if let Some(slot) = place.slot {
-        let settings = &context.plane.snapshot.settings().retries;
-        context.plane.health.target(slot).earn_retry(settings);
-    }
-    course.index = turn.index;
+    course.begin(context, place, turn);
     if turn.last_resort && course.attempted && !Course::affords(context, place) {
-        return Ok(false);
+        return Ok(Tried::Failed);
     }
     let mut tried = target.provider.excluded_keys(target.model);
     loop {
@@ -154,12 +150,12 @@ async fn try_target(
         request.ticket = Some(ticket);
         let first = Leg { target, key, place };
         let (answered, other) = match turn.rival.zip(hedge::delay_ms(context, place)) {
-            Some(((rival, second), delay_ms)) => {
-                let race = hedge::race(context, down, work, request, course, first, (second, delay_ms));
-                // Boxed: it is rare, and its state would make every connection's task larger.
-                let raced = Box::pin(race).await?;
-                course.beside |= u16::from(raced.1.is_some()) << rival;
-                raced
+            // Boxed: it is rare, and its state would make every connection's task larger.
+            Some((rival, delay_ms)) => {
+                Box::pin(hedge::race(
+                    context, down, work, request, course, first, rival, delay_ms,
+                ))
+                .await?
             }
             None => (attempt::run(context, down, work, request, &target, key).await?, None),
         };
@@ -175,7 +171,8 @@ async fn try_target(
             Err(failure) => failure,
         };
         if other.is_some() {
-            course.note(context, request, leg.place, Turn { last_resort: true, ..turn }, failure);
+            let last_resort = true;
+            course.note(context, request, leg.place, Turn { last_resort, ..turn }, failure);
             return Ok(Tried::Failed);
         }
         let next = failure.next;
@@ -284,6 +281,20 @@ impl Course {
         let pause_ms = self.retry(context, place, turn, &failure);
         self.last = Some(failure.prefer_over(self.last.take()));
         pause_ms
+    }
+
+    /// A target's turn begins, which earns it a share of a retry.
+    fn begin(&mut self, context: &Context<'_>, place: Place, turn: Turn<'_>) {
+        if let Some(slot) = place.slot {
+            let settings = &context.plane.snapshot.settings().retries;
+            context.plane.health.target(slot).earn_retry(settings);
+        }
+        self.index = turn.index;
+    }
+
+    /// A target beside another one has had its turn.
+    pub(super) fn asked(&mut self, index: usize) {
+        self.beside |= 1 << index;
     }
 
     /// Takes note of the failure of an attempt beside another one that goes on.

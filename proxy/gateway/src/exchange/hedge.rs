@@ -56,7 +56,8 @@ pub(super) async fn race<'a>(
     request: &mut Request,
     course: &mut Course,
     first: Leg<'a>,
-    (rival, delay_ms): (PlannedTarget<'a>, u32),
+    rival: (usize, PlannedTarget<'a>),
+    delay_ms: u32,
 ) -> Result<(Result<Answer, Failure>, Option<Leg<'a>>), ClientGone> {
     let both = run(context, work, request, course, first, rival, delay_ms);
     down.while_present(both).await
@@ -78,7 +79,7 @@ async fn run<'a>(
     request: &mut Request,
     course: &mut Course,
     first: Leg<'a>,
-    rival: PlannedTarget<'a>,
+    (index, rival): (usize, PlannedTarget<'a>),
     delay_ms: u32,
 ) -> (Result<Answer, Failure>, Option<Leg<'a>>) {
     let mut fork = request.fork();
@@ -108,6 +109,7 @@ async fn run<'a>(
     let result = match ended {
         Ended::First(result, failed) => {
             if let Some(failure) = failed {
+                course.asked(index);
                 course.beside(context, request, fork.ticket.take(), failure);
             }
             (result, None)
@@ -119,6 +121,7 @@ async fn run<'a>(
             (Ok(answer), None)
         }
         Ended::Second(result, failed) => {
+            course.asked(index);
             let ticket = std::mem::replace(&mut request.ticket, fork.ticket.take());
             match (failed, ticket) {
                 (Some(failure), ticket) => course.beside(context, request, ticket, failure),

@@ -118,7 +118,11 @@ impl Ticket {
     pub fn take_retry(&self) -> bool {
         let Some((slot, ..)) = self.target else { return true };
         let settings = &self.plane.snapshot.settings().retries;
-        let taken = self.plane.health.target(slot).take_retry(self.core.clock.shared_ms(), settings);
+        let taken = self
+            .plane
+            .health
+            .target(slot)
+            .take_retry(self.core.clock.shared_ms(), settings);
         self.core.meter.retries_denied.add(u64::from(!taken));
         taken
     }
