@@ -92,7 +92,13 @@ const ROWS: &[Row] = &[
     streamed("close=mid_stream:3", Cut, "cut", false),
     streamed("reset=mid_stream:3", Cut, "cut", false),
     streamed("stall=mid_stream:3", Cut, "stalled", false),
-    streamed("malformed=chunk_size,malformed_at=4,tps=100", Cut, DROPPED, false),
+    // Slowly, so that the good events are not in one piece with the bad one.
+    streamed(
+        "malformed=chunk_size,malformed_at=4,write_bytes=100,write_ms=30",
+        Cut,
+        DROPPED,
+        false,
+    ),
     // A stream without its mark, or with an event that is no JSON.
     streamed("no_done", Good, "complete", false),
     streamed("no_done,truncate=1", Good, "cut", false),

@@ -107,12 +107,12 @@ fn another_target_goes_on_from_the_text_and_the_client_sees_one_stream() {
         "close=mid_stream:5",
         "reset=mid_stream:5",
         "stall=mid_stream:5",
-        "error_event=5",
+        "error_event=5,write_bytes=100,write_ms=30",
     ] {
         let one = Sim::start();
         let (origin, asked) = storyteller();
         let gateway = resuming(&one, &origin.base_url()).start();
-        let answer = ask(&gateway, &streamed(&format!("{fault},tps=100")));
+        let answer = ask(&gateway, &streamed(fault));
         assert!(answer.status == 200 && answer.is_complete(), "{fault}: {answer:?}");
         assert_eq!(answer.field("x-sluice-provider"), Some("openai"), "{fault}: who began");
         let chunks = chunks(&answer);
