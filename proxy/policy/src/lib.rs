@@ -5,9 +5,11 @@
 //! wire (`sluice-wire`).
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod config;
 pub mod health;
 pub mod meter;
+pub mod patience;
 pub mod route;
 pub mod snapshot;
 pub mod vendors;

@@ -137,8 +137,15 @@ impl RequestLog {
         if let Some(reason) = record.reason {
             text_member(out, b",\"fallback_reason\":", reason.as_str().as_bytes());
         }
+        if !record.given_up.as_bytes().is_empty() {
+            text_member(out, b",\"given_up_provider\":", record.given_up.as_bytes());
+            text_member(out, b",\"given_up_key\":", record.given_up_key.as_bytes());
+        }
         flag_member(out, b",\"stream\":", record.stream);
         flag_member(out, b",\"fallback\":", record.fallback);
+        if record.resumed {
+            flag_member(out, b",\"resumed\":", true);
+        }
         number_member(out, b",\"attempts\":", u64::from(record.attempts));
         number_member(out, b",\"bytes_in\":", record.bytes_in);
         number_member(out, b",\"bytes_out\":", record.bytes_out);
@@ -307,6 +314,9 @@ mod tests {
             model: Label::new("evil\"\n\u{1b}[31m"),
             provider: Label::new("openai"),
             key: Label::new("PRIMARY"),
+            resumed: false,
+            given_up: Label::EMPTY,
+            given_up_key: Label::EMPTY,
             reason: Some(Code::UpstreamTimeout),
             client: Some([127, 0, 0, 1].into()),
             bytes_in: 1700,

@@ -129,6 +129,10 @@ field_ids! {
     AnthropicBeta = b"anthropic-beta" / 14;
     /// `OpenAI-Organization`
     OpenaiOrganization = b"openai-organization" / 19;
+    /// `X-Stainless-Read-Timeout`
+    StainlessReadTimeout = b"x-stainless-read-timeout" / 24;
+    /// `X-Stainless-Timeout`
+    StainlessTimeout = b"x-stainless-timeout" / 19;
     /// `OpenAI-Project`
     OpenaiProject = b"openai-project" / 14;
     /// `x-ratelimit-remaining-requests`
