@@ -69,9 +69,10 @@ const REFUSED: Alone = Error(502, "upstream_auth");
 const DROPPED: &str = "complete or cancelled";
 
 const ROWS: &[Row] = &[
-    // Reset or end before the head of the answer.
-    row("reset=before_head", RESET, (1, 1), "cut", true),
-    row("close=before_head", RESET, (1, 1), "cut", true),
+    // Reset or end before the head of the answer; if the connection had been used before, it may have been closed for being
+    // idle, and the request is sent once more.
+    row("reset=before_head", RESET, (1, 2), "cut", true),
+    row("close=before_head", RESET, (1, 2), "cut", true),
     row("reset=mid_head", RESET, (1, 1), "cut", true),
     row("close=mid_head:20", RESET, (1, 1), "cut", true),
     // No head in time: the silent one is not tried again.
