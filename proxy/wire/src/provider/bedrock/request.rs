@@ -160,25 +160,27 @@ fn tool_config<'a>(reader: &mut Reader<'a>, request: &mut ChatRequest<'a>) -> Re
     Ok(())
 }
 
+/// One element of `tools`, a union: an element with a member that is not known here is kept as it is, whatever else it has.
 fn tool<'a>(reader: &mut Reader<'a>, tools: &mut Vec<Tool<'a>>) -> Result<(), JsonError> {
     let mut whole = reader.clone();
+    let (before, mut mark, mut is_other) = (tools.len(), None, false);
     reader.object("a tool")?;
     while let Some(key) = reader.key()? {
         match &*key {
             "toolSpec" => tools.push(tool_spec(reader)?),
-            "cachePoint" => {
-                let mark = content::parse_cache_point(reader)?;
-                // In front of all tools, or behind one that no other dialect knows, it marks nothing that is carried.
-                if let Some(Tool::Function { cache, .. }) = tools.last_mut() {
-                    *cache = Some(mark);
-                }
-            }
+            "cachePoint" => mark = Some(content::parse_cache_point(reader)?),
             _ => {
                 reader.skip()?;
-                tools.push(Tool::Other(DIALECT, whole.raw()?));
-                whole = reader.clone();
+                is_other = true;
             }
         }
+    }
+    if is_other {
+        tools.truncate(before);
+        tools.push(Tool::Other(DIALECT, whole.raw()?));
+    } else if let (Some(mark), Some(Tool::Function { cache, .. })) = (mark, tools.last_mut()) {
+        // In front of all tools, or behind one that no other dialect knows, it marks nothing that is carried.
+        *cache = Some(mark);
     }
     Ok(())
 }
