@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod glob;
 pub mod meter;
+pub mod money;
 pub mod route;
 pub mod snapshot;
 pub mod vendors;
