@@ -5,6 +5,7 @@
 //! wire (`sluice-wire`).
 #![forbid(unsafe_code)]
 
+pub mod budget;
 pub mod config;
 pub mod glob;
 pub mod meter;

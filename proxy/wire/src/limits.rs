@@ -99,6 +99,8 @@ pub const ROUTES_MAX: usize = 4096;
 pub const MODELS_MAX: usize = 4096;
 /// Extra header fields of one provider.
 pub const PROVIDER_HEADERS_MAX: usize = 32;
+/// Budgets that one request is charged to, over all levels.
+pub const BUDGETS_PER_REQUEST_MAX: usize = 16;
 /// Longest name of a provider or a key, in bytes.
 pub const NAME_BYTES_MAX: usize = 64;
 /// Largest secret read from a variable or a file, in bytes.
