@@ -20,7 +20,12 @@ impl Glob {
 
     /// Whether all of `name` matches.
     pub fn matches(&self, name: &str) -> bool {
-        let mut parts = self.0.split('*');
+        Self::matches_text(&self.0, name)
+    }
+
+    /// Whether all of `name` matches the glob that is written as `text`.
+    pub(crate) fn matches_text(text: &str, name: &str) -> bool {
+        let mut parts = text.split('*');
         let first = parts.next().unwrap_or_default();
         let Some(mut rest) = name.strip_prefix(first) else {
             return false;

@@ -8,8 +8,10 @@
 pub mod budget;
 pub mod config;
 pub mod glob;
+pub mod keyring;
 pub mod meter;
 pub mod money;
+pub mod rate;
 pub mod route;
 pub mod snapshot;
 pub mod vendors;

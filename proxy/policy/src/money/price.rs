@@ -365,7 +365,7 @@ impl Price {
     fn rates(&self, tier: Tier, input_tokens: u64) -> Rates {
         let best = |tier: Tier| {
             let fits = |sheet: &&Sheet| sheet.tier == tier && (sheet.above == 0 || sheet.above < input_tokens);
-            self.sheets.iter().filter(fits).next_back()
+            self.sheets.iter().rfind(fits)
         };
         let standard = best(Tier::Standard).expect("a price has a standard sheet without threshold");
         match best(tier) {
