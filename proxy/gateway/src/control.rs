@@ -9,6 +9,7 @@ mod credentials;
 mod log;
 mod reload;
 mod resolve;
+pub mod store;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
