@@ -10,6 +10,7 @@ mod log;
 mod reload;
 mod resolve;
 pub mod store;
+pub mod treasury;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;

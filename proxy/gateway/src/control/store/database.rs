@@ -142,9 +142,8 @@ impl Database {
         let answer = act(&mut tx)?;
         let changed = std::mem::take(&mut tx.changed);
         for (budget, vault) in &changed {
-            match (tx.vaults.get(budget), vault) {
-                (before, Some(vault)) => save_vault(&transaction, *budget, before, vault)?,
-                (_, None) => {}
+            if let Some(vault) = vault {
+                save_vault(&transaction, *budget, tx.vaults.get(budget), vault)?;
             }
         }
         transaction.execute("UPDATE meta SET value = ?1 WHERE name = 'commits'", [self.commits + 1])?;

@@ -150,7 +150,7 @@ impl Tx<'_> {
              cached, output, cost, priced, first_byte_us, total_us, tags)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
         )?;
-        let mut hours: HashMap<(u64, i64, &str, &str), (Sum, [i64; 3])> = HashMap::new();
+        let mut hours: HashMap<_, (Sum, [i64; 3])> = HashMap::new();
         let mut tag_hours: HashMap<(u64, &str, &str), Sum> = HashMap::new();
         for entry in entries {
             let [key, team, customer] = entry.scopes;
@@ -180,7 +180,7 @@ impl Tx<'_> {
                 tags.join("\n")
             ])?;
             let hour = entry.unix_s / HOUR_S;
-            let sum = hours.entry((hour, key, &entry.provider, &entry.model)).or_default();
+            let sum = hours.entry((hour, key, &*entry.provider, &*entry.model)).or_default();
             sum.0.add(entry);
             sum.1 = entry.scopes;
             for (name, value) in &entry.tags {

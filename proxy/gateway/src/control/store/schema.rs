@@ -10,16 +10,17 @@ const STEPS: &[&str] = &["
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO meta VALUES ('holder', 0), ('commits', 0);
 
+-- A number is never used again: the ledger and running processes remember it.
 -- Customers, teams and keys. Allow-lists are names with stars, one a line.
 CREATE TABLE scopes (
-  id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, name TEXT NOT NULL, parent INTEGER REFERENCES scopes (id),
+  id INTEGER PRIMARY KEY AUTOINCREMENT, kind INTEGER NOT NULL, name TEXT NOT NULL, parent INTEGER REFERENCES scopes (id),
   disabled INTEGER NOT NULL DEFAULT 0, models TEXT NOT NULL DEFAULT '', providers TEXT NOT NULL DEFAULT '',
   digest BLOB UNIQUE, hint TEXT, previous BLOB, previous_until_s INTEGER, expires_s INTEGER, created_s INTEGER NOT NULL,
   UNIQUE (kind, name)) STRICT;
 
 -- A budget, and what is spent of it. Of a rolling window, `slices` is what still counts.
 CREATE TABLE budgets (
-  id INTEGER PRIMARY KEY, scope INTEGER NOT NULL REFERENCES scopes (id) ON DELETE CASCADE, limit_nanos INTEGER NOT NULL,
+  id INTEGER PRIMARY KEY AUTOINCREMENT, scope INTEGER NOT NULL REFERENCES scopes (id) ON DELETE CASCADE, limit_nanos INTEGER NOT NULL,
   soft_nanos INTEGER, window TEXT NOT NULL, provider TEXT, model TEXT, extra INTEGER NOT NULL DEFAULT 0,
   period INTEGER NOT NULL, spent INTEGER NOT NULL DEFAULT 0, slices TEXT NOT NULL DEFAULT '', seen_s INTEGER NOT NULL) STRICT;
 CREATE INDEX budgets_of ON budgets (scope);
@@ -28,7 +29,7 @@ CREATE TABLE leases (
   amount INTEGER NOT NULL, PRIMARY KEY (budget, holder, period)) STRICT, WITHOUT ROWID;
 
 CREATE TABLE limits (
-  id INTEGER PRIMARY KEY, scope INTEGER NOT NULL REFERENCES scopes (id) ON DELETE CASCADE, unit TEXT NOT NULL,
+  id INTEGER PRIMARY KEY AUTOINCREMENT, scope INTEGER NOT NULL REFERENCES scopes (id) ON DELETE CASCADE, unit TEXT NOT NULL,
   window TEXT NOT NULL, most INTEGER NOT NULL, provider TEXT, model TEXT) STRICT;
 CREATE INDEX limits_of ON limits (scope);
 
