@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod budget;
+pub mod charge;
 pub mod config;
 pub mod glob;
 pub mod keyring;

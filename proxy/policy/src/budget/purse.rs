@@ -46,6 +46,9 @@ struct Part {
     /// Reservations that have not ended, those of nothing included.
     open: u32,
     unreported: u64,
+    /// What the core might keep for later, as of the last lease or tick: to look at the account itself would cost every
+    /// request a line of memory that all cores write.
+    hold: u64,
 }
 
 /// Why there is no reservation, and by which budget.
@@ -100,6 +103,7 @@ impl Purse {
                 reserved: 0,
                 open: 0,
                 unreported: 0,
+                hold: 0,
             });
         }
     }
@@ -171,12 +175,14 @@ impl Purse {
     /// Reports what was spent, and gives back what was not used since the last tick. To be called every few milliseconds.
     pub fn tick(&self) {
         let mut inner = self.inner.borrow_mut();
-        let Inner { slots, active, .. } = &mut *inner;
+        let Inner { slots, active, cores } = &mut *inner;
         active.retain(|id| {
             let slot = &mut slots[id.0 as usize];
             let idle = !std::mem::take(&mut slot.used_since_tick);
             for part in &mut slot.parts {
                 part.flush(idle);
+                part.hold = part.hold.min(part.account.hold_now(*cores));
+                part.trim(*cores);
             }
             slot.retire();
             slot.is_active = slot.parts.iter().any(|part| part.free > 0);
@@ -266,7 +272,10 @@ impl Inner {
         let part = self.current(budget, unix_s)?;
         if part.free < amount {
             match part.account.lease(amount - part.free, cores) {
-                Some(leased) => part.free += leased,
+                Some(leased) => {
+                    part.hold = leased - (amount - part.free);
+                    part.free += leased;
+                }
                 None => {
                     let why = if part.account.is_exhausted() {
                         Refusal::Exhausted
@@ -326,10 +335,13 @@ impl Part {
 
     /// Gives back what is clearly more than the core may hold.
     fn trim(&mut self, cores: u64) {
-        let hold = self.account.hold_now(cores);
-        if self.free > hold.saturating_mul(2) {
-            self.account.give(self.free - hold);
-            self.free = hold;
+        if self.free <= self.hold.saturating_mul(2) {
+            return;
+        }
+        self.hold = self.account.hold_now(cores);
+        if self.free > self.hold.saturating_mul(2) {
+            self.account.give(self.free - self.hold);
+            self.free = self.hold;
         }
     }
 

@@ -11,7 +11,7 @@ use super::*;
 use crate::money::NanoUsd;
 
 const SCHEDULES: u64 = 100_000;
-const STEPS: u64 = 100;
+const STEPS: u64 = 50;
 
 struct Random(u64);
 
@@ -378,7 +378,7 @@ fn explore(seeds: std::ops::Range<u64>) {
         }
     }
     println!("{total:?}");
-    assert!(total.least() > 100, "the schedules miss what they are about: {total:?}");
+    assert!(total.least() > 20, "the schedules miss what they are about: {total:?}");
 }
 
 impl Seen {

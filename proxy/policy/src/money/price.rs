@@ -342,7 +342,8 @@ impl Price {
     /// whatever kind of them the request can cause.
     fn worst_rates(&self, bound: &Bound, tier: Tier) -> Rates {
         let mut worst = self.rates(tier, 0);
-        for sheet in self.sheets.iter().filter(|sheet| sheet.above < bound.input.0) {
+        // The first rates are those of requests that are below every threshold.
+        for sheet in self.sheets.iter().filter(|sheet| (1..bound.input.0).contains(&sheet.above)) {
             worst = dearer(&worst, &self.rates(tier, sheet.above + 1));
         }
         let mut lift = |to: Item, from: Item, applies: bool| {
@@ -363,6 +364,9 @@ impl Price {
 
     /// The rates for a request of that tier with that many input tokens.
     fn rates(&self, tier: Tier, input_tokens: u64) -> Rates {
+        if let [only] = &*self.sheets {
+            return only.rates;
+        }
         let best = |tier: Tier| {
             let fits = |sheet: &&Sheet| sheet.tier == tier && (sheet.above == 0 || sheet.above < input_tokens);
             self.sheets.iter().rfind(fits)
@@ -382,13 +386,16 @@ const MILLION: u128 = 1_000_000;
 fn exact(of: &Quantities, rates: &Rates) -> Result<u128, Unpriced> {
     let mut sum: u128 = 0;
     for (item, _) in Item::ALL {
-        let (count, rate) = (of.get(item), rates[item as usize]);
-        match rate {
+        let count = of.get(item);
+        if count == 0 {
+            continue;
+        }
+        match rates[item as usize] {
             Some(rate) => {
                 let part = u128::from(count) * u128::from(rate);
                 sum = sum.checked_add(part).ok_or(Unpriced::TooLarge)?;
             }
-            None if count == 0 || item == Item::Request => {}
+            None if item == Item::Request => {}
             None => return Err(Unpriced::Item(item)),
         }
     }
