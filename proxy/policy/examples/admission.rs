@@ -18,25 +18,19 @@ const KEYS: u32 = 10_000;
 const NOW_S: u64 = 1_800_000_000;
 const ROUNDS: usize = 400;
 
-fn main() {
-    let secret = |at: u32| {
-        let mut bits = [7; 32];
-        bits[..4].copy_from_slice(&at.to_le_bytes());
-        VirtualKey::from_random(&bits)
-    };
-    let purse = Purse::new(2);
-    let fund = |id: u32| {
-        let account = Account::new(Period::of(Window::Total, NOW_S), 1 << 40);
-        account.grant(1 << 50);
-        purse.fund(BudgetId(id), Arc::new(account));
-    };
-    (0..KEYS + 2).for_each(fund);
-    let charge_to = |id: u32| Charge {
-        budget: BudgetId(id),
-        filter: Filter::default(),
-    };
+fn secret(at: u32) -> VirtualKey {
+    let mut bits = [7; 32];
+    bits[..4].copy_from_slice(&at.to_le_bytes());
+    VirtualKey::from_random(&bits)
+}
+
+/// A customer, a team and all the keys, each with a budget and a limit of its own.
+fn keyring() -> Keyring {
     let scope = |budget: u32| Scope {
-        budgets: Box::new([charge_to(budget)]),
+        budgets: Box::new([Charge {
+            budget: BudgetId(budget),
+            filter: Filter::default(),
+        }]),
         limits: Box::new([Subject {
             limiter: Arc::new(Limiter::new(Unit::Requests, Window::Total, 1 << 38)),
             filter: Filter::default(),
@@ -49,11 +43,21 @@ fn main() {
         team: Some(0),
         ..KeyEntry::default()
     };
-    let keyring = Keyring::new(Parts {
+    Keyring::new(Parts {
         customers: vec![scope(0)],
         teams: vec![(scope(1), Some(0))],
         keys: (0..KEYS).map(key).collect(),
-    });
+    })
+}
+
+fn main() {
+    let keyring = keyring();
+    let purse = Purse::new(2);
+    for id in 0..KEYS + 2 {
+        let account = Account::new(Period::of(Window::Total, NOW_S), 1 << 40);
+        account.grant(1 << 50);
+        purse.fund(BudgetId(id), Arc::new(account));
+    }
     let begun = Instant::now();
     let prices = money::parse_prices(money::SHIPPED).expect("what is shipped can be read");
     let table = PriceTable::new(prices, Vec::new(), OnUnknown::Refuse);

@@ -145,42 +145,14 @@ impl Tx<'_> {
     /// # Errors
     /// The file's.
     pub fn record(&mut self, entries: &[Entry]) -> rusqlite::Result<()> {
-        let mut insert = self.sql.prepare_cached(
-            "INSERT INTO ledger (unix_s, request, key, team, customer, provider, model, status, outcome, attempts, input,
-             cached, output, cost, priced, first_byte_us, total_us, tags)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
-        )?;
         let mut hours: HashMap<_, (Sum, [i64; 3])> = HashMap::new();
         let mut tag_hours: HashMap<(u64, &str, &str), Sum> = HashMap::new();
         for entry in entries {
-            let [key, team, customer] = entry.scopes;
-            let tags: Vec<String> = entry
-                .tags
-                .iter()
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect();
-            insert.execute(params![
-                entry.unix_s,
-                entry.request.to_be_bytes(),
-                key,
-                team,
-                customer,
-                entry.provider,
-                entry.model,
-                entry.status,
-                entry.outcome,
-                entry.attempts,
-                tokens(entry.input),
-                tokens(entry.cached),
-                tokens(entry.output),
-                cost(entry.cost),
-                entry.priced,
-                entry.first_byte_us,
-                entry.total_us,
-                tags.join("\n")
-            ])?;
+            insert(self.sql, entry)?;
             let hour = entry.unix_s / HOUR_S;
-            let sum = hours.entry((hour, key, &*entry.provider, &*entry.model)).or_default();
+            let sum = hours
+                .entry((hour, entry.scopes[0], &*entry.provider, &*entry.model))
+                .or_default();
             sum.0.add(entry);
             sum.1 = entry.scopes;
             for (name, value) in &entry.tags {
@@ -253,6 +225,40 @@ impl Tx<'_> {
     pub fn spend(&self, query: &SpendQuery) -> rusqlite::Result<Vec<SpendRow>> {
         spend(self.sql, query)
     }
+}
+
+fn insert(sql: &Connection, entry: &Entry) -> rusqlite::Result<usize> {
+    let mut insert = sql.prepare_cached(
+        "INSERT INTO ledger (unix_s, request, key, team, customer, provider, model, status, outcome, attempts, input,
+         cached, output, cost, priced, first_byte_us, total_us, tags)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+    )?;
+    let [key, team, customer] = entry.scopes;
+    let tags: Vec<String> = entry
+        .tags
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    insert.execute(params![
+        entry.unix_s,
+        entry.request.to_be_bytes(),
+        key,
+        team,
+        customer,
+        entry.provider,
+        entry.model,
+        entry.status,
+        entry.outcome,
+        entry.attempts,
+        tokens(entry.input),
+        tokens(entry.cached),
+        tokens(entry.output),
+        cost(entry.cost),
+        entry.priced,
+        entry.first_byte_us,
+        entry.total_us,
+        tags.join("\n")
+    ])
 }
 
 fn spend(sql: &Connection, query: &SpendQuery) -> rusqlite::Result<Vec<SpendRow>> {
