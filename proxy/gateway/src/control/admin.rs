@@ -3,6 +3,8 @@
 //! Invariants: it answers on the control thread, on its own address, and touches no request; it holds no secret.
 //! Deliberately absent: anything that changes the gateway.
 
+pub mod accounts;
+
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;

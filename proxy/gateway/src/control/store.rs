@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::database::{Database, Recovery};
 pub use self::database::{Recovered, Tx};
 pub use self::ledger::{Entry, GroupBy, SpendQuery, SpendRow};
-pub use self::rows::{BudgetRow, Change, LimitRow, NewKey, ScopeKind, ScopeRow, Scopes};
+pub use self::rows::{AuditRow, BudgetRow, Change, LimitRow, NewKey, ScopeKind, ScopeRow, Scopes};
 
 /// Requests that wait while a transaction is under way; whoever asks beyond them waits as well.
 const QUEUE: usize = 256;

@@ -77,6 +77,13 @@ pub struct Settings {
     pub sums_days: u32,
 }
 
+/// Where changes to customers, teams, keys, budgets and limits are made.
+#[derive(Clone)]
+pub struct Desk {
+    commands: mpsc::Sender<Command>,
+    store: Arc<Store>,
+}
+
 /// The way to the treasury's task.
 pub struct Treasury {
     commands: mpsc::Sender<Command>,
@@ -105,6 +112,24 @@ struct Book {
     feeder: Feeder,
     /// The period in which its owner has been warned.
     warned: Option<u64>,
+}
+
+impl Desk {
+    /// The store, for changes and reports. What is changed comes into force with [`Desk::reload`].
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Brings what is stored into force.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn reload(&self) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(Command::Reload(reply)).await;
+        sent.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
 }
 
 impl Treasury {
@@ -147,7 +172,7 @@ impl Treasury {
         Ok((treasury, receiver))
     }
 
-    /// The store, for changes and reports. After a change of customers, teams, keys, budgets or limits, [`Treasury::reload`].
+    /// The store, for changes and reports. What is changed comes into force with [`Treasury::reload`].
     pub fn store(&self) -> &Arc<Store> {
         &self.store
     }
@@ -166,15 +191,20 @@ impl Treasury {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Brings what is stored into force.
+    /// Where changes are made.
+    pub fn desk(&self) -> Desk {
+        Desk {
+            commands: self.commands.clone(),
+            store: self.store.clone(),
+        }
+    }
+
+    /// Brings what is stored into force; see [`Desk::reload`].
     ///
     /// # Errors
     /// The store cannot be read.
     pub async fn reload(&self) -> Result<(), StoreError> {
-        let (reply, answer) = oneshot::channel();
-        let sent = self.commands.send(Command::Reload(reply)).await;
-        sent.map_err(|_| StoreError::Closed)?;
-        answer.await.map_err(|_| StoreError::Closed)?
+        self.desk().reload().await
     }
 
     /// Gives everything back to the store that was not spent. To be called when the cores have closed their purses; bounded in

@@ -111,6 +111,21 @@ pub struct NewKey {
     pub expires_s: Option<u64>,
 }
 
+/// A line of the audit log.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct AuditRow {
+    /// When, in seconds since the epoch.
+    pub unix_s: u64,
+    /// Who.
+    pub actor: String,
+    /// What was done.
+    pub action: String,
+    /// To whom.
+    pub subject: String,
+    /// And how.
+    pub detail: String,
+}
+
 /// Who changes something, and when.
 #[derive(Clone, Debug)]
 pub struct Change {
@@ -360,6 +375,40 @@ impl Tx<'_> {
         let detail = format!("{} {} per {}", limit.most, limit.unit, limit.window.name());
         self.audit(change, "add-limit", kind, &name, &detail)?;
         Ok(id)
+    }
+
+    /// Deletes a limit.
+    ///
+    /// # Errors
+    /// It does not exist.
+    pub fn delete_limit(&mut self, change: &Change, id: i64) -> rusqlite::Result<()> {
+        let scope = self
+            .sql
+            .query_row("SELECT scope FROM limits WHERE id = ?1", [id], |row| row.get(0))?;
+        let (kind, name) = self.named(scope)?;
+        self.sql.execute("DELETE FROM limits WHERE id = ?1", [id])?;
+        self.audit(change, "delete-limit", kind, &name, "")
+    }
+
+    /// The latest changes, the newest first.
+    ///
+    /// # Errors
+    /// The file's.
+    pub fn audit_log(&self, most: u32) -> rusqlite::Result<Vec<AuditRow>> {
+        let columns = "unix_s, actor, action, subject, detail";
+        let mut statement = self
+            .sql
+            .prepare(&format!("SELECT {columns} FROM audit ORDER BY id DESC LIMIT ?1"))?;
+        let rows = statement.query_map([most], |row| {
+            Ok(AuditRow {
+                unix_s: row.get(0)?,
+                actor: row.get(1)?,
+                action: row.get(2)?,
+                subject: row.get(3)?,
+                detail: row.get(4)?,
+            })
+        })?;
+        rows.collect()
     }
 
     /// Everything that a keyring is made of.
