@@ -9,6 +9,7 @@ pub mod budget;
 pub mod charge;
 pub mod config;
 pub mod glob;
+pub mod health;
 pub mod keyring;
 pub mod meter;
 pub mod money;

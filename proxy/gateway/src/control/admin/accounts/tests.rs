@@ -163,6 +163,10 @@ fn a_key_lives_from_its_making_to_its_end_and_its_secret_is_told_once() {
         "a sixteenth of the limit is in hand"
     );
 
+    its_later_life(&mut served, &secret);
+}
+
+fn its_later_life(served: &mut Served, secret: &str) {
     let (status, rotated) = served.ask("POST", "/keys/station-7/rotate", &json!({"overlap_s": 3_600}));
     assert_eq!(status, 200);
     let keyring = served.keyring();
