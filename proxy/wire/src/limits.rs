@@ -65,6 +65,8 @@ pub const STREAM_PARTS_MAX: u32 = 4096;
 /// Most answers (`n`) that a streamed response is followed for; beyond it is a protocol error.
 pub const STREAM_CHOICES_MAX: usize = 128;
 
+/// Largest `usage` object that is read out of an answer, in bytes.
+pub const USAGE_BYTES_MAX: usize = 8 * 1024;
 /// Longest multipart boundary, in bytes (RFC 2046 §5.1.1).
 pub const MULTIPART_BOUNDARY_BYTES_MAX: usize = 70;
 /// Largest head of one multipart part, in bytes.
