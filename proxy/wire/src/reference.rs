@@ -2,8 +2,8 @@
 //! marks of prompt caches, in the bytes of a body that go by.
 //!
 //! Invariants: a member that is there is found, in pieces of any size, whatever surrounds it; bytes are not copied but for a
-//! few at the edges of pieces. A key that only looks like one of these counts as one, which makes a reservation larger than it need
-//! be; inside a string it cannot, because its quotes are escaped there. Deliberately absent: what is referred to.
+//! few at the edges of pieces. A text that ends like one of these keys counts as one, which makes a reservation larger than it
+//! need be; one that merely quotes them does not, because quotes are escaped there. Deliberately absent: what is referred to.
 
 use memchr::memmem;
 
@@ -113,7 +113,7 @@ mod tests {
         for body in [
             "",
             r#"{"model":"gpt-5","messages":[{"role":"user","content":"my \"url\" is \"image_url\""}]}"#,
-            r#"{"prompt":"a conversation about a url","max_tokens":5}"#,
+            r#"{"prompt":"a conversation about a url.","max_tokens":5}"#,
         ] {
             assert_eq!(seen(body), (false, false), "{body}");
         }
