@@ -10,7 +10,7 @@ use std::time::Instant;
 use sluice_policy::budget::{Account, BudgetId, Period, Purse, Window};
 use sluice_policy::charge::{self, Demand, Enforce};
 use sluice_policy::keyring::{Charge, Filter, KeyEntry, Keyring, Parts, Scope, Subject, VirtualKey};
-use sluice_policy::money::{self, OnUnknown, PriceTable};
+use sluice_policy::money::{self, NanoUsd, OnUnknown, PriceTable};
 use sluice_policy::rate::{Ask, Limiter, Pass, Unit};
 use sluice_wire::chat::Usage;
 
@@ -29,6 +29,8 @@ fn keyring() -> Keyring {
     let scope = |budget: u32| Scope {
         budgets: Box::new([Charge {
             budget: BudgetId(budget),
+            limit: NanoUsd::LIMIT_MAX,
+            window: Window::Total,
             filter: Filter::default(),
         }]),
         limits: Box::new([Subject {

@@ -21,8 +21,9 @@ pub use credential::{CREDENTIAL_FIELDS, credential, is_own_field};
 pub use secret::{Digest, KEY_PREFIX, VirtualKey};
 pub use tags::{TagBook, Tags};
 
-use crate::budget::BudgetId;
+use crate::budget::{BudgetId, Window};
 use crate::glob::Glob;
+use crate::money::NanoUsd;
 use crate::rate::Limiter;
 
 /// A customer, team or key of one keyring.
@@ -80,6 +81,10 @@ impl Filter {
 pub struct Charge {
     /// The budget.
     pub budget: BudgetId,
+    /// What may be spent.
+    pub limit: NanoUsd,
+    /// Over what time.
+    pub window: Window,
     /// Which requests.
     pub filter: Filter,
 }
@@ -251,6 +256,22 @@ impl Keyring {
         let all = self.scopes_of(caller).flat_map(|scope| &scope.budgets);
         all.filter(move |charge| charge.filter.matches(provider, model))
             .map(|charge| charge.budget)
+    }
+
+    /// What to call one of a caller's budgets towards that caller, such as `the budget of press-line-2, 50 USD per day`.
+    pub fn describe(&self, caller: Caller, budget: BudgetId) -> String {
+        let owner = self.scopes_of(caller).find_map(|scope| {
+            let charge = scope.budgets.iter().find(|charge| charge.budget == budget)?;
+            Some((scope, charge))
+        });
+        let Some((scope, charge)) = owner else {
+            return "a budget".to_owned();
+        };
+        let per = match charge.window {
+            Window::Total => "in total".to_owned(),
+            window => format!("per {}", window.name()),
+        };
+        format!("the budget of {}, {} USD {per}", scope.name, charge.limit)
     }
 
     /// The limits that a request of a caller to a provider's model is subject to: the key's first.

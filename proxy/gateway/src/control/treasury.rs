@@ -13,8 +13,8 @@
 mod keys;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sluice_policy::budget::{Account, BudgetId, Done, Feeder, Plan};
@@ -61,7 +61,6 @@ pub enum Event {
 }
 
 enum Command {
-    Record(Vec<Entry>),
     Reload(oneshot::Sender<Result<(), StoreError>>),
     Close(oneshot::Sender<()>),
 }
@@ -88,8 +87,36 @@ pub struct Desk {
 pub struct Treasury {
     commands: mpsc::Sender<Command>,
     store: Arc<Store>,
-    dropped: Arc<AtomicU64>,
+    ledger: Arc<Pending>,
     task: JoinHandle<()>,
+}
+
+/// Entries of the ledger that the store does not have yet.
+#[derive(Debug, Default)]
+struct Pending {
+    entries: Mutex<Vec<Entry>>,
+    dropped: AtomicU64,
+}
+
+impl Pending {
+    fn with<T>(&self, act: impl FnOnce(&mut Vec<Entry>) -> T) -> T {
+        act(&mut self.entries.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add(&self, mut entries: Vec<Entry>) {
+        let lost = self.with(|waiting| {
+            let room = ENTRIES_MAX.saturating_sub(waiting.len());
+            let lost = entries.len().saturating_sub(room);
+            entries.truncate(room);
+            waiting.append(&mut entries);
+            lost
+        });
+        self.lose(lost);
+    }
+
+    fn lose(&self, count: usize) {
+        self.dropped.fetch_add(count as u64, Ordering::Relaxed);
+    }
 }
 
 struct Task {
@@ -100,9 +127,8 @@ struct Task {
     books: Vec<Option<Book>>,
     ids: HashMap<i64, BudgetId>,
     limiters: HashMap<i64, Arc<Limiter>>,
-    entries: Vec<Entry>,
+    ledger: Arc<Pending>,
     events: mpsc::UnboundedSender<Event>,
-    dropped: Arc<AtomicU64>,
 }
 
 /// What is known of one budget.
@@ -150,7 +176,7 @@ impl Treasury {
         let store = Arc::new(store);
         let (events, receiver) = mpsc::unbounded_channel();
         let (commands, orders) = mpsc::channel(COMMANDS);
-        let dropped = Arc::new(AtomicU64::new(0));
+        let ledger = Arc::new(Pending::default());
         let mut task = Task {
             store: store.clone(),
             settings,
@@ -158,15 +184,14 @@ impl Treasury {
             books: Vec::new(),
             ids: HashMap::new(),
             limiters: HashMap::new(),
-            entries: Vec::new(),
+            ledger: ledger.clone(),
             events,
-            dropped: dropped.clone(),
         };
         task.reload().await?;
         let treasury = Self {
             commands,
             store,
-            dropped,
+            ledger,
             task: tokio::spawn(task.run(orders)),
         };
         Ok((treasury, receiver))
@@ -179,16 +204,13 @@ impl Treasury {
 
     /// Writes requests into the ledger, soon.
     pub fn record(&self, entries: Vec<Entry>) {
-        let count = entries.len() as u64;
-        if self.commands.try_send(Command::Record(entries)).is_err() {
-            self.dropped.fetch_add(count, Ordering::Relaxed);
-        }
+        self.ledger.add(entries);
     }
 
     /// Entries of the ledger that were lost because the store did not follow. Budgets have counted those requests all the
     /// same.
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.ledger.dropped.load(Ordering::Relaxed)
     }
 
     /// Where changes are made.
@@ -235,7 +257,6 @@ impl Task {
                     }
                 }
                 command = orders.recv() => match command {
-                    Some(Command::Record(entries)) => self.keep(entries),
                     Some(Command::Reload(reply)) => {
                         let _ = reply.send(self.reload().await);
                     }
@@ -248,14 +269,6 @@ impl Task {
                 },
             }
         }
-    }
-
-    fn keep(&mut self, mut entries: Vec<Entry>) {
-        let room = ENTRIES_MAX.saturating_sub(self.entries.len());
-        let lost = entries.len().saturating_sub(room);
-        self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
-        entries.truncate(room);
-        self.entries.append(&mut entries);
     }
 
     /// Asks the store for what accounts need, tells it what was spent, and writes the ledger; passes on what is durable.
@@ -309,21 +322,25 @@ impl Task {
     }
 
     async fn write_ledger(&mut self) -> Result<(), StoreError> {
-        while !self.entries.is_empty() {
-            let count = self.entries.len().min(ENTRIES_AT_ONCE);
-            let entries: Arc<[Entry]> = self.entries[..count].into();
+        loop {
+            let entries: Arc<[Entry]> = self
+                .ledger
+                .with(|waiting| waiting[..waiting.len().min(ENTRIES_AT_ONCE)].into());
+            let count = entries.len();
+            if count == 0 {
+                return Ok(());
+            }
             match self.store.record(entries).await {
-                // Only now: what the store does not have is not forgotten here.
-                Ok(()) => drop(self.entries.drain(..count)),
+                Ok(()) => {}
                 Err(StoreError::Refused(why)) => {
                     tracing::error!(why, "the store refuses entries of the ledger");
-                    self.dropped.fetch_add(count as u64, Ordering::Relaxed);
-                    self.entries.drain(..count);
+                    self.ledger.lose(count);
                 }
                 Err(StoreError::Closed) => return Err(StoreError::Closed),
             }
+            // Only now: what the store does not have is not forgotten here. Others add at the end meanwhile.
+            self.ledger.with(|waiting| drop(waiting.drain(..count)));
         }
-        Ok(())
     }
 
     async fn forget(&mut self) {
@@ -361,7 +378,11 @@ impl Task {
             }
             match &mut self.books[id.0 as usize] {
                 Some(book) => {
-                    book.feeder.set_limit(row.limit);
+                    if book.row.limit != row.limit {
+                        book.feeder.set_limit(row.limit);
+                    }
+                    // A top-up or a reset may have made room.
+                    book.feeder.ask();
                     book.row = row.clone();
                 }
                 none => {

@@ -3,7 +3,7 @@
 use sluice_wire::limits::{TAG_NAMES_MAX, TAG_VALUES_MAX, TAGS_BYTES_MAX};
 
 use super::*;
-use crate::budget::Window;
+use crate::budget::{Span, Window};
 use crate::rate::{Limiter, Unit};
 
 const NOW_S: u64 = 1_000_000;
@@ -19,6 +19,12 @@ fn globs(texts: &[&str]) -> Box<[Glob]> {
 fn charge(id: u32, provider: Option<&str>, model: Option<&str>) -> Charge {
     Charge {
         budget: BudgetId(id),
+        limit: NanoUsd(u64::from(id) * 500_000_000),
+        window: if id == 9 {
+            Window::Total
+        } else {
+            Window::Calendar(Span::Day)
+        },
         filter: Filter {
             provider: provider.map(Glob::new),
             model: model.map(Glob::new),
@@ -152,6 +158,10 @@ fn a_request_is_charged_at_every_level_whose_filter_fits() {
     assert_eq!(budgets("openai", "gpt-5-mini"), [1, 2, 5, 9]);
     assert_eq!(budgets("azure", "gpt-5-mini"), [1, 5, 9]);
     assert_eq!(keyring.limits(caller, "openai", "gpt-5").count(), 1);
+    let named = |id: u32| keyring.describe(caller, BudgetId(id));
+    assert_eq!(named(5), "the budget of press-line-2, 2.5 USD per day");
+    assert_eq!(named(9), "the budget of acme, 4.5 USD in total");
+    assert_eq!(named(77), "a budget");
 }
 
 #[test]

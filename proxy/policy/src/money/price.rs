@@ -343,7 +343,11 @@ impl Price {
     fn worst_rates(&self, bound: &Bound, tier: Tier) -> Rates {
         let mut worst = self.rates(tier, 0);
         // The first rates are those of requests that are below every threshold.
-        for sheet in self.sheets.iter().filter(|sheet| (1..bound.input.0).contains(&sheet.above)) {
+        for sheet in self
+            .sheets
+            .iter()
+            .filter(|sheet| (1..bound.input.0).contains(&sheet.above))
+        {
             worst = dearer(&worst, &self.rates(tier, sheet.above + 1));
         }
         let mut lift = |to: Item, from: Item, applies: bool| {

@@ -20,6 +20,8 @@ pub fn keyring(scopes: &Scopes, ids: &HashMap<i64, BudgetId>, limiters: &mut Has
         if let Some(id) = ids.get(&row.id) {
             budgets.entry(row.scope).or_default().push(Charge {
                 budget: *id,
+                limit: row.limit,
+                window: row.window,
                 filter: filter(row.provider.as_deref(), row.model.as_deref()),
             });
         }
