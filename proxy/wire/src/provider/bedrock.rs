@@ -111,7 +111,7 @@ impl Family {
 
 /// Reads `usage` objects; there is one.
 #[derive(Debug, Default)]
-pub struct UsageReader;
+pub struct UsageReader(());
 
 impl UsageReader {
     /// What the object says.

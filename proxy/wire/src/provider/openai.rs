@@ -152,7 +152,7 @@ pub fn write_own_error(error: &ApiError, out: &mut Out) {
 
 /// Reads `usage` objects; the last one counts.
 #[derive(Debug, Default)]
-pub struct UsageReader;
+pub struct UsageReader(());
 
 impl UsageReader {
     /// What the object says.
