@@ -5,6 +5,7 @@
 //! wire (`sluice-wire`).
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod budget;
 pub mod charge;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod health;
 pub mod keyring;
 pub mod meter;
 pub mod money;
+pub mod patience;
 pub mod rate;
 pub mod route;
 pub mod snapshot;
