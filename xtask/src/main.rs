@@ -7,6 +7,7 @@ mod bench;
 mod cargo;
 mod ci;
 mod fuzz;
+mod prices;
 mod schema;
 mod sdk;
 mod stack;
@@ -28,6 +29,8 @@ enum Command {
     Tidy,
     /// Write the documents in config/ that follow from code.
     Schema,
+    /// Refresh the prices in config/ from the newest published table.
+    Prices(prices::Args),
     /// Run the vendors' own SDKs against a gateway with the simulator behind it.
     Sdk(sdk::Args),
     /// Fuzz the decoders.
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Ci(args) => ci::run(&args),
         Command::Tidy => tidy::run(),
         Command::Schema => schema::run(),
+        Command::Prices(args) => prices::run(&args),
         Command::Sdk(args) => sdk::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Bench(command) => bench::run(command),

@@ -3,12 +3,14 @@
 //! Invariants: if this thread stalls, the cores go on with the plane they have; it never touches a request.
 //! Deliberately absent: the data plane. What crosses is `mesh.rs`, [`Plane`] and the counters.
 
-mod admin;
+pub mod admin;
 mod build;
 mod credentials;
 mod log;
 mod reload;
 mod resolve;
+pub mod store;
+pub mod treasury;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;

@@ -6,10 +6,16 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod budget;
+pub mod charge;
 pub mod config;
+pub mod glob;
 pub mod health;
+pub mod keyring;
 pub mod meter;
+pub mod money;
 pub mod patience;
+pub mod rate;
 pub mod route;
 pub mod snapshot;
 pub mod vendors;

@@ -14,9 +14,11 @@ pub mod limits;
 pub mod multipart;
 pub mod provider;
 pub mod proxy_protocol;
+pub mod reference;
 pub mod sigv4;
 pub mod sse;
 pub mod surface;
+pub mod tally;
 #[cfg(test)]
 mod testing;
 pub mod watch;

@@ -67,6 +67,8 @@ pub const STREAM_PARTS_MAX: u32 = 4096;
 /// Most answers (`n`) that a streamed response is followed for; beyond it is a protocol error.
 pub const STREAM_CHOICES_MAX: usize = 128;
 
+/// Largest `usage` object that is read out of an answer, in bytes.
+pub const USAGE_BYTES_MAX: usize = 8 * 1024;
 /// Longest multipart boundary, in bytes (RFC 2046 §5.1.1).
 pub const MULTIPART_BOUNDARY_BYTES_MAX: usize = 70;
 /// Largest head of one multipart part, in bytes.
@@ -113,6 +115,18 @@ pub const ROUTES_MAX: usize = 4096;
 pub const MODELS_MAX: usize = 4096;
 /// Extra header fields of one provider.
 pub const PROVIDER_HEADERS_MAX: usize = 32;
+/// Budgets that one request is charged to, over all levels.
+pub const BUDGETS_PER_REQUEST_MAX: usize = 16;
+/// Rate limits that one request is subject to, over all levels.
+pub const LIMITS_PER_REQUEST_MAX: usize = 16;
+/// Longest name or value of a tag, in bytes.
+pub const TAG_BYTES_MAX: usize = 64;
+/// Names and values of one request's tags together, with a byte behind each.
+pub const TAGS_BYTES_MAX: usize = 192;
+/// Names of tags that reports tell apart.
+pub const TAG_NAMES_MAX: usize = 64;
+/// Values of one tag that reports tell apart.
+pub const TAG_VALUES_MAX: usize = 1024;
 /// Longest name of a provider or a key, in bytes.
 pub const NAME_BYTES_MAX: usize = 64;
 /// Largest secret read from a variable or a file, in bytes.
@@ -176,5 +190,6 @@ const _: () = {
         NOTES_MAX * (NOTE_BYTES_MAX + 12) < HEAD_BYTES_MAX / 4,
         "a warning header must leave room in a head"
     );
+    assert!(TAGS_BYTES_MAX <= u8::MAX as usize, "the length of tags is 8 bits wide");
     assert!(KEYS_MAX <= 64, "tried keys are a 64-bit mask");
 };

@@ -11,6 +11,7 @@
 //! write_error(&UpstreamError, &mut Out)                            write_own_error(&ApiError, &mut Out)
 //! StreamDecoder::new()  .push(&mut self, &[u8], Sink) -> Result<(), ApiError>  .finish(&mut self, Sink) -> StreamEnd
 //! StreamEncoder::new(&Reply)  .push(&mut self, &ChatEvent, &mut Out)  .interrupt(&mut self, &ApiError, &mut Out)
+//! UsageReader::default()  .read(&mut self, object: &[u8]) -> Option<Usage>
 //! ```
 //! Invariants: a translation is parse, then write, with nothing in between; nothing here keeps a byte of a
 //! body. Deliberately absent: same-dialect traffic, which is spliced and never translated, and credentials.
@@ -283,6 +284,37 @@ impl StreamDecoder {
             Self::OpenAi(decoder) => decoder.malformed(),
             Self::Anthropic(decoder) => decoder.malformed(),
             Self::Bedrock(decoder) => decoder.malformed(),
+        }
+    }
+}
+
+/// Reads the `usage` objects of one answer, which a stream may send in parts.
+#[derive(Debug)]
+pub enum UsageReader {
+    /// Of chat completions, and of OpenAI's other interfaces.
+    OpenAi(openai::UsageReader),
+    /// Of messages.
+    Anthropic(anthropic::UsageReader),
+    /// Of Converse.
+    Bedrock(bedrock::UsageReader),
+}
+
+impl UsageReader {
+    /// Before the first object.
+    pub fn new(dialect: Dialect) -> Self {
+        match dialect {
+            Dialect::OpenAi => Self::OpenAi(openai::UsageReader::default()),
+            Dialect::Anthropic => Self::Anthropic(anthropic::UsageReader::default()),
+            Dialect::Bedrock => Self::Bedrock(bedrock::UsageReader::default()),
+        }
+    }
+
+    /// All that is known with the next object; `None` if it is not one.
+    pub fn read(&mut self, object: &[u8]) -> Option<Usage> {
+        match self {
+            Self::OpenAi(reader) => reader.read(object),
+            Self::Anthropic(reader) => reader.read(object),
+            Self::Bedrock(reader) => reader.read(object),
         }
     }
 }

@@ -5,6 +5,8 @@
 
 mod health;
 
+pub mod accounts;
+
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;

@@ -12,7 +12,7 @@ pub use request::{parse_request, thinking_style, write_request};
 pub use response::{parse_response, write_response};
 pub use stream::{StreamDecoder, StreamEncoder};
 
-use crate::chat::{ErrorKind, JsonError, Kind, Out, Reader, UpstreamError};
+use crate::chat::{ErrorKind, JsonError, Kind, Out, Reader, UpstreamError, Usage};
 use crate::error::{ApiError, anthropic_kind};
 use crate::provider::{ErrorHead, Target};
 
@@ -124,4 +124,16 @@ pub fn write_error(error: &UpstreamError, out: &mut Out) {
 /// Appends `{"type":"error","error":{…}}` for an error of the gateway's own.
 pub fn write_own_error(error: &ApiError, out: &mut Out) {
     error.write_anthropic(&mut out.buf);
+}
+
+/// Reads `usage` objects, of which each is cumulative and leaves out what has not changed.
+#[derive(Debug, Default)]
+pub struct UsageReader(response::WireUsage);
+
+impl UsageReader {
+    /// What all objects so far say.
+    pub fn read(&mut self, object: &[u8]) -> Option<Usage> {
+        self.0.update(&mut Reader::new(object).ok()?).ok()?;
+        Some(self.0.usage())
+    }
 }

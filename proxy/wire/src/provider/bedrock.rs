@@ -20,6 +20,7 @@ pub use request::{parse_request, write_request};
 pub use response::{parse_response, write_response};
 pub use stream::{StreamDecoder, StreamEncoder};
 
+use crate::chat::{Reader, Usage};
 use crate::provider::Target;
 
 /// Appends the path of the request target: `/model/{id}/converse` or `…/converse-stream`.
@@ -105,6 +106,17 @@ impl Family {
     /// Whether prompts can be cached; the others refuse a cache point.
     fn caches(self) -> bool {
         matches!(self, Self::Claude | Self::Nova)
+    }
+}
+
+/// Reads `usage` objects; there is one.
+#[derive(Debug, Default)]
+pub struct UsageReader(());
+
+impl UsageReader {
+    /// What the object says.
+    pub fn read(&mut self, object: &[u8]) -> Option<Usage> {
+        response::parse_usage(&mut Reader::new(object).ok()?).ok()
     }
 }
 

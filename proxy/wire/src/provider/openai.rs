@@ -11,7 +11,7 @@ pub use request::{parse_request, write_request};
 pub use response::{parse_response, write_response};
 pub use stream::{StreamDecoder, StreamEncoder};
 
-use crate::chat::{ErrorKind, JsonError, Kind, Out, Reader, UpstreamError};
+use crate::chat::{ErrorKind, JsonError, Kind, Out, Reader, UpstreamError, Usage};
 use crate::error::{ApiError, write_string};
 use crate::provider::{ErrorHead, Target};
 
@@ -148,4 +148,15 @@ pub fn write_error(error: &UpstreamError, out: &mut Out) {
 /// Appends `{"error":{…}}` for an error of the gateway's own.
 pub fn write_own_error(error: &ApiError, out: &mut Out) {
     error.write_openai(&mut out.buf);
+}
+
+/// Reads `usage` objects; the last one counts.
+#[derive(Debug, Default)]
+pub struct UsageReader(());
+
+impl UsageReader {
+    /// What the object says.
+    pub fn read(&mut self, object: &[u8]) -> Option<Usage> {
+        response::usage(&mut Reader::new(object).ok()?).ok()?
+    }
 }

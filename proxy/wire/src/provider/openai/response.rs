@@ -209,11 +209,12 @@ pub(super) fn usage(reader: &mut Reader<'_>) -> Result<Option<Usage>, JsonError>
     reader.object("")?;
     while let Some(key) = reader.key()? {
         match &*key {
-            "prompt_tokens" => prompt = count(reader)?.unwrap_or(0),
-            "completion_tokens" => completion = count(reader)?.unwrap_or(0),
+            // The second names are those of the Responses interface and of embeddings, images and transcriptions.
+            "prompt_tokens" | "input_tokens" => prompt = count(reader)?.unwrap_or(0),
+            "completion_tokens" | "output_tokens" => completion = count(reader)?.unwrap_or(0),
             "total_tokens" => total = count(reader)?.unwrap_or(0),
-            "prompt_tokens_details" => input = Details::parse(reader)?,
-            "completion_tokens_details" => output = Details::parse(reader)?,
+            "prompt_tokens_details" | "input_tokens_details" => input = Details::parse(reader)?,
+            "completion_tokens_details" | "output_tokens_details" => output = Details::parse(reader)?,
             // DeepSeek; Moonshot and others.
             "prompt_cache_hit_tokens" | "cached_tokens" | "num_cached_tokens" => hit = hit.or(count(reader)?),
             _ => reader.skip()?,

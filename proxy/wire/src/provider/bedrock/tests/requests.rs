@@ -30,7 +30,7 @@ pub(super) fn write(request: &ChatRequest<'_>) -> (Value, String) {
 }
 
 pub(super) fn number(text: &str) -> Number<'_> {
-    let mut reader = crate::chat::Reader::new(text.as_bytes()).unwrap();
+    let mut reader = Reader::new(text.as_bytes()).unwrap();
     reader.number_or_null().unwrap().unwrap()
 }
 

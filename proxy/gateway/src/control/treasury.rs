@@ -1,0 +1,445 @@
+//! The treasury: between the store and the cores. It makes the keyring of what is stored, keeps every budget's account
+//! supplied with leases, and writes the ledger.
+//!
+//! ```text
+//!  store ◄─ feed, record ─ treasury ─ funds, keyring ─► control ─ orders ─► cores
+//!                             ▲ entries, reload, close
+//! ```
+//!
+//! Invariants: a budget has one [`BudgetId`] for as long as the process runs; cores get an account before a keyring that needs
+//! it; an entry of the ledger is kept until the store has it, up to a bound, beyond which entries are dropped and counted; the
+//! control thread never waits for this task, nor this task for a core. Deliberately absent: decisions about requests.
+
+mod keys;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sluice_policy::budget::{Account, BudgetId, Done, Feeder, Plan};
+use sluice_policy::keyring::Keyring;
+use sluice_policy::money::NanoUsd;
+use sluice_policy::rate::Limiter;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::store::{BudgetRow, Entry, Scopes, Store, StoreError};
+
+/// How often accounts are looked at.
+const PERIOD: Duration = Duration::from_millis(50);
+/// How often the ledger is cleared of what is too old, in periods: once a minute.
+const FORGET_PERIODS: u64 = 1_200;
+/// Requests of the ledger that one transaction deletes at most.
+const FORGET_MOST: u32 = 20_000;
+/// Entries that wait for the store at most: some seconds' worth.
+const ENTRIES_MAX: usize = 100_000;
+/// Entries that one transaction writes at most.
+const ENTRIES_AT_ONCE: usize = 10_000;
+const COMMANDS: usize = 64;
+const DAY_S: u64 = 86_400;
+
+/// Accounts that cores shall have.
+pub type Funds = Arc<[(BudgetId, Arc<Account>)]>;
+
+/// What the control thread is told.
+#[derive(Debug)]
+pub enum Event {
+    /// Each core shall use these accounts.
+    Funds(Funds),
+    /// Requests that begin from now on are let in by this keyring.
+    Keyring(Arc<Keyring>),
+    /// More of a budget has been spent than its owner wanted to hear of; once in a period.
+    Soft {
+        /// Whose budget.
+        owner: Box<str>,
+        /// What was spent.
+        spent: NanoUsd,
+        /// What may be spent.
+        limit: NanoUsd,
+    },
+}
+
+enum Command {
+    Reload(oneshot::Sender<Result<(), StoreError>>),
+    Close(oneshot::Sender<()>),
+}
+
+/// What the operator decides.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Cores that share each account.
+    pub cores: u32,
+    /// Days for which single requests are kept.
+    pub ledger_days: u32,
+    /// Days for which their hourly sums are kept.
+    pub sums_days: u32,
+}
+
+/// Where changes to customers, teams, keys, budgets and limits are made.
+#[derive(Clone)]
+pub struct Desk {
+    commands: mpsc::Sender<Command>,
+    store: Arc<Store>,
+}
+
+/// The way to the treasury's task.
+pub struct Treasury {
+    commands: mpsc::Sender<Command>,
+    store: Arc<Store>,
+    ledger: Arc<Pending>,
+    task: JoinHandle<()>,
+}
+
+/// Entries of the ledger that the store does not have yet.
+#[derive(Debug, Default)]
+struct Pending {
+    entries: Mutex<Vec<Entry>>,
+    dropped: AtomicU64,
+}
+
+impl Pending {
+    fn with<T>(&self, act: impl FnOnce(&mut Vec<Entry>) -> T) -> T {
+        act(&mut self.entries.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add(&self, mut entries: Vec<Entry>) {
+        let lost = self.with(|waiting| {
+            let room = ENTRIES_MAX.saturating_sub(waiting.len());
+            let lost = entries.len().saturating_sub(room);
+            entries.truncate(room);
+            waiting.append(&mut entries);
+            lost
+        });
+        self.lose(lost);
+    }
+
+    fn lose(&self, count: usize) {
+        self.dropped.fetch_add(count as u64, Ordering::Relaxed);
+    }
+}
+
+struct Task {
+    store: Arc<Store>,
+    settings: Settings,
+    clock: fn() -> u64,
+    /// By [`BudgetId`]; `None` where a budget is gone.
+    books: Vec<Option<Book>>,
+    ids: HashMap<i64, BudgetId>,
+    limiters: HashMap<i64, Arc<Limiter>>,
+    ledger: Arc<Pending>,
+    events: mpsc::UnboundedSender<Event>,
+}
+
+/// What is known of one budget.
+struct Book {
+    row: BudgetRow,
+    owner: Box<str>,
+    feeder: Feeder,
+    /// The period in which its owner has been warned.
+    warned: Option<u64>,
+}
+
+impl Desk {
+    /// The store, for changes and reports. What is changed comes into force with [`Desk::reload`].
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Brings what is stored into force.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn reload(&self) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(Command::Reload(reply)).await;
+        sent.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+impl Treasury {
+    /// Leases a first part of every budget, and goes on on the current runtime. What comes first from the receiver are the
+    /// funds and the keyring to begin with.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn start(store: Store, settings: Settings) -> Result<(Self, mpsc::UnboundedReceiver<Event>), StoreError> {
+        Self::start_at(store, settings, unix_s).await
+    }
+
+    async fn start_at(
+        store: Store,
+        settings: Settings,
+        clock: fn() -> u64,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Event>), StoreError> {
+        let store = Arc::new(store);
+        let (events, receiver) = mpsc::unbounded_channel();
+        let (commands, orders) = mpsc::channel(COMMANDS);
+        let ledger = Arc::new(Pending::default());
+        let mut task = Task {
+            store: store.clone(),
+            settings,
+            clock,
+            books: Vec::new(),
+            ids: HashMap::new(),
+            limiters: HashMap::new(),
+            ledger: ledger.clone(),
+            events,
+        };
+        task.reload().await?;
+        let treasury = Self {
+            commands,
+            store,
+            ledger,
+            task: tokio::spawn(task.run(orders)),
+        };
+        Ok((treasury, receiver))
+    }
+
+    /// The store, for changes and reports. What is changed comes into force with [`Treasury::reload`].
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Writes requests into the ledger, soon.
+    pub fn record(&self, entries: Vec<Entry>) {
+        self.ledger.add(entries);
+    }
+
+    /// Entries of the ledger that were lost because the store did not follow. Budgets have counted those requests all the
+    /// same.
+    pub fn dropped(&self) -> u64 {
+        self.ledger.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Where changes are made.
+    pub fn desk(&self) -> Desk {
+        Desk {
+            commands: self.commands.clone(),
+            store: self.store.clone(),
+        }
+    }
+
+    /// Brings what is stored into force; see [`Desk::reload`].
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn reload(&self) -> Result<(), StoreError> {
+        self.desk().reload().await
+    }
+
+    /// Gives everything back to the store that was not spent. To be called when the cores have closed their purses; bounded in
+    /// time by the caller.
+    pub async fn close(self) {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::Close(reply)).await.is_ok() {
+            let _ = answer.await;
+        }
+        let _ = self.task.await;
+    }
+}
+
+impl Task {
+    async fn run(mut self, mut orders: mpsc::Receiver<Command>) {
+        let mut tick = tokio::time::interval(PERIOD);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut periods: u64 = 0;
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {
+                    periods += 1;
+                    if self.sync().await.is_err() {
+                        return;
+                    }
+                    if periods.is_multiple_of(FORGET_PERIODS) {
+                        self.forget().await;
+                    }
+                }
+                command = orders.recv() => match command {
+                    Some(Command::Reload(reply)) => {
+                        let _ = reply.send(self.reload().await);
+                    }
+                    Some(Command::Close(reply)) => {
+                        self.close().await;
+                        let _ = reply.send(());
+                        return;
+                    }
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// Asks the store for what accounts need, tells it what was spent, and writes the ledger; passes on what is durable.
+    async fn sync(&mut self) -> Result<(), StoreError> {
+        let now_s = (self.clock)();
+        let mut asked: Vec<(usize, Plan)> = Vec::new();
+        for (index, book) in self.books.iter_mut().enumerate() {
+            if let Some(book) = book {
+                let plan = book.feeder.plan(now_s);
+                if !plan.is_empty() {
+                    asked.push((index, plan));
+                }
+            }
+        }
+        self.carry_out(asked, now_s).await?;
+        self.write_ledger().await
+    }
+
+    async fn carry_out(&mut self, asked: Vec<(usize, Plan)>, now_s: u64) -> Result<(), StoreError> {
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let row = |index: usize| self.books[index].as_ref().map_or(0, |book| book.row.id);
+        let plans: Arc<[_]> = asked.iter().map(|(index, plan)| (row(*index), plan.clone())).collect();
+        let done = match self.store.feed(plans, now_s).await {
+            Ok(done) => done,
+            Err(error) => {
+                for (index, plan) in &asked {
+                    if let Some(book) = &mut self.books[*index] {
+                        book.feeder.failed(plan);
+                    }
+                }
+                return Err(error);
+            }
+        };
+        let mut funds = Vec::new();
+        for ((index, plan), done) in asked.iter().zip(&done) {
+            let Some(book) = &mut self.books[*index] else {
+                continue;
+            };
+            let id = BudgetId(u32::try_from(*index).unwrap_or(u32::MAX));
+            funds.extend(book.feeder.done(plan, done).into_iter().map(|account| (id, account)));
+            if let Some(event) = book.warn(done) {
+                let _ = self.events.send(event);
+            }
+        }
+        if !funds.is_empty() {
+            let _ = self.events.send(Event::Funds(funds.into()));
+        }
+        Ok(())
+    }
+
+    async fn write_ledger(&mut self) -> Result<(), StoreError> {
+        loop {
+            let entries: Arc<[Entry]> = self
+                .ledger
+                .with(|waiting| waiting[..waiting.len().min(ENTRIES_AT_ONCE)].into());
+            let count = entries.len();
+            if count == 0 {
+                return Ok(());
+            }
+            match self.store.record(entries).await {
+                Ok(()) => {}
+                Err(StoreError::Refused(why)) => {
+                    tracing::error!(why, "the store refuses entries of the ledger");
+                    self.ledger.lose(count);
+                }
+                Err(StoreError::Closed) => return Err(StoreError::Closed),
+            }
+            // Only now: what the store does not have is not forgotten here. Others add at the end meanwhile.
+            self.ledger.with(|waiting| drop(waiting.drain(..count)));
+        }
+    }
+
+    async fn forget(&mut self) {
+        let now_s = (self.clock)();
+        let before = |days: u32| now_s.saturating_sub(u64::from(days) * DAY_S);
+        let (ledger_s, sums_s) = (before(self.settings.ledger_days), before(self.settings.sums_days));
+        let forgotten = self.store.ask(move |tx| tx.forget(ledger_s, sums_s, FORGET_MOST)).await;
+        if let Err(error) = forgotten {
+            tracing::warn!(%error, "old entries of the ledger stay");
+        }
+    }
+
+    /// Reads customers, teams, keys, budgets and limits anew.
+    async fn reload(&mut self) -> Result<(), StoreError> {
+        let scopes = self.store.ask(|tx| tx.scopes()).await?;
+        self.follow_budgets(&scopes);
+        // New budgets have accounts before a keyring names them.
+        self.sync().await?;
+        let keyring = keys::keyring(&scopes, &self.ids, &mut self.limiters);
+        let _ = self.events.send(Event::Keyring(Arc::new(keyring)));
+        Ok(())
+    }
+
+    fn follow_budgets(&mut self, scopes: &Scopes) {
+        let owners: HashMap<i64, &str> = scopes
+            .scopes
+            .iter()
+            .map(|scope| (scope.id, scope.name.as_str()))
+            .collect();
+        for row in &scopes.budgets {
+            let next = BudgetId(u32::try_from(self.books.len()).unwrap_or(u32::MAX));
+            let id = *self.ids.entry(row.id).or_insert(next);
+            if id == next {
+                self.books.push(None);
+            }
+            match &mut self.books[id.0 as usize] {
+                Some(book) => {
+                    if book.row.limit != row.limit {
+                        book.feeder.set_limit(row.limit);
+                    }
+                    // A top-up or a reset may have made room.
+                    book.feeder.ask();
+                    book.row = row.clone();
+                }
+                none => {
+                    *none = Some(Book {
+                        row: row.clone(),
+                        owner: owners.get(&row.scope).copied().unwrap_or_default().into(),
+                        feeder: Feeder::new(row.limit, row.window, self.settings.cores),
+                        warned: None,
+                    });
+                }
+            }
+        }
+        let stored: std::collections::HashSet<i64> = scopes.budgets.iter().map(|row| row.id).collect();
+        for book in &mut self.books {
+            book.take_if(|book| !stored.contains(&book.row.id));
+        }
+        self.ids.retain(|row, _| stored.contains(row));
+    }
+
+    async fn close(&mut self) {
+        let now_s = (self.clock)();
+        let mut asked = Vec::new();
+        for (index, book) in self.books.iter_mut().enumerate() {
+            if let Some(book) = book {
+                asked.push((index, book.feeder.close()));
+            }
+        }
+        if let Err(error) = self.carry_out(asked, now_s).await {
+            tracing::warn!(%error, "leases could not be given back; they count as spent");
+        }
+        if let Err(error) = self.write_ledger().await {
+            tracing::warn!(%error, "the last entries of the ledger are lost");
+        }
+    }
+}
+
+impl Book {
+    fn warn(&mut self, done: &Done) -> Option<Event> {
+        let soft = self.row.soft?;
+        let period = self.feeder.account()?.period().index;
+        if done.spent < soft || self.warned == Some(period) {
+            return None;
+        }
+        self.warned = Some(period);
+        Some(Event::Soft {
+            owner: self.owner.clone(),
+            spent: done.spent,
+            limit: self.row.limit,
+        })
+    }
+}
+
+fn unix_s() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,414 @@
+//! [`Purse`]: what one core holds of all budgets, and the [`Reservation`]s made from it.
+//!
+//! Invariants: of each account, what the core has leased is free, reserved, or spent and not reported yet; a reservation
+//! ends once, by `settle`, `release` or `Drop`, and in the account that it was made in; a core moves from one period of a
+//! budget to the next and never back. What was not used for a whole tick goes back to the account.
+//! Deliberately absent: locks (one thread), waiting, and any clock but the one passed in.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sluice_wire::limits::BUDGETS_PER_REQUEST_MAX;
+
+use super::{Account, BudgetId};
+use crate::money::NanoUsd;
+
+/// What one core holds of all budgets.
+#[derive(Debug)]
+pub struct Purse {
+    inner: RefCell<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    cores: u64,
+    slots: Vec<Slot>,
+    /// Budgets that [`Purse::tick`] has to look at, each once.
+    active: Vec<BudgetId>,
+}
+
+/// A core's part of one budget: one entry for each period that it still has anything to do with, in order.
+#[derive(Debug, Default)]
+struct Slot {
+    parts: Vec<Part>,
+    /// Which of them new reservations are made in.
+    current: usize,
+    is_active: bool,
+    used_since_tick: bool,
+}
+
+#[derive(Debug)]
+struct Part {
+    account: Arc<Account>,
+    free: u64,
+    reserved: u64,
+    /// Reservations that have not ended, those of nothing included.
+    open: u32,
+    unreported: u64,
+    /// What the core might keep for later, as of the last lease or tick: to look at the account itself would cost every
+    /// request a line of memory that all cores write.
+    hold: u64,
+}
+
+/// Why there is no reservation, and by which budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The budget.
+    pub budget: BudgetId,
+    /// Why.
+    pub why: Refusal,
+    /// When its period ends, in seconds since the epoch; `u64::MAX` if it never does.
+    pub resets_s: u64,
+}
+
+/// Why a budget refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It has not enough left.
+    Exhausted,
+    /// The process has leased too little of it, or nothing yet, and the store has more, or has not been heard.
+    NotLeased,
+    /// The request is charged to more budgets than it may be, or costs more than any budget can hold.
+    OutOfBounds,
+}
+
+impl Purse {
+    /// An empty purse of one of `cores` cores.
+    pub fn new(cores: u32) -> Rc<Self> {
+        let inner = Inner {
+            cores: u64::from(cores.max(1)),
+            slots: Vec::new(),
+            active: Vec::new(),
+        };
+        Rc::new(Self {
+            inner: RefCell::new(inner),
+        })
+    }
+
+    /// Lets the core use an account from now on, or from the begin of its period. One that is not newer than what the core
+    /// has of that budget is ignored.
+    pub fn fund(&self, id: BudgetId, account: Arc<Account>) {
+        let mut inner = self.inner.borrow_mut();
+        let index = id.0 as usize;
+        if inner.slots.len() <= index {
+            inner.slots.resize_with(index + 1, Slot::default);
+        }
+        let parts = &mut inner.slots[index].parts;
+        let newest = parts.last().map(|part| part.account.period().index);
+        if newest.is_none_or(|newest| newest < account.period().index) {
+            parts.push(Part {
+                account,
+                free: 0,
+                reserved: 0,
+                open: 0,
+                unreported: 0,
+                hold: 0,
+            });
+        }
+    }
+
+    /// Sets `amount` aside in each of `budgets`, or in none of them. An amount of zero is always admitted: what costs nothing
+    /// is not blocked by a budget that is used up.
+    ///
+    /// # Errors
+    /// The first budget that refuses.
+    pub fn reserve(
+        self: &Rc<Self>,
+        budgets: &[BudgetId],
+        amount: NanoUsd,
+        unix_s: u64,
+    ) -> Result<Reservation, Refused> {
+        let mut reservation = Reservation {
+            purse: self.clone(),
+            entries: [(BudgetId(0), 0); BUDGETS_PER_REQUEST_MAX],
+            len: 0,
+            amount: amount.0,
+            sent: false,
+        };
+        let out_of_bounds = amount > NanoUsd::LIMIT_MAX || budgets.len() > BUDGETS_PER_REQUEST_MAX;
+        if let (true, Some(budget)) = (out_of_bounds, budgets.first()) {
+            return Err(Refused {
+                budget: *budget,
+                why: Refusal::OutOfBounds,
+                resets_s: u64::MAX,
+            });
+        }
+        let mut inner = self.inner.borrow_mut();
+        let mut refused = None;
+        for &budget in budgets {
+            match inner.reserve(budget, amount.0, unix_s) {
+                Ok(period) => reservation.push(budget, period),
+                Err(_) if amount == NanoUsd::ZERO => {}
+                Err(refusal) => {
+                    refused = Some(refusal);
+                    break;
+                }
+            }
+        }
+        // A reservation that is dropped looks into the purse.
+        drop(inner);
+        match refused {
+            None => Ok(reservation),
+            Some(refusal) => {
+                reservation.release();
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The largest amount that [`Purse::reserve`] would set aside now.
+    ///
+    /// # Errors
+    /// A budget of which the process has nothing.
+    pub fn affordable(&self, budgets: &[BudgetId], unix_s: u64) -> Result<NanoUsd, Refused> {
+        let mut inner = self.inner.borrow_mut();
+        let mut least = NanoUsd::LIMIT_MAX.0;
+        for &budget in budgets {
+            let part = inner.current(budget, unix_s)?;
+            let shared = u64::try_from(part.account.free()).unwrap_or(0);
+            least = least.min(part.free.saturating_add(shared));
+        }
+        Ok(NanoUsd(least))
+    }
+
+    /// Reports what was spent, and gives back what was not used since the last tick. To be called every few milliseconds.
+    pub fn tick(&self) {
+        let mut inner = self.inner.borrow_mut();
+        let Inner { slots, active, cores } = &mut *inner;
+        active.retain(|id| {
+            let slot = &mut slots[id.0 as usize];
+            let idle = !std::mem::take(&mut slot.used_since_tick);
+            for part in &mut slot.parts {
+                part.flush(idle);
+                part.hold = part.hold.min(part.account.hold_now(*cores));
+                part.trim(*cores);
+            }
+            slot.retire();
+            slot.is_active = slot.parts.iter().any(|part| part.free > 0);
+            slot.is_active
+        });
+    }
+
+    /// Gives back and reports everything, but for what is reserved.
+    pub fn close(&self) {
+        let mut inner = self.inner.borrow_mut();
+        for slot in &mut inner.slots {
+            slot.parts.iter_mut().for_each(|part| part.flush(true));
+            slot.retire();
+        }
+    }
+
+    /// What is reserved now, over all budgets. Nothing is once no request is under way.
+    pub fn reserved(&self) -> NanoUsd {
+        let inner = self.inner.borrow();
+        let parts = inner.slots.iter().flat_map(|slot| &slot.parts);
+        NanoUsd(parts.map(|part| part.reserved).sum())
+    }
+
+    fn end(&self, budget: BudgetId, period: u64, amount: u64, cost: u64) {
+        let mut inner = self.inner.borrow_mut();
+        let cores = inner.cores;
+        inner.wake(budget);
+        let slot = &mut inner.slots[budget.0 as usize];
+        let is_part = |part: &Part| part.account.period().index == period;
+        let at = slot.parts.iter().rposition(is_part);
+        let at = at.expect("a part stays for as long as a reservation is open in it");
+        let is_current = at == slot.current;
+        let part = &mut slot.parts[at];
+        part.end(amount, cost);
+        if is_current {
+            part.trim(cores);
+        } else {
+            part.flush(true);
+            slot.retire();
+        }
+    }
+
+    /// What the core has leased of an account and not reported as spent.
+    #[cfg(test)]
+    pub(super) fn held(&self, id: BudgetId, account: &Account) -> u64 {
+        let inner = self.inner.borrow();
+        let parts = inner.slots.get(id.0 as usize).map_or(&[][..], |slot| &slot.parts);
+        let of = parts.iter().filter(|part| std::ptr::eq(&*part.account, account));
+        of.map(|part| part.free + part.reserved + part.unreported).sum()
+    }
+}
+
+impl Inner {
+    fn wake(&mut self, budget: BudgetId) {
+        let slot = &mut self.slots[budget.0 as usize];
+        slot.used_since_tick = true;
+        if !slot.is_active {
+            slot.is_active = true;
+            self.active.push(budget);
+        }
+    }
+
+    /// The part that a reservation is made in now.
+    fn current(&mut self, budget: BudgetId, unix_s: u64) -> Result<&mut Part, Refused> {
+        let refused = |resets_s: u64| Refused {
+            budget,
+            why: Refusal::NotLeased,
+            resets_s,
+        };
+        let slot = self.slots.get_mut(budget.0 as usize).ok_or(refused(u64::MAX))?;
+        let begun = |part: &Part| part.account.has_begun(unix_s);
+        while slot.parts.get(slot.current + 1).is_some_and(begun) {
+            slot.parts[slot.current].flush(true);
+            slot.current += 1;
+        }
+        slot.retire();
+        match slot.parts.get_mut(slot.current) {
+            Some(part) if part.account.has_begun(unix_s) && unix_s < part.account.period().ends_s => Ok(part),
+            Some(part) => Err(refused(part.account.period().ends_s)),
+            None => Err(refused(u64::MAX)),
+        }
+    }
+
+    /// Sets money aside; returns the period's number.
+    fn reserve(&mut self, budget: BudgetId, amount: u64, unix_s: u64) -> Result<u64, Refused> {
+        let cores = self.cores;
+        let part = self.current(budget, unix_s)?;
+        if part.free < amount {
+            match part.account.lease(amount - part.free, cores) {
+                Some(leased) => {
+                    part.hold = leased - (amount - part.free);
+                    part.free += leased;
+                }
+                None => {
+                    let why = if part.account.is_exhausted() {
+                        Refusal::Exhausted
+                    } else {
+                        Refusal::NotLeased
+                    };
+                    let resets_s = part.account.period().ends_s;
+                    return Err(Refused { budget, why, resets_s });
+                }
+            }
+        }
+        part.free -= amount;
+        part.reserved += amount;
+        part.open += 1;
+        let period = part.account.period().index;
+        self.wake(budget);
+        Ok(period)
+    }
+}
+
+impl Slot {
+    /// Forgets periods that are over and in which no request is under way.
+    fn retire(&mut self) {
+        let mut at = 0;
+        let current = &mut self.current;
+        if *current == 0 {
+            return;
+        }
+        let before = *current;
+        self.parts.retain(|part| {
+            let keep = at >= before || part.open > 0;
+            *current -= usize::from(!keep);
+            at += 1;
+            debug_assert!(keep || (part.free == 0 && part.unreported == 0), "flushed before");
+            keep
+        });
+    }
+}
+
+impl Part {
+    fn end(&mut self, amount: u64, cost: u64) {
+        self.reserved = self.reserved.checked_sub(amount).expect("what ends was reserved");
+        self.open -= 1;
+        self.unreported += cost;
+        match amount.checked_sub(cost) {
+            Some(rest) => self.free += rest,
+            None => {
+                let beyond = cost - amount;
+                let own = self.free.min(beyond);
+                self.free -= own;
+                if own < beyond {
+                    self.account.owe(beyond - own);
+                }
+            }
+        }
+    }
+
+    /// Gives back what is clearly more than the core may hold.
+    fn trim(&mut self, cores: u64) {
+        if self.free <= self.hold.saturating_mul(2) {
+            return;
+        }
+        self.hold = self.account.hold_now(cores);
+        if self.free > self.hold.saturating_mul(2) {
+            self.account.give(self.free - self.hold);
+            self.free = self.hold;
+        }
+    }
+
+    fn flush(&mut self, and_give_back: bool) {
+        self.account.report(std::mem::take(&mut self.unreported));
+        if and_give_back {
+            self.account.give(std::mem::take(&mut self.free));
+        }
+    }
+}
+
+/// Money set aside for one attempt at a provider, in every budget that it is charged to.
+///
+/// It ends exactly once. Until [`Reservation::sent`] was called, dropping it gives everything back; afterwards, dropping it
+/// charges all of it, because the provider may.
+#[must_use = "what is reserved is given back, or charged, when this is dropped"]
+#[derive(Debug)]
+pub struct Reservation {
+    purse: Rc<Purse>,
+    entries: [(BudgetId, u64); BUDGETS_PER_REQUEST_MAX],
+    len: u8,
+    amount: u64,
+    sent: bool,
+}
+
+impl Reservation {
+    fn push(&mut self, budget: BudgetId, period: u64) {
+        self.entries[usize::from(self.len)] = (budget, period);
+        self.len += 1;
+    }
+
+    /// What is set aside, in each of its budgets.
+    pub fn amount(&self) -> NanoUsd {
+        NanoUsd(self.amount)
+    }
+
+    /// The first byte of the request goes to the provider now.
+    pub fn sent(&mut self) {
+        self.sent = true;
+    }
+
+    /// Charges what the attempt has cost, be it more than was reserved, and gives the rest back.
+    pub fn settle(mut self, cost: NanoUsd) {
+        self.end(cost.0.min(NanoUsd::LIMIT_MAX.0));
+    }
+
+    /// Gives everything back: nothing was sent, or the provider has refused it.
+    pub fn release(mut self) {
+        self.end(0);
+    }
+
+    /// The period of its first budget.
+    #[cfg(test)]
+    pub(super) fn period(&self) -> Option<u64> {
+        (self.len > 0).then_some(self.entries[0].1)
+    }
+
+    fn end(&mut self, cost: u64) {
+        let len = usize::from(std::mem::take(&mut self.len));
+        for &(budget, period) in &self.entries[..len] {
+            self.purse.end(budget, period, self.amount, cost);
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.end(if self.sent { self.amount } else { 0 });
+    }
+}

@@ -1,0 +1,221 @@
+//! What a request is charged: from what it asks for, over the price of its target, to money set aside and paid.
+//!
+//! Invariants: what is reserved is at least what the provider can bill, unless the operator chose to estimate; a request whose
+//! cost cannot be told in advance, or afterwards, is never free: it is refused before, and pays what was reserved after.
+//! Deliberately absent: reading requests and answers (`sluice-wire` counts both), and retries, each of which reserves anew.
+
+use std::rc::Rc;
+
+use sluice_wire::chat::Usage;
+
+use crate::budget::{BudgetId, Purse, Refused, Reservation};
+use crate::money::{Bound, NanoUsd, OnUnknown, PLAIN, Price, PriceTable, Quantities, Tier, Tokens, Unpriced};
+
+/// Tokens that a provider's template may add to a request beyond what its bytes are: roles, and a system prompt of its own
+/// for tools.
+const TEMPLATE_TOKENS: u64 = 2_048;
+
+/// What is known of a request before it is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// Bytes of its body. Tokenisers make at most one token of a byte, so these bound the input of what is in the body.
+    pub body_bytes: u64,
+    /// Whether it refers to content that is not in it: images by URL, files by id, a conversation that the provider keeps.
+    /// Then only the model's own maximum bounds its input.
+    pub refers: bool,
+    /// Output tokens that it asks for at most, for each answer.
+    pub output: Option<u64>,
+    /// Answers that it asks for; 0 counts as 1.
+    pub answers: u32,
+    /// Whether anything in it is marked to be written to a prompt cache.
+    pub may_write_cache: bool,
+    /// The tier that it asks for.
+    pub tier: Tier,
+}
+
+impl Demand {
+    /// What it may consume at most of a model of that price.
+    pub fn bound(&self, price: &Price) -> Bound {
+        let in_body = self.body_bytes.saturating_add(TEMPLATE_TOKENS);
+        let input = if self.refers {
+            price.input_max.map_or(u64::MAX, |max| max.0.max(in_body))
+        } else {
+            in_body
+        };
+        let answers = self.answers.max(1);
+        Bound {
+            input: Tokens(input),
+            output: self
+                .output
+                .map(|output| Tokens(output.saturating_mul(u64::from(answers)))),
+            answers,
+            may_write_cache: self.may_write_cache,
+            // Sound, in either direction, is as dear as the model makes it: the body does not say cheaply that there is none.
+            audio_in: true,
+            audio_out: true,
+            ..PLAIN
+        }
+    }
+}
+
+/// How much is set aside for a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Enforce {
+    /// The most that it can cost.
+    #[default]
+    Worst,
+    /// The same, but where that is more than its budgets have left, its output is limited to what they afford.
+    Clamp,
+    /// What an answer of so many output tokens costs. Budgets can be exceeded, by what longer answers cost beyond it.
+    Estimate(u64),
+}
+
+/// Why a request is not sent to a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unaffordable {
+    /// Nobody knows what the model costs, and the operator wants such requests refused.
+    NoPrice,
+    /// The price does not cover the request.
+    Unpriced(Unpriced),
+    /// A budget has not enough left.
+    Budget(Refused),
+}
+
+/// Money set aside for one attempt at a target.
+#[must_use = "what is held is given back, or charged, when this is dropped"]
+#[derive(Debug)]
+pub struct Held<'a> {
+    /// What is set aside, and where.
+    pub reservation: Reservation,
+    /// The most output tokens to ask the provider for, in each answer, if the budgets do not afford what the client asked for.
+    pub clamp: Option<u64>,
+    price: Option<&'a Price>,
+    tier: Tier,
+}
+
+/// What one attempt was charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charged {
+    /// How much.
+    pub cost: NanoUsd,
+    /// Whether that is its price, not what was reserved in want of one.
+    pub priced: bool,
+}
+
+/// Sets aside what a request to a target costs in each of `budgets`. Without budgets, nothing can be refused.
+///
+/// # Errors
+/// The request must not be sent to that target.
+pub fn hold<'a>(
+    purse: &Rc<Purse>,
+    budgets: &[BudgetId],
+    price: Option<&'a Price>,
+    on_unknown: OnUnknown,
+    demand: &Demand,
+    enforce: Enforce,
+    unix_s: u64,
+) -> Result<Held<'a>, Unaffordable> {
+    let held = |reservation: Reservation, clamp: Option<u64>| Held {
+        reservation,
+        clamp,
+        price,
+        tier: demand.tier,
+    };
+    let reserve = |amount: NanoUsd| purse.reserve(budgets, amount, unix_s).map_err(Unaffordable::Budget);
+    let Some(price) = price else {
+        return match on_unknown {
+            OnUnknown::Refuse if !budgets.is_empty() => Err(Unaffordable::NoPrice),
+            _ => Ok(held(reserve(NanoUsd::ZERO)?, None)),
+        };
+    };
+    if budgets.is_empty() {
+        return Ok(held(reserve(NanoUsd::ZERO)?, None));
+    }
+    let mut bound = demand.bound(price);
+    if let Enforce::Estimate(tokens) = enforce {
+        let estimate = tokens.saturating_mul(u64::from(bound.answers));
+        let asked = bound.output.map_or(estimate, |output| output.0.min(estimate));
+        bound.output = Some(Tokens(asked));
+    }
+    let worst = price.worst(&bound, demand.tier);
+    match (worst, enforce) {
+        (Ok(worst), Enforce::Clamp) => match reserve(worst) {
+            Ok(reservation) => Ok(held(reservation, None)),
+            Err(refusal) => clamped(purse, budgets, price, demand, &bound, unix_s)
+                .ok_or(refusal)
+                .map(|(reservation, clamp)| held(reservation, Some(clamp))),
+        },
+        (Err(Unpriced::OutputMax), Enforce::Clamp) => {
+            let clamped = clamped(purse, budgets, price, demand, &bound, unix_s);
+            let (reservation, clamp) = clamped.ok_or(Unaffordable::Unpriced(Unpriced::OutputMax))?;
+            Ok(held(reservation, Some(clamp)))
+        }
+        (Ok(worst), _) => Ok(held(reserve(worst)?, None)),
+        (Err(why), _) => Err(Unaffordable::Unpriced(why)),
+    }
+}
+
+/// As much as the budgets afford, and the output limit, for each answer, that goes with it.
+fn clamped(
+    purse: &Rc<Purse>,
+    budgets: &[BudgetId],
+    price: &Price,
+    demand: &Demand,
+    bound: &Bound,
+    unix_s: u64,
+) -> Option<(Reservation, u64)> {
+    let money = purse.affordable(budgets, unix_s).ok()?;
+    let output = price.affordable_output(bound, demand.tier, money)?;
+    let each = output.0 / u64::from(bound.answers);
+    if each == 0 {
+        return None;
+    }
+    let bound = Bound {
+        output: Some(Tokens(each * u64::from(bound.answers))),
+        ..*bound
+    };
+    let worst = price.worst(&bound, demand.tier).ok()?;
+    let reservation = purse.reserve(budgets, worst, unix_s).ok()?;
+    Some((reservation, each))
+}
+
+impl Held<'_> {
+    /// Charges what the provider says was used. What has no price costs what was reserved for it.
+    pub fn settle(self, usage: &Usage) -> Charged {
+        let reserved = self.reservation.amount();
+        let charged = self.cost(usage).map_or(
+            Charged {
+                cost: reserved,
+                priced: false,
+            },
+            |cost| Charged { cost, priced: true },
+        );
+        self.reservation.settle(charged.cost);
+        charged
+    }
+
+    /// What was used so far would cost so much; `None` without a price.
+    pub fn cost(&self, usage: &Usage) -> Option<NanoUsd> {
+        self.price?.cost(&Quantities::from_usage(usage), self.tier).ok()
+    }
+
+    /// Gives everything back: nothing was sent, or the provider has refused the request.
+    pub fn release(self) {
+        self.reservation.release();
+    }
+
+    /// Charges everything: it was sent, and nobody knows what became of it.
+    pub fn forfeit(self) -> Charged {
+        let cost = self.reservation.amount();
+        self.reservation.settle(cost);
+        Charged { cost, priced: false }
+    }
+}
+
+/// The price of a target; see [`PriceTable::find`].
+pub fn price_of<'a>(table: &'a PriceTable, provider: &str, vendor: Option<&str>, model: &str) -> Option<&'a Price> {
+    table.find(provider, vendor, model).map(|row| &row.price)
+}
+
+#[cfg(test)]
+mod tests;

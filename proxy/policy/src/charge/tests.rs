@@ -1,0 +1,165 @@
+//! What is set aside for a request, and what it pays.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::budget::{Account, Period, Refusal, Window};
+use crate::money::Item;
+
+const NOW_S: u64 = 1_000_000;
+const BUDGET: [BudgetId; 1] = [BudgetId(0)];
+
+/// A nano-dollar for a token of input, ten for one of output; up to 100,000 and 1,000 of them.
+fn price() -> Price {
+    let mut rates = [None; Item::COUNT];
+    rates[Item::Input as usize] = Some(1_000_000);
+    rates[Item::Output as usize] = Some(10_000_000);
+    Price::new(rates, Some(Tokens(100_000)), Some(Tokens(1_000)))
+}
+
+fn purse(money: u64) -> Rc<Purse> {
+    let account = Account::new(Period::of(Window::Total, NOW_S), 0);
+    account.grant(money);
+    account.set_exhausted(true);
+    let purse = Purse::new(1);
+    purse.fund(BUDGET[0], Arc::new(account));
+    purse
+}
+
+const DEMAND: Demand = Demand {
+    body_bytes: 952,
+    refers: false,
+    output: Some(100),
+    answers: 1,
+    may_write_cache: false,
+    tier: Tier::Standard,
+};
+
+fn hold_of<'a>(
+    purse: &Rc<Purse>,
+    price: Option<&'a Price>,
+    demand: &Demand,
+    enforce: Enforce,
+) -> Result<Held<'a>, Unaffordable> {
+    hold(purse, &BUDGET, price, OnUnknown::Refuse, demand, enforce, NOW_S)
+}
+
+#[test]
+fn the_worst_case_is_set_aside_and_the_real_cost_is_paid() {
+    let (purse, price) = (purse(10_000), price());
+    let mut held = hold_of(&purse, Some(&price), &DEMAND, Enforce::Worst).unwrap();
+    assert_eq!(held.reservation.amount(), NanoUsd(3_000 + 1_000));
+    held.reservation.sent();
+    let usage = Usage {
+        input: 200,
+        output: 50,
+        ..Usage::default()
+    };
+    assert_eq!(held.cost(&usage), Some(NanoUsd(700)));
+    let charged = held.settle(&usage);
+    assert_eq!((charged.cost, charged.priced), (NanoUsd(700), true));
+    assert_eq!(purse.affordable(&BUDGET, NOW_S), Ok(NanoUsd(9_300)));
+    hold_of(&purse, Some(&price), &DEMAND, Enforce::Worst)
+        .unwrap()
+        .release();
+    assert_eq!(purse.affordable(&BUDGET, NOW_S), Ok(NanoUsd(9_300)));
+    let charged = hold_of(&purse, Some(&price), &DEMAND, Enforce::Worst)
+        .unwrap()
+        .forfeit();
+    assert_eq!((charged.cost, charged.priced), (NanoUsd(4_000), false));
+}
+
+#[test]
+fn what_a_request_refers_to_counts_as_a_full_context() {
+    let (purse, price) = (purse(1_000_000), price());
+    let demand = Demand { refers: true, ..DEMAND };
+    let held = hold_of(&purse, Some(&price), &demand, Enforce::Worst).unwrap();
+    assert_eq!(held.reservation.amount(), NanoUsd(100_000 + 1_000));
+}
+
+#[test]
+fn answers_multiply_what_each_may_cost() {
+    let (purse, price) = (purse(1_000_000), price());
+    let several = Demand { answers: 3, ..DEMAND };
+    let held = hold_of(&purse, Some(&price), &several, Enforce::Worst).unwrap();
+    assert_eq!(held.reservation.amount(), NanoUsd(3_000 + 3_000));
+    let open = Demand {
+        output: None,
+        ..several
+    };
+    let held = hold_of(&purse, Some(&price), &open, Enforce::Worst).unwrap();
+    assert_eq!(held.reservation.amount(), NanoUsd(3_000 + 30_000));
+}
+
+#[test]
+fn clamp_limits_the_output_to_what_the_budget_affords() {
+    let price = price();
+    let rich = hold_of(&purse(4_000), Some(&price), &DEMAND, Enforce::Clamp).unwrap();
+    assert_eq!(rich.clamp, None);
+    let poor = purse(3_999);
+    assert!(matches!(
+        hold_of(&poor, Some(&price), &DEMAND, Enforce::Worst),
+        Err(Unaffordable::Budget(Refused {
+            why: Refusal::Exhausted,
+            ..
+        }))
+    ));
+    let held = hold_of(&poor, Some(&price), &DEMAND, Enforce::Clamp).unwrap();
+    assert_eq!((held.clamp, held.reservation.amount()), (Some(99), NanoUsd(3_990)));
+    let several = Demand { answers: 4, ..DEMAND };
+    let held = hold_of(&purse(4_000), Some(&price), &several, Enforce::Clamp).unwrap();
+    assert_eq!(held.clamp, Some(25));
+    assert!(hold_of(&purse(3_009), Some(&price), &DEMAND, Enforce::Clamp).is_err());
+}
+
+#[test]
+fn an_estimate_sets_less_aside_and_the_real_cost_is_paid_all_the_same() {
+    let (purse, price) = (purse(100_000), price());
+    let open = Demand { output: None, ..DEMAND };
+    let held = hold_of(&purse, Some(&price), &open, Enforce::Estimate(200)).unwrap();
+    assert_eq!(held.reservation.amount(), NanoUsd(3_000 + 2_000));
+    let usage = Usage {
+        output: 900,
+        ..Usage::default()
+    };
+    assert_eq!(held.settle(&usage).cost, NanoUsd(9_000));
+    assert_eq!(purse.affordable(&BUDGET, NOW_S), Ok(NanoUsd(91_000)));
+    let held = hold_of(&purse, Some(&price), &DEMAND, Enforce::Estimate(200)).unwrap();
+    assert_eq!(held.reservation.amount(), NanoUsd(4_000), "no more than was asked for");
+}
+
+#[test]
+fn without_a_price_a_budget_refuses_or_counts_nothing_as_the_operator_says() {
+    let purse = purse(1_000);
+    assert_eq!(
+        hold_of(&purse, None, &DEMAND, Enforce::Worst).unwrap_err(),
+        Unaffordable::NoPrice
+    );
+    let counted = hold(&purse, &BUDGET, None, OnUnknown::Zero, &DEMAND, Enforce::Worst, NOW_S).unwrap();
+    let charged = counted.settle(&Usage::default());
+    assert_eq!((charged.cost, charged.priced), (NanoUsd::ZERO, false));
+    let free = hold(&purse, &[], None, OnUnknown::Refuse, &DEMAND, Enforce::Worst, NOW_S);
+    assert!(free.is_ok(), "nobody's budget is concerned");
+}
+
+#[test]
+fn what_has_no_price_is_refused_before_and_pays_what_was_reserved_after() {
+    let purse = purse(100_000);
+    let mut rates = [None; Item::COUNT];
+    rates[Item::Input as usize] = Some(1_000_000);
+    let embedding = Price::new(rates, None, None);
+    let open = Demand { output: None, ..DEMAND };
+    let held = hold_of(&purse, Some(&embedding), &open, Enforce::Worst).unwrap();
+    let strange = Usage {
+        output: 1,
+        ..Usage::default()
+    };
+    let charged = held.settle(&strange);
+    assert_eq!((charged.cost, charged.priced), (NanoUsd(3_000), false));
+    rates[Item::Output as usize] = Some(1);
+    let endless = Price::new(rates, None, None);
+    let refused = hold_of(&purse, Some(&endless), &open, Enforce::Worst).unwrap_err();
+    assert_eq!(refused, Unaffordable::Unpriced(Unpriced::OutputMax));
+    let held = hold_of(&purse, Some(&endless), &open, Enforce::Clamp).unwrap();
+    assert!(held.clamp.is_some());
+}

@@ -1,0 +1,320 @@
+//! Virtual keys: from a client's credential to who it is, what it may use, and what it is charged to.
+//!
+//! A key is `sk-sluice-` and 256 random bits. Only its SHA-256 is kept: guessing 256 random bits is as hard as guessing the
+//! digest, so salt and stretching would add cost to every request and nothing to safety. Looking a key up compares digests:
+//! what the time of a comparison could tell is part of a digest, from which no key follows, and digests are compared in
+//! constant time all the same.
+//!
+//! Invariants: immutable; a lookup is one digest and one hash probe, without allocation; a [`Caller`] is a small `Copy` value,
+//! valid for the keyring that it came from; no secret is kept. Deliberately absent: where keys are stored and how they are made
+//! known, and randomness, which is passed in.
+
+mod credential;
+mod secret;
+mod tags;
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+pub use credential::{CREDENTIAL_FIELDS, credential, is_own_field};
+pub use secret::{Digest, KEY_PREFIX, VirtualKey};
+pub use tags::{TagBook, Tags};
+
+use crate::budget::{BudgetId, Window};
+use crate::glob::Glob;
+use crate::money::NanoUsd;
+use crate::rate::Limiter;
+
+/// A customer, team or key of one keyring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ScopeId(pub u32);
+
+/// Who sends a request: a key, and the team and the customer that it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The key.
+    pub key: ScopeId,
+    /// Its team, if any.
+    pub team: Option<ScopeId>,
+    /// Its customer, or its team's, if any.
+    pub customer: Option<ScopeId>,
+}
+
+/// What a customer, a team or a key may use, and what it is charged to.
+#[derive(Debug, Default)]
+pub struct Scope {
+    /// Its number in the store.
+    pub row: i64,
+    /// What reports and metrics call it.
+    pub name: Box<str>,
+    /// The models it may use, as `MODEL` or `PROVIDER/MODEL`; empty: all.
+    pub models: Box<[Glob]>,
+    /// The providers it may use; empty: all.
+    pub providers: Box<[Glob]>,
+    /// Its budgets.
+    pub budgets: Box<[Charge]>,
+    /// Its limits.
+    pub limits: Box<[Subject]>,
+    /// Nobody may use it.
+    pub disabled: bool,
+}
+
+/// Which requests something applies to; without globs, all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Those to these providers.
+    pub provider: Option<Glob>,
+    /// Those for these models.
+    pub model: Option<Glob>,
+}
+
+impl Filter {
+    fn matches(&self, provider: &str, model: &str) -> bool {
+        let fits = |glob: &Option<Glob>, name: &str| glob.as_ref().is_none_or(|glob| glob.matches(name));
+        fits(&self.provider, provider) && fits(&self.model, model)
+    }
+}
+
+/// A budget, and what is charged to it.
+#[derive(Clone, Debug)]
+pub struct Charge {
+    /// The budget.
+    pub budget: BudgetId,
+    /// What may be spent.
+    pub limit: NanoUsd,
+    /// Over what time.
+    pub window: Window,
+    /// Which requests.
+    pub filter: Filter,
+}
+
+/// A limit, and what is subject to it.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The limit; shared by the cores, and by one keyring and the next.
+    pub limiter: Arc<Limiter>,
+    /// Which requests.
+    pub filter: Filter,
+}
+
+/// One key as it is stored.
+#[derive(Debug, Default)]
+pub struct KeyEntry {
+    /// What it may use.
+    pub scope: Scope,
+    /// Of its secret.
+    pub digest: Digest,
+    /// Of the secret that it replaces, and until when that holds, in seconds since the epoch.
+    pub previous: Option<(Digest, u64)>,
+    /// The second from which on it does not hold.
+    pub expires_s: Option<u64>,
+    /// Its team, as an index into [`Parts::teams`].
+    pub team: Option<u32>,
+    /// Its customer, as an index into [`Parts::customers`], if it has no team.
+    pub customer: Option<u32>,
+}
+
+/// What a keyring is made of.
+#[derive(Debug, Default)]
+pub struct Parts {
+    /// Customers.
+    pub customers: Vec<Scope>,
+    /// Teams, each with its customer, if any.
+    pub teams: Vec<(Scope, Option<u32>)>,
+    /// Keys.
+    pub keys: Vec<KeyEntry>,
+}
+
+/// Why a credential is not accepted. A client is told no more than that it is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAccepted {
+    /// There is no such key.
+    Unknown,
+    /// It, its team or its customer is disabled.
+    Disabled,
+    /// Its time is over, or that of the secret it was rotated away from.
+    Expired,
+}
+
+/// Why a caller may not use a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAllowed {
+    /// None of its models.
+    Model,
+    /// None of its providers.
+    Provider,
+}
+
+/// All virtual keys.
+#[derive(Debug, Default)]
+pub struct Keyring {
+    by_digest: HashMap<Digest, Held, BuildHasherDefault<DigestHasher>>,
+    scopes: Box<[Scope]>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    caller: Caller,
+    /// The second from which on it does not hold.
+    until_s: u64,
+}
+
+impl Keyring {
+    /// A keyring of these parts. A key whose team or customer does not exist counts as having none; of two keys with one
+    /// digest, the first holds.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { customers, teams, keys } = parts;
+        let team_base = customers.len();
+        let key_base = team_base + teams.len();
+        let id = |index: usize| ScopeId(u32::try_from(index).unwrap_or(u32::MAX));
+        let mut scopes: Vec<Scope> = customers;
+        let mut customer_of = Vec::new();
+        for (scope, customer) in teams {
+            customer_of.push(customer.filter(|customer| (*customer as usize) < team_base));
+            scopes.push(scope);
+        }
+        let mut by_digest = HashMap::with_capacity_and_hasher(keys.len(), BuildHasherDefault::default());
+        for (index, key) in keys.into_iter().enumerate() {
+            let team = key
+                .team
+                .map(|team| team as usize)
+                .filter(|team| *team < customer_of.len());
+            let own = key.customer.filter(|customer| (*customer as usize) < team_base);
+            let customer = team.map_or(own, |team| customer_of[team]);
+            let caller = Caller {
+                key: id(key_base + index),
+                team: team.map(|team| id(team_base + team)),
+                customer: customer.map(ScopeId),
+            };
+            let until_s = key.expires_s.unwrap_or(u64::MAX);
+            by_digest.entry(key.digest).or_insert(Held { caller, until_s });
+            if let Some((digest, overlap_s)) = key.previous {
+                let until_s = until_s.min(overlap_s);
+                by_digest.entry(digest).or_insert(Held { caller, until_s });
+            }
+            scopes.push(key.scope);
+        }
+        Self {
+            by_digest,
+            scopes: scopes.into(),
+        }
+    }
+
+    /// Whether there is no key at all.
+    pub fn is_empty(&self) -> bool {
+        self.by_digest.is_empty()
+    }
+
+    /// Whose credential it is.
+    ///
+    /// # Errors
+    /// Nobody's, or not any more.
+    pub fn find(&self, credential: &[u8], unix_s: u64) -> Result<Caller, NotAccepted> {
+        let held = self
+            .by_digest
+            .get(&Digest::of(credential))
+            .ok_or(NotAccepted::Unknown)?;
+        if unix_s >= held.until_s {
+            return Err(NotAccepted::Expired);
+        }
+        if self.scopes_of(held.caller).any(|scope| scope.disabled) {
+            return Err(NotAccepted::Disabled);
+        }
+        Ok(held.caller)
+    }
+
+    /// What is known of a customer, a team or a key.
+    pub fn scope(&self, id: ScopeId) -> &Scope {
+        &self.scopes[id.0 as usize]
+    }
+
+    /// Whether a caller may use a model at a provider: each of its levels must allow both.
+    ///
+    /// # Errors
+    /// It may not.
+    pub fn allows(&self, caller: Caller, provider: &str, model: &str) -> Result<(), NotAllowed> {
+        for scope in self.scopes_of(caller) {
+            if !scope.providers.is_empty() && !scope.providers.iter().any(|glob| glob.matches(provider)) {
+                return Err(NotAllowed::Provider);
+            }
+            let fits = |glob: &Glob| glob.matches(model) || matches_joined(glob, provider, model);
+            if !scope.models.is_empty() && !scope.models.iter().any(fits) {
+                return Err(NotAllowed::Model);
+            }
+        }
+        Ok(())
+    }
+
+    /// The budgets that a request of a caller to a provider's model is charged to: the key's first.
+    pub fn budgets<'a>(
+        &'a self,
+        caller: Caller,
+        provider: &'a str,
+        model: &'a str,
+    ) -> impl Iterator<Item = BudgetId> + 'a {
+        let all = self.scopes_of(caller).flat_map(|scope| &scope.budgets);
+        all.filter(move |charge| charge.filter.matches(provider, model))
+            .map(|charge| charge.budget)
+    }
+
+    /// What to call one of a caller's budgets towards that caller, such as `the budget of press-line-2, 50 USD per day`.
+    pub fn describe(&self, caller: Caller, budget: BudgetId) -> String {
+        let owner = self.scopes_of(caller).find_map(|scope| {
+            let charge = scope.budgets.iter().find(|charge| charge.budget == budget)?;
+            Some((scope, charge))
+        });
+        let Some((scope, charge)) = owner else {
+            return "a budget".to_owned();
+        };
+        let per = match charge.window {
+            Window::Total => "in total".to_owned(),
+            window => format!("per {}", window.name()),
+        };
+        format!("the budget of {}, {} USD {per}", scope.name, charge.limit)
+    }
+
+    /// The limits that a request of a caller to a provider's model is subject to: the key's first.
+    pub fn limits<'a>(
+        &'a self,
+        caller: Caller,
+        provider: &'a str,
+        model: &'a str,
+    ) -> impl Iterator<Item = &'a Limiter> + 'a {
+        let all = self.scopes_of(caller).flat_map(|scope| &scope.limits);
+        all.filter(move |subject| subject.filter.matches(provider, model))
+            .map(|subject| &*subject.limiter)
+    }
+
+    fn scopes_of(&self, caller: Caller) -> impl Iterator<Item = &Scope> {
+        let ids = [Some(caller.key), caller.team, caller.customer];
+        ids.into_iter().flatten().map(|id| self.scope(id))
+    }
+}
+
+/// Whether `PROVIDER/MODEL` matches; a glob without a slash before its first star means the model alone.
+fn matches_joined(glob: &Glob, provider: &str, model: &str) -> bool {
+    let Some((own, rest)) = glob.as_str().split_once('/') else {
+        return false;
+    };
+    Glob::matches_text(own, provider) && Glob::matches_text(rest, model)
+}
+
+/// A digest is as good as random: its first bytes are its hash.
+#[derive(Debug, Default)]
+struct DigestHasher(u64);
+
+impl Hasher for DigestHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk() {
+            self.0 = u64::from_le_bytes(*first);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,355 @@
+//! Rate limits: requests and tokens per window, and requests at a time, shared by the cores of one process.
+//!
+//! Invariants: a limit is never exceeded by what was admitted against it, on however many cores; `used` is the sum of the
+//! slices, whenever no core is in the middle of an operation; a slice that has passed never counts again, whatever the clock
+//! says; a [`Pass`] gives back on `Drop` what it holds. Deliberately absent: other processes, each of which has limits of its
+//! own, and durability: a restart begins with empty windows.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use sluice_wire::limits::LIMITS_PER_REQUEST_MAX;
+
+use crate::budget::Window;
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unit {
+    /// Requests.
+    Requests,
+    /// Input tokens, cached or not.
+    InputTokens,
+    /// Output tokens.
+    OutputTokens,
+    /// Both.
+    TotalTokens,
+    /// Requests that are under way at the same time; the window means nothing to it.
+    Concurrent,
+}
+
+impl Unit {
+    /// All of them, with their names.
+    pub const ALL: [(Self, &'static str); 5] = [
+        (Self::Requests, "requests"),
+        (Self::InputTokens, "input_tokens"),
+        (Self::OutputTokens, "output_tokens"),
+        (Self::TotalTokens, "total_tokens"),
+        (Self::Concurrent, "concurrent"),
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::ALL
+            .iter()
+            .find(|(unit, _)| *unit == self)
+            .map_or("", |(_, name)| name)
+    }
+}
+
+/// Slices of a rolling window; one more is kept, so that none ends before it is older than the window.
+const SLICES: usize = 12;
+/// A slice's count is in the low bits, below the low bits of its number.
+const COUNT_BITS: u32 = 40;
+const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
+
+/// One limit, and how much of it is used.
+#[derive(Debug)]
+pub struct Limiter {
+    unit: Unit,
+    window: Window,
+    most: AtomicU64,
+    used: AtomicU64,
+    /// Number of the latest slice.
+    head: AtomicU64,
+    slices: Box<[AtomicU64]>,
+    at_a_time: AtomicU32,
+}
+
+/// Why a request may not begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limited {
+    /// What there is too much of.
+    pub unit: Unit,
+    /// The limit.
+    pub most: u64,
+    /// When it is worth another try, in seconds, from 1.
+    pub retry_after_s: u32,
+}
+
+/// How a limit stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// What is counted.
+    pub unit: Unit,
+    /// The limit.
+    pub most: u64,
+    /// What is left of it.
+    pub remaining: u64,
+    /// Seconds until more is left.
+    pub resets_in_s: u64,
+}
+
+impl Limiter {
+    /// A limit that is not used at all.
+    pub fn new(unit: Unit, window: Window, most: u64) -> Self {
+        let slices = match window {
+            Window::Rolling(_) => SLICES + 1,
+            _ => 1,
+        };
+        Self {
+            unit,
+            window,
+            most: AtomicU64::new(most.min(COUNT_MAX / 2)),
+            used: AtomicU64::new(0),
+            head: AtomicU64::new(0),
+            slices: (0..slices).map(|_| AtomicU64::new(0)).collect(),
+            at_a_time: AtomicU32::new(0),
+        }
+    }
+
+    /// Changes the limit; what is used stays used.
+    pub fn set_most(&self, most: u64) {
+        self.most.store(most.min(COUNT_MAX / 2), Ordering::Relaxed);
+    }
+
+    /// What is counted.
+    pub fn unit(&self) -> Unit {
+        self.unit
+    }
+
+    /// How it stands.
+    pub fn standing(&self, unix_s: u64) -> Standing {
+        let most = self.most.load(Ordering::Relaxed);
+        let used = if self.unit == Unit::Concurrent {
+            u64::from(self.at_a_time.load(Ordering::Relaxed))
+        } else {
+            self.roll(unix_s);
+            self.used.load(Ordering::Relaxed)
+        };
+        Standing {
+            unit: self.unit,
+            most,
+            remaining: most.saturating_sub(used),
+            resets_in_s: self.resets_in_s(unix_s),
+        }
+    }
+
+    /// Counts `count`, if that does not exceed the limit; returns the slice that it was counted in.
+    fn take(&self, count: u64, unix_s: u64) -> Option<u64> {
+        let most = self.most.load(Ordering::Relaxed);
+        if self.unit == Unit::Concurrent {
+            let more = |now: u32| (u64::from(now) < most).then_some(now + 1);
+            return self
+                .at_a_time
+                .fetch_update(Ordering::AcqRel, Ordering::Relaxed, more)
+                .ok()
+                .map(|_| 0);
+        }
+        let slice = self.roll(unix_s);
+        let more = |used: u64| used.checked_add(count).filter(|sum| *sum <= most);
+        self.used.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).ok()?;
+        Some(self.add(slice, count))
+    }
+
+    /// Corrects what was counted in `slice` to what it has come to.
+    fn correct(&self, slice: u64, counted: u64, actual: u64) {
+        if actual >= counted {
+            // Whatever a provider reports, a slice's count stays within its bits.
+            let beyond = (actual - counted).min(COUNT_MAX / 4);
+            self.used.fetch_add(beyond, Ordering::AcqRel);
+            self.add(slice, beyond);
+            return;
+        }
+        let back = counted - actual;
+        let slot = &self.slices[self.slot(slice)];
+        // If the slice has passed, what was counted in it is gone already.
+        let less = |packed: u64| (packed >> COUNT_BITS == tag(slice)).then(|| packed - back.min(packed & COUNT_MAX));
+        if slot.fetch_update(Ordering::AcqRel, Ordering::Relaxed, less).is_ok() {
+            self.used.fetch_sub(back, Ordering::AcqRel);
+        }
+    }
+
+    fn end_concurrent(&self) {
+        self.at_a_time.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Counts in a slice, or in the latest if that one has passed meanwhile; returns which. `used` has it already.
+    fn add(&self, slice: u64, count: u64) -> u64 {
+        let slice = slice.max(self.head.load(Ordering::Acquire));
+        let slot = &self.slices[self.slot(slice)];
+        let mut lost = 0;
+        let more = |packed: u64| {
+            let (kept, passed) = if packed >> COUNT_BITS == tag(slice) {
+                (packed & COUNT_MAX, 0)
+            } else {
+                // Whoever rolls has not come to this slot yet.
+                (0, packed & COUNT_MAX)
+            };
+            let sum = (kept + count).min(COUNT_MAX);
+            lost = passed + (kept + count - sum);
+            Some(tag(slice) << COUNT_BITS | sum)
+        };
+        if slot.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).is_ok() && lost > 0 {
+            self.used.fetch_sub(lost, Ordering::AcqRel);
+        }
+        slice
+    }
+
+    fn slot(&self, slice: u64) -> usize {
+        (slice % self.slices.len() as u64) as usize
+    }
+
+    /// The slice of now, after what has passed was taken out.
+    fn roll(&self, unix_s: u64) -> u64 {
+        let now = self.slice(unix_s);
+        let mut head = self.head.load(Ordering::Acquire);
+        while head < now {
+            match self
+                .head
+                .compare_exchange(head, now, Ordering::AcqRel, Ordering::Acquire)
+            {
+                Ok(_) => {
+                    // The slots of all slices that begin now hold slices that have passed.
+                    let first = (head + 1).max((now + 1).saturating_sub(self.slices.len() as u64));
+                    (first..=now).for_each(|slice| self.begin(slice));
+                    return now;
+                }
+                Err(later) => head = later,
+            }
+        }
+        head
+    }
+
+    /// Takes out what a slot holds of an earlier slice.
+    fn begin(&self, slice: u64) {
+        let anew = |packed: u64| (packed >> COUNT_BITS != tag(slice)).then_some(tag(slice) << COUNT_BITS);
+        let slot = &self.slices[self.slot(slice)];
+        if let Ok(passed) = slot.fetch_update(Ordering::AcqRel, Ordering::Relaxed, anew) {
+            self.used.fetch_sub(passed & COUNT_MAX, Ordering::AcqRel);
+        }
+    }
+
+    fn slice(&self, unix_s: u64) -> u64 {
+        match self.window {
+            Window::Rolling(span) => unix_s / (span.seconds() / SLICES as u64),
+            // From 1: the head begins at 0.
+            window => window.period(unix_s).0 + 1,
+        }
+    }
+
+    fn resets_in_s(&self, unix_s: u64) -> u64 {
+        match self.window {
+            Window::Rolling(span) => {
+                let length = span.seconds() / SLICES as u64;
+                length - unix_s % length
+            }
+            window => window.period(unix_s).2.saturating_sub(unix_s),
+        }
+    }
+}
+
+fn tag(slice: u64) -> u64 {
+    slice & (u64::MAX >> COUNT_BITS)
+}
+
+/// What a request is going to use at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ask {
+    /// Input tokens.
+    pub input_tokens: u64,
+    /// Output tokens.
+    pub output_tokens: u64,
+}
+
+impl Ask {
+    fn of(self, unit: Unit) -> u64 {
+        match unit {
+            Unit::Requests | Unit::Concurrent => 1,
+            Unit::InputTokens => self.input_tokens,
+            Unit::OutputTokens => self.output_tokens,
+            Unit::TotalTokens => self.input_tokens.saturating_add(self.output_tokens),
+        }
+    }
+}
+
+/// Leave to begin, from every limit that a request is subject to.
+///
+/// Dropped without a word it keeps the tokens that it asked for counted; its place among the requests under way is free again
+/// in any case.
+#[must_use = "the request counts as under way for as long as this lives"]
+#[derive(Debug)]
+pub struct Pass<'a> {
+    holds: [Option<(&'a Limiter, u64)>; LIMITS_PER_REQUEST_MAX],
+    ask: Ask,
+}
+
+impl<'a> Pass<'a> {
+    /// Asks every limit for its leave; if one refuses, none counts.
+    ///
+    /// # Errors
+    /// The first limit that is reached. Limits beyond `limits::LIMITS_PER_REQUEST_MAX` refuse.
+    pub fn new(limits: impl IntoIterator<Item = &'a Limiter>, ask: Ask, unix_s: u64) -> Result<Self, Limited> {
+        let mut pass = Self {
+            holds: [None; LIMITS_PER_REQUEST_MAX],
+            ask,
+        };
+        for (at, limiter) in limits.into_iter().enumerate() {
+            let slice = match pass.holds.get(at) {
+                Some(_) => limiter.take(ask.of(limiter.unit), unix_s),
+                None => None,
+            };
+            let Some(slice) = slice else {
+                let standing = limiter.standing(unix_s);
+                let wait_s = if limiter.unit == Unit::Concurrent {
+                    1
+                } else {
+                    standing.resets_in_s
+                };
+                pass.cancel();
+                return Err(Limited {
+                    unit: limiter.unit,
+                    most: standing.most,
+                    retry_after_s: u32::try_from(wait_s).unwrap_or(u32::MAX).max(1),
+                });
+            };
+            pass.holds[at] = Some((limiter, slice));
+        }
+        Ok(pass)
+    }
+
+    /// The request has ended, and has used so much.
+    pub fn settle(mut self, used: Ask) {
+        self.correct(used, false);
+    }
+
+    /// The request has not begun, or no provider has taken it: its tokens do not count, but it does.
+    pub fn release(mut self) {
+        self.correct(Ask::default(), false);
+    }
+
+    /// As if it had never been.
+    fn cancel(mut self) {
+        self.correct(Ask::default(), true);
+    }
+
+    fn correct(&mut self, used: Ask, and_requests: bool) {
+        for (limiter, slice) in self.holds.iter().flatten() {
+            match limiter.unit {
+                Unit::Concurrent => {}
+                Unit::Requests if and_requests => limiter.correct(*slice, 1, 0),
+                unit => limiter.correct(*slice, self.ask.of(unit), used.of(unit)),
+            }
+        }
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        let concurrent = |(limiter, _): &&(&Limiter, u64)| limiter.unit == Unit::Concurrent;
+        for (limiter, _) in self.holds.iter().flatten().filter(concurrent) {
+            limiter.end_concurrent();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

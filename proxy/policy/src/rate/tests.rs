@@ -1,0 +1,138 @@
+//! What limits admit, and for how long.
+
+use std::sync::atomic::Ordering;
+
+use super::*;
+use crate::budget::Span;
+
+const NOW_S: u64 = 1_200_000;
+
+fn minute(unit: Unit, most: u64) -> Limiter {
+    Limiter::new(unit, Window::Calendar(Span::Minute), most)
+}
+
+fn passes(limiter: &Limiter, now_s: u64) -> bool {
+    Pass::new([limiter], Ask::default(), now_s).is_ok()
+}
+
+#[test]
+fn a_calendar_window_admits_its_limit_and_begins_anew_with_the_next() {
+    let limiter = minute(Unit::Requests, 3);
+    assert_eq!((0..5).filter(|_| passes(&limiter, NOW_S)).count(), 3);
+    let limited = Pass::new([&limiter], Ask::default(), NOW_S + 59).unwrap_err();
+    assert_eq!(
+        (limited.unit, limited.most, limited.retry_after_s),
+        (Unit::Requests, 3, 1)
+    );
+    assert!(passes(&limiter, NOW_S + 60));
+    let standing = limiter.standing(NOW_S + 70);
+    assert_eq!((standing.remaining, standing.resets_in_s), (2, 50));
+}
+
+#[test]
+fn a_window_does_not_open_again_when_the_clock_is_set_back() {
+    let limiter = minute(Unit::Requests, 1);
+    assert!(passes(&limiter, NOW_S + 60));
+    assert!(!passes(&limiter, NOW_S));
+    assert!(!passes(&limiter, NOW_S + 119));
+    assert!(passes(&limiter, NOW_S + 120));
+}
+
+#[test]
+fn no_rolling_window_holds_more_than_the_limit_wherever_it_begins() {
+    let limiter = Limiter::new(Unit::Requests, Window::Rolling(Span::Minute), 10);
+    let mut admitted = Vec::new();
+    for now_s in NOW_S..NOW_S + 1_000 {
+        for _ in 0..(now_s % 3) {
+            if passes(&limiter, now_s) {
+                admitted.push(now_s);
+            }
+        }
+    }
+    for from in &admitted {
+        let within = admitted.iter().filter(|at| (*from..from + 60).contains(*at)).count();
+        assert!(within <= 10, "{within} from {from}");
+    }
+    assert!(admitted.len() > 120, "{}", admitted.len());
+}
+
+#[test]
+fn tokens_are_counted_at_their_most_and_corrected_to_what_they_were() {
+    let limiter = minute(Unit::TotalTokens, 1_000);
+    let ask = |input_tokens, output_tokens| Ask {
+        input_tokens,
+        output_tokens,
+    };
+    let pass = Pass::new([&limiter], ask(300, 600), NOW_S).unwrap();
+    assert!(Pass::new([&limiter], ask(100, 1), NOW_S).is_err());
+    pass.settle(ask(200, 50));
+    assert_eq!(limiter.standing(NOW_S).remaining, 750);
+    Pass::new([&limiter], ask(700, 0), NOW_S).unwrap().release();
+    assert_eq!(limiter.standing(NOW_S).remaining, 750);
+    drop(Pass::new([&limiter], ask(700, 0), NOW_S).unwrap());
+    assert_eq!(limiter.standing(NOW_S).remaining, 50, "it may have been sent");
+    Pass::new([&limiter], ask(0, 0), NOW_S).unwrap().settle(ask(500, 500));
+    assert_eq!(limiter.standing(NOW_S).remaining, 0, "what was used beyond counts");
+}
+
+#[test]
+fn a_correction_after_its_slice_has_passed_takes_nothing_from_a_later_one() {
+    let limiter = minute(Unit::InputTokens, 100);
+    let ask = |input_tokens| Ask {
+        input_tokens,
+        output_tokens: 0,
+    };
+    let early = Pass::new([&limiter], ask(100), NOW_S).unwrap();
+    let late = Pass::new([&limiter], ask(80), NOW_S + 60).unwrap();
+    early.settle(ask(1));
+    assert_eq!(limiter.standing(NOW_S + 60).remaining, 20);
+    late.settle(ask(10));
+    assert_eq!(limiter.standing(NOW_S + 60).remaining, 90);
+    assert_eq!(limiter.used.load(Ordering::Relaxed), 10);
+}
+
+#[test]
+fn requests_at_a_time_are_free_again_however_they_end() {
+    let limiter = Limiter::new(Unit::Concurrent, Window::Total, 2);
+    let held = [(); 2].map(|()| Pass::new([&limiter], Ask::default(), NOW_S).unwrap());
+    assert_eq!(
+        Pass::new([&limiter], Ask::default(), NOW_S).unwrap_err().retry_after_s,
+        1
+    );
+    let [one, other] = held;
+    one.settle(Ask::default());
+    drop(other);
+    assert_eq!(limiter.standing(NOW_S).remaining, 2);
+}
+
+#[test]
+fn if_one_limit_refuses_none_counts() {
+    let (wide, narrow) = (minute(Unit::Requests, 10), minute(Unit::Requests, 0));
+    let crowd = Limiter::new(Unit::Concurrent, Window::Total, 1);
+    assert!(Pass::new([&wide, &crowd, &narrow], Ask::default(), NOW_S).is_err());
+    assert_eq!(wide.standing(NOW_S).remaining, 10);
+    assert_eq!(crowd.standing(NOW_S).remaining, 1);
+    let many: Vec<Limiter> = (0..LIMITS_PER_REQUEST_MAX + 1)
+        .map(|_| minute(Unit::Requests, 5))
+        .collect();
+    assert!(Pass::new(&many, Ask::default(), NOW_S).is_err());
+    assert!(many.iter().all(|limiter| limiter.standing(NOW_S).remaining == 5));
+}
+
+#[test]
+fn several_cores_admit_exactly_the_limit_and_lose_no_count_at_the_change_of_slices() {
+    let limiter = Limiter::new(Unit::Requests, Window::Rolling(Span::Minute), 1_000);
+    let admitted = std::thread::scope(|scope| {
+        let core = || (0..2_000).filter(|at| passes(&limiter, NOW_S + at / 500)).count();
+        let cores = [(); 4].map(|()| scope.spawn(core));
+        cores.into_iter().map(|core| core.join().unwrap()).sum::<usize>()
+    });
+    assert_eq!(admitted, 1_000);
+    let counted: u64 = limiter
+        .slices
+        .iter()
+        .map(|slot| slot.load(Ordering::Relaxed) & COUNT_MAX)
+        .sum();
+    assert_eq!(counted, limiter.used.load(Ordering::Relaxed));
+    assert_eq!(limiter.standing(NOW_S + 120).remaining, 1_000);
+}
