@@ -5,6 +5,7 @@
 //! wire (`sluice-wire`).
 #![forbid(unsafe_code)]
 
+pub mod cache;
 pub mod config;
 pub mod meter;
 pub mod route;

@@ -119,6 +119,8 @@ pub const CONNECTIONS_DEFAULT: u32 = 16_384;
 pub const IN_FLIGHT_BODY_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
 /// Idle keep-alive connections that a core keeps per origin, default (`upstream.idle_connections`).
 pub const IDLE_CONNECTIONS_DEFAULT: u32 = 1024;
+/// Longest text that is matched by meaning, in bytes; a longer one is matched exactly or not at all.
+pub const CACHE_TEXT_BYTES_MAX: usize = 16 * 1024;
 /// Entries of each ring between a core and the control thread.
 pub const RING_ENTRIES: usize = 4096;
 

@@ -1,0 +1,4 @@
+//! The semantic cache.
+
+pub mod embed;
+pub mod guard;
