@@ -105,6 +105,7 @@ pub struct Model {
     vocabulary: Vocabulary,
     rows: &'static [u8],
     multipliers: Vec<i16>,
+    fingerprint: [u8; 32],
 }
 
 impl Model {
@@ -133,6 +134,8 @@ impl Model {
         if bytes.len() != rows_at + count * DIMENSIONS {
             return Err(ModelError::Layout);
         }
+        let mut hasher = blake3::Hasher::new();
+        let fingerprint = hasher.update(bytes).update(vocabulary.as_bytes()).finalize().into();
         let vocabulary = Vocabulary::parse(vocabulary).ok_or(ModelError::Unknown)?;
         if count != vocabulary.len() || count > i16::MAX as usize {
             return Err(ModelError::Rows);
@@ -150,6 +153,7 @@ impl Model {
             vocabulary,
             rows: &bytes[rows_at..],
             multipliers: scales.iter().map(multiplier).collect(),
+            fingerprint,
         })
     }
 
@@ -183,6 +187,11 @@ impl Model {
             let product = i16::from(weight as i8).wrapping_mul(multiplier);
             *part = part.wrapping_add(product.wrapping_add(8) >> 4);
         }
+    }
+
+    /// A hash of all that a vector depends on.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
     }
 
     /// The vocabulary.

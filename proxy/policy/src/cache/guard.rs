@@ -116,6 +116,11 @@ impl Guard {
         Self { words }
     }
 
+    /// A hash of all that a reading depends on.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.words.fingerprint()
+    }
+
     /// Reads a text into `reading`, whose memory is reused.
     pub fn read(&self, text: &str, reading: &mut Reading) {
         reading.read(text, &self.words);

@@ -62,6 +62,7 @@ pub struct Words {
     table: HashMap<Box<str>, Word, BuildHasherDefault<Fnv>>,
     numbers: Vec<String>,
     groups: Vec<String>,
+    fingerprint: [u8; 32],
 }
 
 /// What is wrong with a file of words.
@@ -113,6 +114,7 @@ impl Words {
             table: HashMap::default(),
             numbers: Vec::new(),
             groups: Vec::new(),
+            fingerprint: blake3::hash(yaml.as_bytes()).into(),
         };
         let mut class = 0_usize;
         for members in file.presence.values().flat_map(IndexMap::values) {
@@ -162,6 +164,11 @@ impl Words {
     pub(super) fn number(&self, word: Word) -> Option<&str> {
         let index = usize::from(word.number).checked_sub(1)?;
         self.numbers.get(index).map(String::as_str)
+    }
+
+    /// A hash of the file.
+    pub(super) fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
     }
 
     /// The word that stands for a group of words of one meaning.
