@@ -1,5 +1,6 @@
 //! The cache as a whole: what is served, what is not, and what is forgotten. [`property`] holds the promise over random requests.
 
+mod golden;
 mod property;
 mod warm;
 
