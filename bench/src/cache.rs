@@ -36,7 +36,8 @@ fn body(text: &str) -> Vec<u8> {
 
 /// Parses a body and takes it up.
 fn prepare(query: &mut Query, brain: &Brain, body: &[u8], tenant: &str) -> Result<()> {
-    let request = provider::parse_request(Dialect::OpenAi, body, &Ingress::default()).map_err(|error| anyhow!("{error:?}"))?;
+    let request =
+        provider::parse_request(Dialect::OpenAi, body, &Ingress::default()).map_err(|error| anyhow!("{error:?}"))?;
     let scope = Scope {
         tenant,
         route: "inspection",

@@ -72,7 +72,9 @@ fn every_char() -> impl Iterator<Item = char> {
 /// A generator of numbers below `bound`; the same ones every time.
 fn numbers(mut state: u64) -> impl FnMut(usize) -> usize {
     move |bound| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize % bound
     }
 }
@@ -110,9 +112,19 @@ fn any_characters_in_any_order() {
 #[test]
 fn a_corpus() {
     let pieces: Vec<&str> = VOCABULARY.lines().map(|piece| piece.trim_start_matches("##")).collect();
-    let files = ["../README.md", "../ARCHITECTURE.md", "golden/cache/pairs.jsonl", "../proxy/policy/model/unicode.txt"];
-    let read = |file: &&str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap_or_default();
-    let lines: Vec<String> = files.iter().map(read).flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    let files = [
+        "../README.md",
+        "../ARCHITECTURE.md",
+        "golden/cache/pairs.jsonl",
+        "../proxy/policy/model/unicode.txt",
+    ];
+    let read =
+        |file: &&str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap_or_default();
+    let lines: Vec<String> = files
+        .iter()
+        .map(read)
+        .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
     assert!(lines.len() > 500);
     let mut number = numbers(2);
     let made = (0..20_000).map(|_| {
@@ -138,7 +150,10 @@ fn the_tables_are_those_that_follow_from_the_reference() {
     if std::env::var_os("SLUICE_BLESS").is_some() {
         std::fs::write(&path, &tables).unwrap();
     }
-    assert!(std::fs::read_to_string(&path).unwrap() == tables, "stale; run this test with SLUICE_BLESS=1");
+    assert!(
+        std::fs::read_to_string(&path).unwrap() == tables,
+        "stale; run this test with SLUICE_BLESS=1"
+    );
 }
 
 fn nfd(text: &str) -> String {
@@ -197,7 +212,11 @@ fn tables() -> String {
             } else if is_ordered(c) {
                 ordered.push(c);
             }
-            if (is_chinese || is_alone(c)) && (becomes_itself(&maps, c)) { "alone" } else { "" }
+            if (is_chinese || is_alone(c)) && (becomes_itself(&maps, c)) {
+                "alone"
+            } else {
+                ""
+            }
         };
         classes.entry(class).or_default().push(c);
     }
@@ -208,7 +227,13 @@ fn tables() -> String {
     }
     if !ordered.is_empty() {
         // Ranks serve as well as the classes themselves, because they are only compared.
-        let rank = |c: char| ordered.iter().filter(|other| nfd(&format!("{c}{other}")) != format!("{c}{other}")).count() + 1;
+        let rank = |c: char| {
+            ordered
+                .iter()
+                .filter(|other| nfd(&format!("{c}{other}")) != format!("{c}{other}"))
+                .count()
+                + 1
+        };
         let ranks: Vec<String> = ordered.iter().map(|&c| format!("{:x}:{}", c as u32, rank(c))).collect();
         writeln!(out, "order {}", ranks.join(" ")).unwrap();
     }

@@ -68,7 +68,11 @@ pub fn run(args: &Args) -> Result<()> {
             continue;
         }
         let pair: Value = serde_json::from_str(text).with_context(|| format!("line {}", line + 1))?;
-        let field = |name: &str| pair[name].as_str().with_context(|| format!("line {}: no {name}", line + 1));
+        let field = |name: &str| {
+            pair[name]
+                .as_str()
+                .with_context(|| format!("line {}: no {name}", line + 1))
+        };
         let (one, other, category) = (field("a")?, field("b")?, field("cat")?);
         let may_share = pair["label"] == 1;
         // Like every test of a pair, it needs a cache of its own, so that no third text answers.
@@ -84,10 +88,16 @@ pub fn run(args: &Args) -> Result<()> {
         let hit = matches!(outcome, Outcome::Hit(_));
         if args.show && hit != may_share {
             let explained = brain.explain(one, other, rules.level);
-            println!("{category} {:.3} {:?}\n    {one}\n    {other}", explained.similarity, explained.verdict);
+            println!(
+                "{category} {:.3} {:?}\n    {one}\n    {other}",
+                explained.similarity, explained.verdict
+            );
         }
         let row = table.entry(category.to_owned()).or_default();
-        ensure!(row.pairs == 0 || row.may_share == may_share, "{category} holds pairs of both labels");
+        ensure!(
+            row.pairs == 0 || row.may_share == may_share,
+            "{category} holds pairs of both labels"
+        );
         row.may_share = may_share;
         row.pairs += 1;
         row.hits += u64::from(hit);
@@ -104,11 +114,17 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn print(table: &BTreeMap<String, Row>) {
     let share = |row: &Row| 100.0 * row.hits as f64 / row.pairs as f64;
-    println!("{:<20} {:>6} {:>6} {:>8}", "may share an answer", "pairs", "hits", "recall");
+    println!(
+        "{:<20} {:>6} {:>6} {:>8}",
+        "may share an answer", "pairs", "hits", "recall"
+    );
     for (name, row) in table.iter().filter(|(_, row)| row.may_share) {
         println!("{name:<20} {:>6} {:>6} {:>6.1} %", row.pairs, row.hits, share(row));
     }
-    println!("\n{:<20} {:>6} {:>6} {:>8} {:>12}", "may not", "pairs", "hits", "false", "95 % bound");
+    println!(
+        "\n{:<20} {:>6} {:>6} {:>8} {:>12}",
+        "may not", "pairs", "hits", "false", "95 % bound"
+    );
     let mut families: BTreeMap<&str, Row> = BTreeMap::new();
     for (name, row) in table.iter().filter(|(_, row)| !row.may_share) {
         false_hits(name, row);
@@ -125,12 +141,19 @@ fn print(table: &BTreeMap<String, Row>) {
 fn false_hits(name: &str, row: &Row) {
     let bound = 100.0 * upper_bound(row.hits, row.pairs);
     let share = 100.0 * row.hits as f64 / row.pairs as f64;
-    println!("{name:<20} {:>6} {:>6} {share:>6.2} % {bound:>10.2} %", row.pairs, row.hits);
+    println!(
+        "{name:<20} {:>6} {:>6} {share:>6.2} % {bound:>10.2} %",
+        row.pairs, row.hits
+    );
 }
 
 fn part(text: &str) -> Result<(usize, usize), String> {
     let (part, of) = text.split_once('/').ok_or("it is written K/N")?;
     let number = |text: &str| text.parse::<usize>().map_err(|error| error.to_string());
     let (part, of) = (number(part)?, number(of)?);
-    if part < of { Ok((part, of)) } else { Err("K is below N".to_owned()) }
+    if part < of {
+        Ok((part, of))
+    } else {
+        Err("K is below N".to_owned())
+    }
 }

@@ -89,7 +89,10 @@ impl Brain {
     /// Says for two texts why they would, or would not, share an answer, everything else being equal.
     pub fn explain(&self, one: &str, other: &str, level: Level) -> Explanation {
         let mut scratch = Scratch::default();
-        let similarity = self.model.embed(one, &mut scratch).cosine(&self.model.embed(other, &mut scratch));
+        let similarity = self
+            .model
+            .embed(one, &mut scratch)
+            .cosine(&self.model.embed(other, &mut scratch));
         let (mut reading, mut their_reading) = (Reading::default(), Reading::default());
         self.guard.read(one, &mut reading);
         self.guard.read(other, &mut their_reading);
@@ -157,7 +160,10 @@ impl Cache {
     /// stored before, answers still under way included.
     pub fn epoch<'a>(&self, tenant: &str, context: impl IntoIterator<Item = &'a str>) -> u64 {
         let of = |label| self.epochs.get(&*epoch_key(tenant, label)).copied().unwrap_or(0);
-        context.into_iter().map(|label| of(Some(label))).fold(of(None), u64::wrapping_add)
+        context
+            .into_iter()
+            .map(|label| of(Some(label)))
+            .fold(of(None), u64::wrapping_add)
     }
 
     /// Raises the epoch of a tenant, or of one of its context values, and removes what it hides; how many entries.
@@ -167,7 +173,8 @@ impl Cache {
         // Without room, more is hidden than was asked for, never less.
         let label = label.filter(|_| known || !full);
         if full && !known {
-            self.epochs.retain(|key, _| !key.starts_with(&*epoch_key(tenant, Some(""))));
+            self.epochs
+                .retain(|key, _| !key.starts_with(&*epoch_key(tenant, Some(""))));
         }
         *self.epochs.entry(epoch_key(tenant, label)).or_default() += 1_u64 << 20 * u32::from(label.is_none());
         let what = label.map_or(What::All, What::Context);

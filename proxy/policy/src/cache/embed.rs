@@ -277,7 +277,9 @@ mod tests {
 
     #[test]
     fn sixteen_of_the_heaviest_rows_do_not_overflow() {
-        let heaviest = (0..model().multipliers.len()).max_by_key(|&row| model().multipliers[row]).unwrap();
+        let heaviest = (0..model().multipliers.len())
+            .max_by_key(|&row| model().multipliers[row])
+            .unwrap();
         let mut part = [0_i16; DIMENSIONS];
         let mut wide = [0_i32; DIMENSIONS];
         for _ in 0..ROWS_PER_CARRY {
@@ -308,7 +310,10 @@ mod tests {
         assert_eq!(error(good.clone(), "[UNK]\na\n"), None);
         assert_eq!(error(good.clone(), "b\na\n"), Some(ModelError::Unknown));
         assert_eq!(error(good.clone(), "[UNK]\n"), Some(ModelError::Rows));
-        assert_eq!(error(good[..good.len() - 1].to_vec(), "[UNK]\na\n"), Some(ModelError::Layout));
+        assert_eq!(
+            error(good[..good.len() - 1].to_vec(), "[UNK]\na\n"),
+            Some(ModelError::Layout)
+        );
         assert_eq!(error(Vec::new(), "[UNK]\na\n"), Some(ModelError::Layout));
         let mut scale = good.clone();
         scale[20..24].copy_from_slice(&f32::NAN.to_le_bytes());

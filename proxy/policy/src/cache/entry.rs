@@ -105,8 +105,14 @@ impl Entry {
             context,
             tags,
         } = &self.labels;
-        let strings = context.iter().chain(tags).map(|label| label.len() + size_of::<Box<str>>());
-        let maps = self.frames.iter().flat_map(|frames| frames.maps.iter().map(FrameMap::bytes));
+        let strings = context
+            .iter()
+            .chain(tags)
+            .map(|label| label.len() + size_of::<Box<str>>());
+        let maps = self
+            .frames
+            .iter()
+            .flat_map(|frames| frames.maps.iter().map(FrameMap::bytes));
         let labels = tenant.len() + model.len() + strings.sum::<usize>();
         size_of::<Self>() + self.request.len() + self.answer.body.len() + labels + maps.sum::<usize>()
     }
@@ -139,7 +145,9 @@ impl Entry {
         blob(out, self.labels.model.as_bytes());
         for list in [&self.labels.context, &self.labels.tags] {
             out.push(list.len().min(CACHE_TAGS_MAX) as u8);
-            list.iter().take(CACHE_TAGS_MAX).for_each(|label| blob(out, label.as_bytes()));
+            list.iter()
+                .take(CACHE_TAGS_MAX)
+                .for_each(|label| blob(out, label.as_bytes()));
         }
     }
 
@@ -164,7 +172,9 @@ impl Entry {
             _ => return None,
         };
         let name = reader.blob()?;
-        let dialect = *Dialect::ALL.iter().find(|dialect| dialect.as_str().as_bytes() == &name[..])?;
+        let dialect = *Dialect::ALL
+            .iter()
+            .find(|dialect| dialect.as_str().as_bytes() == &name[..])?;
         let body = reader.blob()?;
         if body.len() > CACHE_ANSWER_BYTES_MAX {
             return None;
@@ -299,7 +309,10 @@ mod tests {
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0xff;
-            assert_ne!(Entry::decode(&damaged.into()).map(|(entry, _)| entry), Some(entry(true)));
+            assert_ne!(
+                Entry::decode(&damaged.into()).map(|(entry, _)| entry),
+                Some(entry(true))
+            );
         }
     }
 

@@ -113,7 +113,9 @@ impl Evidence {
 
     /// All pairs.
     pub fn pairs(&self) -> impl Iterator<Item = (Namespace, TemplatePair, Standing)> {
-        self.pairs.iter().map(|((namespace, pair), standing)| (*namespace, *pair, *standing))
+        self.pairs
+            .iter()
+            .map(|((namespace, pair), standing)| (*namespace, *pair, *standing))
     }
 
     /// Sets what is known of a pair, as read from a snapshot.
@@ -124,8 +126,13 @@ impl Evidence {
     }
 
     fn forget_one(&mut self) -> bool {
-        let agreed = self.pairs.iter().find(|(_, standing)| **standing != Standing::Quarantined);
-        let Some(key) = agreed.map(|(key, _)| *key) else { return false };
+        let agreed = self
+            .pairs
+            .iter()
+            .find(|(_, standing)| **standing != Standing::Quarantined);
+        let Some(key) = agreed.map(|(key, _)| *key) else {
+            return false;
+        };
         self.pairs.remove(&key).is_some()
     }
 }
@@ -319,7 +326,10 @@ mod tests {
 
     #[test]
     fn the_share_that_is_audited_is_the_one_asked_for() {
-        let audited = (0..=u32::MAX).step_by(4001).filter(|&random| is_audited(random, 20_000)).count();
+        let audited = (0..=u32::MAX)
+            .step_by(4001)
+            .filter(|&random| is_audited(random, 20_000))
+            .count();
         let all = (0..=u32::MAX).step_by(4001).count();
         assert!((audited as f64 / all as f64 - 0.02).abs() < 1e-4);
         assert!(!is_audited(0, 0) && is_audited(u32::MAX, 1_000_000));

@@ -116,7 +116,10 @@ mod tests {
     fn one_leads_and_the_others_wait_until_it_lands() {
         let mut flights = Flights::default();
         let id = lead(flights.join(KEY, 0, 100));
-        assert_eq!([flights.join(KEY, 1, 100), flights.join(KEY, 99, 100)], [Join::Wait(id); 2]);
+        assert_eq!(
+            [flights.join(KEY, 1, 100), flights.join(KEY, 99, 100)],
+            [Join::Wait(id); 2]
+        );
         lead(flights.join(Key([2; 32]), 1, 100));
         flights.leave(KEY, id);
         assert_eq!((flights.land(KEY, id), flights.land(KEY, id), flights.len()), (1, 0, 1));
@@ -138,7 +141,11 @@ mod tests {
     #[test]
     fn flights_and_waiters_are_bounded() {
         let mut flights = Flights::default();
-        let key = |at: usize| Key(std::array::from_fn(|byte| at.to_le_bytes().get(byte).copied().unwrap_or(0)));
+        let key = |at: usize| {
+            Key(std::array::from_fn(|byte| {
+                at.to_le_bytes().get(byte).copied().unwrap_or(0)
+            }))
+        };
         let id = lead(flights.join(key(0), 0, 100));
         for _ in 0..CACHE_WAITERS_MAX {
             assert_eq!(flights.join(key(0), 0, 100), Join::Wait(id));

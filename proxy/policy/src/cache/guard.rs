@@ -53,6 +53,8 @@ pub enum Refusal {
     Order,
     /// One says `archive`, the other `unarchive`.
     Prefix,
+    /// They share less than half of the longer one's content words.
+    Apart,
     /// So few words differ that they rather say something else than the same in other words.
     SmallEdit,
     /// The same content, but other prepositions, pronouns, modal verbs or word forms.
@@ -61,7 +63,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in the order in which they are looked for.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Language,
         Self::Signature,
         Self::Polarity,
@@ -69,6 +71,7 @@ impl Refusal {
         Self::Name,
         Self::Order,
         Self::Prefix,
+        Self::Apart,
         Self::SmallEdit,
         Self::Grammar,
     ];
@@ -83,6 +86,7 @@ impl Refusal {
             Self::Name => "name",
             Self::Order => "order",
             Self::Prefix => "prefix",
+            Self::Apart => "apart",
             Self::SmallEdit => "small_edit",
             Self::Grammar => "grammar",
         }

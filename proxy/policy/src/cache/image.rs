@@ -64,10 +64,18 @@ impl FrameMap {
         if !same_size || !fits {
             return None;
         }
-        let pairs = self.means.iter().zip(&other.means).map(|(one, other)| one.abs_diff(*other));
+        let pairs = self
+            .means
+            .iter()
+            .zip(&other.means)
+            .map(|(one, other)| one.abs_diff(*other));
         match region {
             None => pairs.max(),
-            Some(region) => pairs.zip(&region.inside).filter(|(_, inside)| **inside).map(|(difference, _)| difference).max(),
+            Some(region) => pairs
+                .zip(&region.inside)
+                .filter(|(_, inside)| **inside)
+                .map(|(difference, _)| difference)
+                .max(),
         }
     }
 
@@ -111,7 +119,11 @@ impl Region {
             within(rectangle.left, rectangle.width, column) && within(rectangle.top, rectangle.height, row)
         };
         let inside: Vec<bool> = (0..columns * rows)
-            .map(|at| rectangles.iter().any(|rectangle| touches(rectangle, at % columns, at / columns)))
+            .map(|at| {
+                rectangles
+                    .iter()
+                    .any(|rectangle| touches(rectangle, at % columns, at / columns))
+            })
             .collect();
         inside.contains(&true).then(|| Self {
             width,
@@ -122,7 +134,10 @@ impl Region {
 }
 
 fn blocks(width: u32, height: u32) -> Option<(usize, usize)> {
-    let (columns, rows) = (width.div_ceil(SIDE as u32) as usize, height.div_ceil(SIDE as u32) as usize);
+    let (columns, rows) = (
+        width.div_ceil(SIDE as u32) as usize,
+        height.div_ceil(SIDE as u32) as usize,
+    );
     let count = columns.checked_mul(rows)?;
     (count > 0 && count <= CACHE_FRAME_BLOCKS_MAX).then_some((columns, rows))
 }
@@ -143,7 +158,11 @@ mod tests {
                 state ^= state >> 17;
                 state ^= state << 5;
                 let (x, y) = (at % WIDTH, at / WIDTH);
-                let part = if (20..60).contains(&x) && (15..45).contains(&y) { 140 } else { 60 };
+                let part = if (20..60).contains(&x) && (15..45).contains(&y) {
+                    140
+                } else {
+                    60
+                };
                 (part + (x + y) / 4 + state % 9 - 4) as u8
             })
             .collect()

@@ -13,9 +13,10 @@ use super::embed::{DIMENSIONS, Vector};
 /// An entry of the core's cache.
 pub type EntryId = u32;
 
-/// The graph's edges per node, and how many nodes are looked at to add one and to find one.
+/// The graph's edges per node, and how many candidates are kept to add a node and to find one.
 const CONNECTIVITY: usize = 16;
-const EXPANSION: usize = 64;
+const EXPANSION_ADD: usize = 64;
+const EXPANSION_SEARCH: usize = 64;
 /// Bytes of an entry in the scan: its vector, its length and its id.
 const SCANNED_BYTES: usize = DIMENSIONS + 8;
 /// Entries that one addition moves from the scan into the graph.
@@ -148,8 +149,8 @@ fn build() -> Option<usearch::Index> {
         metric: MetricKind::Cos,
         quantization: ScalarKind::I8,
         connectivity: CONNECTIVITY,
-        expansion_add: EXPANSION,
-        expansion_search: EXPANSION,
+        expansion_add: EXPANSION_ADD,
+        expansion_search: EXPANSION_SEARCH,
         multi: false,
     };
     let graph = usearch::Index::new(&options).ok()?;
@@ -159,14 +160,20 @@ fn build() -> Option<usearch::Index> {
 
 fn insert(graph: &usearch::Index, id: EntryId, vector: &Vector) -> bool {
     let (size, capacity) = (graph.size(), graph.capacity());
-    if size >= capacity && graph.reserve_capacity_and_threads(capacity + capacity / 2 + 64, 1).is_err() {
+    if size >= capacity
+        && graph
+            .reserve_capacity_and_threads(capacity + capacity / 2 + 64, 1)
+            .is_err()
+    {
         return false;
     }
     graph.add(u64::from(id), &vector.0[..]).is_ok()
 }
 
 fn search(graph: &usearch::Index, vector: &Vector, floor: f32, best: &mut [Option<Near>; CACHE_CANDIDATES]) {
-    let Ok(found) = graph.search(&vector.0[..], CACHE_CANDIDATES) else { return };
+    let Ok(found) = graph.search(&vector.0[..], CACHE_CANDIDATES) else {
+        return;
+    };
     for (&key, &distance) in found.keys.iter().zip(&found.distances) {
         let near = Near {
             id: key as EntryId,
@@ -181,7 +188,9 @@ fn search(graph: &usearch::Index, vector: &Vector, floor: f32, best: &mut [Optio
 /// Keeps the best ones, best first; of equally near ones the lower id.
 fn keep(best: &mut [Option<Near>; CACHE_CANDIDATES], near: Near) {
     let before = |kept: &Option<Near>| {
-        kept.is_none_or(|kept| near.similarity > kept.similarity || (near.similarity == kept.similarity && near.id < kept.id))
+        kept.is_none_or(|kept| {
+            near.similarity > kept.similarity || (near.similarity == kept.similarity && near.id < kept.id)
+        })
     };
     if let Some(at) = best.iter().position(before) {
         best[at..].rotate_right(1);
@@ -265,6 +274,10 @@ mod tests {
         assert!(index.add(7, &vector(7)));
         assert_eq!(ids(&index, &vector(7), 0.99), [7]);
         // The graph takes its memory in pieces of 8 MiB.
-        assert!(index.bytes() > index.len() * DIMENSIONS && index.bytes() < 24 << 20, "{} bytes", index.bytes());
+        assert!(
+            index.bytes() > index.len() * DIMENSIONS && index.bytes() < 24 << 20,
+            "{} bytes",
+            index.bytes()
+        );
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::entry::Entry;
 use super::evidence::{TemplatePair, Verdict, is_audited};
-use super::guard::{Level, Refusal};
+use super::guard::{Level, Refusal, Template};
 use super::image::{FRAME_THRESHOLD_DEFAULT, Region};
 use super::index::EntryId;
 use super::key::Canonical;
@@ -168,7 +168,11 @@ impl Cache {
             Ok((hit, verdict)) => return self.weighed(hit, verdict, rules, random),
             Err(refusal) => refusal,
         };
-        match rules.frames.as_ref().and_then(|frames| self.by_frames(query, frames, time)) {
+        match rules
+            .frames
+            .as_ref()
+            .and_then(|frames| self.by_frames(query, frames, time))
+        {
             Some(hit) => self.weighed(hit, Verdict::Serve, rules, random),
             None => Outcome::Miss(refusal),
         }
@@ -193,21 +197,27 @@ impl Cache {
         controls: &Controls,
         time: Time,
     ) -> Result<(Found, Verdict), Option<Refusal>> {
-        let meaning = query.meaning(brain).ok_or(None)?;
-        let (bucket, vector, template) = (meaning.bucket, meaning.vector, meaning.template);
+        let (bucket, vector) = query.meaning(brain).ok_or(None)?;
         // A number that is none raises nothing.
-        let floor = rules.similarity.max(SIMILARITY_FLOOR).max(controls.similarity.unwrap_or(0.0));
+        let floor = rules
+            .similarity
+            .max(SIMILARITY_FLOOR)
+            .max(controls.similarity.unwrap_or(0.0));
         let mut refusal = None;
         for near in self.store.nearest(bucket, &vector, floor) {
             let Some(entry) = self.store.get(near.id) else { continue };
-            let Some(mut hit) = time.hit(entry, By::Meaning, near.similarity) else { continue };
-            let Some((theirs, text)) = entry.meaning.as_ref().zip(Canonical::text_of(&entry.request)) else { continue };
+            let Some(mut hit) = time.hit(entry, By::Meaning, near.similarity) else {
+                continue;
+            };
+            let Some((theirs, text)) = entry.meaning.as_ref().zip(Canonical::text_of(&entry.request)) else {
+                continue;
+            };
             brain.guard.read(text, &mut query.other);
             if let Err(reason) = brain.guard.compare(&query.reading, &query.other, rules.level) {
                 refusal = refusal.or(Some(reason));
                 continue;
             }
-            let pair = TemplatePair::new(template, theirs.template);
+            let pair = TemplatePair::new(Template::of(&query.reading), theirs.template);
             hit.pair = Some(pair);
             match self.evidence.verdict(query.namespace, pair, rules.agreements) {
                 Verdict::Refuse => continue,

@@ -10,7 +10,7 @@ use sluice_wire::chat::ChatRequest;
 use sluice_wire::limits::CACHE_TAGS_MAX;
 
 use super::Brain;
-use super::embed::Scratch;
+use super::embed::{Scratch, Vector};
 use super::entry::{Answer, Entry, Frames, Labels, Meaning};
 use super::evidence::Namespace;
 use super::guard::{Reading, Template};
@@ -28,7 +28,7 @@ pub struct Query {
     pub(super) namespace: Namespace,
     scratch: Scratch,
     /// Outer `None`: not worked out yet. Inner `None`: there is none.
-    meaning: Option<Option<Meaning>>,
+    meaning: Option<Option<(Key, Vector)>>,
     frames: Option<Frames>,
     labels: Labels,
 }
@@ -72,30 +72,34 @@ impl Query {
     /// What is to be kept of the request until its answer is there. `None` if it is not to be cached.
     pub fn ticket(&mut self, brain: &Brain) -> Option<Ticket> {
         let exact = self.exact?;
-        self.meaning(brain);
+        let meaning = self.meaning(brain).map(|(bucket, vector)| Meaning {
+            bucket,
+            vector,
+            template: Template::of(&self.reading),
+        });
         Some(Ticket {
             exact,
             request: self.canonical.store().into(),
             namespace: self.namespace,
-            meaning: self.meaning.clone().flatten(),
+            meaning,
             frames: self.frames.clone(),
             labels: self.labels.clone(),
         })
     }
 
-    /// The text's bucket, vector and template. `None` if it is not to be matched by meaning.
-    pub(super) fn meaning(&mut self, brain: &Brain) -> Option<&Meaning> {
+    /// The text's bucket and vector. `None` if it is not to be matched by meaning.
+    pub(super) fn meaning(&mut self, brain: &Brain) -> Option<(Key, Vector)> {
         if self.meaning.is_none() {
             self.meaning = Some(self.work_out(brain));
         }
-        self.meaning.as_ref().and_then(Option::as_ref)
+        self.meaning.flatten()
     }
 
     pub(super) fn frames(&self) -> Option<&Frames> {
         self.frames.as_ref()
     }
 
-    fn work_out(&mut self, brain: &Brain) -> Option<Meaning> {
+    fn work_out(&mut self, brain: &Brain) -> Option<(Key, Vector)> {
         if self.exact.is_none() || !self.canonical.is_semantic() {
             return None;
         }
@@ -104,11 +108,8 @@ impl Query {
         if !self.reading.is_understood() {
             return None;
         }
-        Some(Meaning {
-            bucket: self.canonical.bucket(&brain.secret, self.reading.signature())?,
-            vector: brain.model.embed(text, &mut self.scratch),
-            template: Template::of(&self.reading),
-        })
+        let bucket = self.canonical.bucket(&brain.secret, self.reading.signature())?;
+        Some((bucket, brain.model.embed(text, &mut self.scratch)))
     }
 }
 

@@ -81,7 +81,9 @@ impl Snapshot {
         }
         number(&mut out, self.audits.all().count());
         for (namespace, audit) in self.audits.all() {
-            [namespace, audit.checks, audit.errors].iter().for_each(|value| out.extend(value.to_le_bytes()));
+            [namespace, audit.checks, audit.errors]
+                .iter()
+                .for_each(|value| out.extend(value.to_le_bytes()));
         }
         number(&mut out, self.epochs.len());
         for (key, epoch) in &self.epochs {
@@ -113,7 +115,11 @@ impl Snapshot {
         }
         let mut rest = bytes.slice(header..end);
         let snapshot = body(&mut rest).ok_or(SnapshotError::Form)?;
-        if rest.is_empty() { Ok(snapshot) } else { Err(SnapshotError::Form) }
+        if rest.is_empty() {
+            Ok(snapshot)
+        } else {
+            Err(SnapshotError::Form)
+        }
     }
 }
 

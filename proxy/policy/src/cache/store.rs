@@ -192,7 +192,11 @@ impl Store {
     }
 
     pub(super) fn nearest(&self, bucket: Key, vector: &Vector, floor: f32) -> impl Iterator<Item = Near> + use<> {
-        self.buckets.get(&bucket).map(|index| index.nearest(vector, floor)).into_iter().flatten()
+        self.buckets
+            .get(&bucket)
+            .map(|index| index.nearest(vector, floor))
+            .into_iter()
+            .flatten()
     }
 
     /// Entries whose images may be near those of a request.
@@ -276,7 +280,9 @@ impl Store {
     fn evict(&mut self) {
         let entries_max = self.limits.entries.min(CACHE_ENTRIES_MAX);
         while self.exact.len() > entries_max || self.entry_bytes + self.index_bytes > self.limits.bytes {
-            let Some(&(value, id)) = self.by_value.first() else { return };
+            let Some(&(value, id)) = self.by_value.first() else {
+                return;
+            };
             self.age = value;
             self.take(id);
             self.evicted += 1;

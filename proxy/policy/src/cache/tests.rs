@@ -68,7 +68,10 @@ pub(super) fn answer(content: &str) -> Answer {
 }
 
 pub(super) fn entry(mut query: Query, content: &str, now: u64) -> Arc<Entry> {
-    query.ticket(brain()).unwrap().entry(answer(content), "m", &["shift-1"], HOUR, now)
+    query
+        .ticket(brain())
+        .unwrap()
+        .entry(answer(content), "m", &["shift-1"], HOUR, now)
 }
 
 pub(super) fn look(cache: &mut Cache, query: &mut Query, rules: &Rules) -> Outcome {
@@ -96,12 +99,21 @@ fn with(text: &str) -> Cache {
 fn the_same_request_the_same_meaning_and_nothing_else_is_served() {
     let mut cache = with(ONE);
     let yes = || Bytes::from_static(b"yes");
-    assert_eq!(served(look(&mut cache, &mut query(ONE), &rules())), Some((By::Exact, yes())));
-    assert_eq!(served(look(&mut cache, &mut query(OTHER), &rules())), Some((By::Meaning, yes())));
+    assert_eq!(
+        served(look(&mut cache, &mut query(ONE), &rules())),
+        Some((By::Exact, yes()))
+    );
+    assert_eq!(
+        served(look(&mut cache, &mut query(OTHER), &rules())),
+        Some((By::Meaning, yes()))
+    );
     assert_eq!(served(look(&mut cache, &mut query(TWIN), &rules())), None);
     // However it is written, a request is the same one.
     let spaced = body(ONE).replace(",\"", ", \"").replace("cap", "\\u0063ap");
-    assert_eq!(served(look(&mut cache, &mut prepared(&spaced, "plant", &[], 0), &rules())), Some((By::Exact, yes())));
+    assert_eq!(
+        served(look(&mut cache, &mut prepared(&spaced, "plant", &[], 0), &rules())),
+        Some((By::Exact, yes()))
+    );
 }
 
 #[test]
@@ -158,10 +170,11 @@ fn what_is_no_longer_fresh_is_served_stale_if_the_route_says_so_and_then_no_more
         stale_ms: 1_000,
         ..rules()
     };
-    let mut at = |now: u64, rules: &Rules| match cache.lookup(&mut query(ONE), brain(), rules, &Controls::default(), now, 0) {
-        Outcome::Hit(hit) => Some((hit.age_ms, hit.is_stale)),
-        _ => None,
-    };
+    let mut at =
+        |now: u64, rules: &Rules| match cache.lookup(&mut query(ONE), brain(), rules, &Controls::default(), now, 0) {
+            Outcome::Hit(hit) => Some((hit.age_ms, hit.is_stale)),
+            _ => None,
+        };
     assert_eq!(at(NOW + HOUR, &rules()), Some((HOUR, false)));
     assert_eq!(at(NOW + HOUR + 1, &rules()), None);
     assert_eq!(at(NOW + HOUR + 1_000, &stale), Some((HOUR + 1_000, true)));
@@ -179,29 +192,43 @@ fn a_new_way_of_saying_it_is_compared_until_it_is_trusted() {
         ..rules()
     };
     for _ in 0..2 {
-        let Outcome::Shadow(hit) = look(&mut cache, &mut query(OTHER), &cautious) else { panic!("served untested") };
+        let Outcome::Shadow(hit) = look(&mut cache, &mut query(OTHER), &cautious) else {
+            panic!("served untested")
+        };
         assert!(hit.similarity > 0.85 && hit.pair.is_some());
         cache.settle(&hit, true);
     }
-    let Outcome::Hit(hit) = look(&mut cache, &mut query(OTHER), &cautious) else { panic!("not trusted") };
+    let Outcome::Hit(hit) = look(&mut cache, &mut query(OTHER), &cautious) else {
+        panic!("not trusted")
+    };
     cache.settle(&hit, false);
     assert_eq!(cache.evidence().quarantined().count(), 1);
     // The answer itself is gone, and so is the trust in this way of saying it.
     assert!(matches!(look(&mut cache, &mut query(ONE), &cautious), Outcome::Miss(_)));
     cache.insert(entry(query(ONE), "yes", NOW), NOW);
-    assert!(matches!(look(&mut cache, &mut query(OTHER), &cautious), Outcome::Miss(None)));
+    assert!(matches!(
+        look(&mut cache, &mut query(OTHER), &cautious),
+        Outcome::Miss(None)
+    ));
 }
 
 #[test]
 fn a_poisoned_answer_switches_meaning_off_until_checks_are_clean_again() {
     let mut cache = with(ONE);
-    let Outcome::Hit(hit) = look(&mut cache, &mut query(OTHER), &rules()) else { panic!("not served") };
+    let Outcome::Hit(hit) = look(&mut cache, &mut query(OTHER), &rules()) else {
+        panic!("not served")
+    };
     cache.settle(&hit, false);
     let other = "Check the pins of housing H7 on line 4, please.";
     cache.insert(entry(query(other), "ok", NOW), NOW);
     let again = "check the pins of housing H7 on line 4";
-    let Outcome::Shadow(hit) = look(&mut cache, &mut query(again), &rules()) else { panic!("served while off") };
-    assert!(served(look(&mut cache, &mut query(other), &rules())).is_some(), "exact hits go on");
+    let Outcome::Shadow(hit) = look(&mut cache, &mut query(again), &rules()) else {
+        panic!("served while off")
+    };
+    assert!(
+        served(look(&mut cache, &mut query(other), &rules())).is_some(),
+        "exact hits go on"
+    );
     (0..500).for_each(|_| cache.settle(&hit, true));
     assert!(matches!(look(&mut cache, &mut query(again), &rules()), Outcome::Hit(_)));
 }
@@ -213,9 +240,13 @@ fn served_matches_are_audited_at_the_rate_asked_for() {
         audit_per_million: 1_000_000,
         ..rules()
     };
-    let Outcome::Hit(hit) = look(&mut cache, &mut query(OTHER), &audited) else { panic!("not served") };
+    let Outcome::Hit(hit) = look(&mut cache, &mut query(OTHER), &audited) else {
+        panic!("not served")
+    };
     assert!(hit.is_audited);
-    let Outcome::Hit(hit) = look(&mut cache, &mut query(ONE), &audited) else { panic!("not served") };
+    let Outcome::Hit(hit) = look(&mut cache, &mut query(ONE), &audited) else {
+        panic!("not served")
+    };
     assert!(!hit.is_audited, "the same request needs no check");
 }
 
@@ -227,7 +258,13 @@ fn purges_remove_what_they_name_and_nothing_else() {
         for (at, text) in texts.iter().enumerate() {
             let context = [("variant", Some(["a", "b", "b"][at]))];
             let mut asked = prepared(&body(text), ["plant", "plant", "office"][at], &context, 0);
-            let entry = asked.ticket(brain()).unwrap().entry(answer("x"), ["m", "n", "n"][at], &[["t", "t", "u"][at]], HOUR, NOW);
+            let entry = asked.ticket(brain()).unwrap().entry(
+                answer("x"),
+                ["m", "n", "n"][at],
+                &[["t", "t", "u"][at]],
+                HOUR,
+                NOW,
+            );
             cache.insert(entry, NOW);
         }
         cache
@@ -245,7 +282,9 @@ fn purges_remove_what_they_name_and_nothing_else() {
     assert_eq!(left(Some("office"), What::Model("n")), 2);
     assert_eq!(left(None, What::Context("variant=b")), 1);
     assert_eq!(left(Some("plant"), What::Context("variant=b")), 2);
-    let key = prepared(&body(texts[0]), "plant", &[("variant", Some("a"))], 0).key().unwrap();
+    let key = prepared(&body(texts[0]), "plant", &[("variant", Some("a"))], 0)
+        .key()
+        .unwrap();
     assert_eq!(left(None, What::Key(key)), 2);
     assert_eq!(left(Some("office"), What::Key(key)), 3);
 }
@@ -286,7 +325,10 @@ fn what_saves_least_per_byte_goes_first_and_limits_hold() {
         assert!(cache.size().entries <= 3);
     }
     let is_there = |cache: &mut Cache, at: usize| served(look(cache, &mut query(&texts[at]), &rules())).is_some();
-    assert_eq!((0..4).map(|at| is_there(&mut cache, at)).collect::<Vec<_>>(), [true, false, true, true]);
+    assert_eq!(
+        (0..4).map(|at| is_there(&mut cache, at)).collect::<Vec<_>>(),
+        [true, false, true, true]
+    );
     assert_eq!(cache.size().evicted, 1);
     cache.set_limits(Limits {
         entries: 1000,
@@ -294,7 +336,10 @@ fn what_saves_least_per_byte_goes_first_and_limits_hold() {
     });
     let size = cache.size();
     assert!(size.entry_bytes + size.index_bytes <= 2_000 && size.entries < 3);
-    let large = query("large").ticket(brain()).unwrap().entry(answer(&"x".repeat(3_000)), "m", &[], HOUR, NOW);
+    let large = query("large")
+        .ticket(brain())
+        .unwrap()
+        .entry(answer(&"x".repeat(3_000)), "m", &[], HOUR, NOW);
     assert!(!cache.insert(large, NOW), "larger than all there is room for");
 }
 
@@ -327,7 +372,8 @@ fn a_newer_answer_is_not_overtaken_by_an_older_one_from_another_core() {
 fn near_frames_are_served_for_the_original_alone() {
     let image = |bytes: &str| {
         let url = format!("data:image/png;base64,{bytes}");
-        let parts = serde_json::json!([{"type": "text", "text": ONE}, {"type": "image_url", "image_url": {"url": url}}]);
+        let parts =
+            serde_json::json!([{"type": "text", "text": ONE}, {"type": "image_url", "image_url": {"url": url}}]);
         serde_json::json!({"model": "m", "messages": [{"role": "user", "content": parts}]}).to_string()
     };
     let frame = |level: u8| image::FrameMap::from_luma(16, 16, &[level; 256]).unwrap();
@@ -342,7 +388,9 @@ fn near_frames_are_served_for_the_original_alone() {
     };
     let mut cache = cache();
     cache.insert(entry(ask("AAAA", 100), "yes", NOW), NOW);
-    let found = |cache: &mut Cache, bytes: &str, level: u8, rules: &Rules| served(look(cache, &mut ask(bytes, level), rules)).map(|hit| hit.0);
+    let found = |cache: &mut Cache, bytes: &str, level: u8, rules: &Rules| {
+        served(look(cache, &mut ask(bytes, level), rules)).map(|hit| hit.0)
+    };
     assert_eq!(found(&mut cache, "AAAB", 107, &framed), Some(By::Frames));
     assert_eq!(found(&mut cache, "AAAB", 107, &rules()), None, "not asked for");
     assert_eq!(found(&mut cache, "AAAC", 108, &framed), None);

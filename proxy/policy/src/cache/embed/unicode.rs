@@ -107,7 +107,9 @@ impl Unicode {
 
     fn set(&mut self, character: u32, code: u16) {
         let at = character as usize;
-        let Some(page) = self.index.get_mut(at / PAGE) else { return };
+        let Some(page) = self.index.get_mut(at / PAGE) else {
+            return;
+        };
         if *page == 0 {
             *page = self.pages.len() as u16;
             self.pages.push([0; PAGE]);
@@ -136,7 +138,12 @@ impl Unicode {
             word => char::from_u32(hex(word)?),
         });
         let Some(from) = characters.next() else { return };
-        let class = |character| orders.iter().find(|(of, _)| *of == character).map_or(0, |&(_, class)| class);
+        let class = |character| {
+            orders
+                .iter()
+                .find(|(of, _)| *of == character)
+                .map_or(0, |&(_, class)| class)
+        };
         let expansion = characters.map(|character| (class(character), character)).collect();
         self.set_expansion(from, expansion);
     }
@@ -178,7 +185,10 @@ mod tests {
             let understood = match word {
                 "drop" | "break" | "space" | "alone" => ranges(rest).count(),
                 "order" => rest.split(' ').filter_map(order).count(),
-                "map" => rest.split(' ').filter(|word| *word == "!" || hex(word).is_some()).count(),
+                "map" => rest
+                    .split(' ')
+                    .filter(|word| *word == "!" || hex(word).is_some())
+                    .count(),
                 _ => 0,
             };
             assert_eq!(understood, items, "{line}");
@@ -189,10 +199,17 @@ mod tests {
     fn a_syllable_is_its_parts() {
         let tables = Unicode::builtin();
         let expand = |character: char| -> String {
-            tables.expand(character, &mut [(0, BREAK); 3]).iter().map(|&(_, part)| part).collect()
+            tables
+                .expand(character, &mut [(0, BREAK); 3])
+                .iter()
+                .map(|&(_, part)| part)
+                .collect()
         };
         assert_eq!(expand('한'), "\u{1112}\u{1161}\u{11ab}");
         assert_eq!(expand('가'), "\u{1100}\u{1161}");
-        assert_eq!((expand('é'), expand('ß'), expand('Å')), ("e".into(), "ß".into(), "a".into()));
+        assert_eq!(
+            (expand('é'), expand('ß'), expand('Å')),
+            ("e".into(), "ß".into(), "a".into())
+        );
     }
 }

@@ -19,6 +19,8 @@ const CONTINUATION_SEED: u64 = 0xc2b2_ae3d_27d4_eb4f;
 pub struct Pieces {
     ids: Vec<u16>,
     word: Word,
+    /// The text in lower case, with eight zeros behind it.
+    lowered: Vec<u8>,
     /// What is held back until its order is known: characters with a combining class.
     held: Vec<(u8, char)>,
 }
@@ -35,9 +37,6 @@ impl Pieces {
 struct Word {
     bytes: Vec<u8>,
     chars: usize,
-    hash: u64,
-    /// Hashes of the prefixes of what is left of a word, by the bytes that they cover.
-    prefixes: Vec<(u64, usize)>,
 }
 
 /// The pieces, in a table by hash.
@@ -78,7 +77,9 @@ impl Vocabulary {
                 _ => (piece, false),
             };
             vocabulary.text.push_str(bare);
-            vocabulary.ends.push((u32::try_from(vocabulary.text.len()).ok()?, continues));
+            vocabulary
+                .ends
+                .push((u32::try_from(vocabulary.text.len()).ok()?, continues));
             vocabulary.longest = vocabulary.longest.max(bare.len());
             vocabulary.insert(bare, continues);
         }
@@ -107,6 +108,48 @@ impl Vocabulary {
         out.ids.clear();
         out.held.clear();
         out.word.begin();
+        if self.is_plain(text.as_bytes()) {
+            self.plain(text.as_bytes(), out);
+        } else {
+            self.any(text, out);
+        }
+    }
+
+    /// Whether a text is ASCII without control characters that would join what stands around them.
+    fn is_plain(&self, text: &[u8]) -> bool {
+        text.is_ascii()
+            && text
+                .iter()
+                .all(|byte| (0x20..0x7f).contains(byte) || matches!(byte, b'\n' | b'\r' | b'\t'))
+    }
+
+    /// The usual case: words are looked up where they stand.
+    fn plain(&self, text: &[u8], out: &mut Pieces) {
+        let Pieces { ids, lowered, .. } = out;
+        lowered.clear();
+        lowered.extend(text.iter().map(u8::to_ascii_lowercase));
+        lowered.extend([0; 8]);
+        let mut at = 0;
+        while at < text.len() {
+            let from = at;
+            while self.unicode.ascii(lowered[at]).0 == Class::Word && at < text.len() {
+                at += 1;
+            }
+            if at == from {
+                at += 1;
+                if self.unicode.ascii(lowered[from]).0 == Class::Space {
+                    continue;
+                }
+            }
+            let word = &lowered[from..at];
+            match self.find(hash_padded(&lowered[from..], word.len(), WORD_SEED), word, false) {
+                Some(id) => ids.push(id),
+                None => self.rare(word, word.len(), ids),
+            }
+        }
+    }
+
+    fn any(&self, text: &str, out: &mut Pieces) {
         let bytes = text.as_bytes();
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
@@ -185,39 +228,38 @@ impl Vocabulary {
         if word.bytes.is_empty() {
             return;
         }
-        if let Some(id) = self.find(word.hash, &word.bytes, false) {
-            // A piece in the vocabulary is never longer than `WORD_CHARS_MAX`.
-            ids.push(id);
-        } else {
-            let before = ids.len();
-            if word.chars > WORD_CHARS_MAX || !self.split(word, ids) {
-                ids.truncate(before);
-                ids.push(self.unknown);
-            }
+        match self.find(hash(&word.bytes, WORD_SEED), &word.bytes, false) {
+            Some(id) => ids.push(id),
+            None => self.rare(&word.bytes, word.chars, ids),
         }
         word.begin();
     }
 
+    /// A word that is no piece by itself. (One that is, is never longer than `WORD_CHARS_MAX`.)
+    #[cold]
+    fn rare(&self, word: &[u8], chars: usize, ids: &mut Vec<u16>) {
+        let before = ids.len();
+        if chars > WORD_CHARS_MAX || !self.split(word, ids) {
+            ids.truncate(before);
+            ids.push(self.unknown);
+        }
+    }
+
     /// Longest match first; whether the whole word was matched.
-    fn split(&self, word: &mut Word, ids: &mut Vec<u16>) -> bool {
+    fn split(&self, word: &[u8], ids: &mut Vec<u16>) -> bool {
         let mut from = 0;
-        while from < word.bytes.len() {
+        while from < word.len() {
             let continues = from > 0;
-            let rest = &word.bytes[from..];
-            let mut hash = if continues { CONTINUATION_SEED } else { WORD_SEED };
-            word.prefixes.clear();
-            for (at, &byte) in rest.iter().take(self.longest).enumerate() {
-                hash = step(hash, byte);
-                let is_boundary = rest.get(at + 1).is_none_or(|&next| next & 0xc0 != 0x80);
-                if is_boundary {
-                    word.prefixes.push((hash, at + 1));
-                }
-            }
-            let longest = word
-                .prefixes
-                .iter()
+            let seed = if continues { CONTINUATION_SEED } else { WORD_SEED };
+            let rest = &word[from..];
+            let is_boundary = |len: usize| rest.get(len).is_none_or(|&next| next & 0xc0 != 0x80);
+            let longest = (1..=rest.len().min(self.longest))
                 .rev()
-                .find_map(|&(hash, len)| Some((self.find(hash, &rest[..len], continues)?, len)));
+                .filter(|&len| is_boundary(len))
+                .find_map(|len| {
+                    let piece = &rest[..len];
+                    Some((self.find(hash(piece, seed), piece, continues)?, len))
+                });
             let Some((id, len)) = longest else { return false };
             ids.push(id);
             from += len;
@@ -228,7 +270,7 @@ impl Vocabulary {
     #[inline]
     fn find(&self, hash: u64, bytes: &[u8], continues: bool) -> Option<u16> {
         let mask = self.slots.len() - 1;
-        let mut slot = spread(hash) as usize & mask;
+        let mut slot = hash as usize & mask;
         loop {
             let found = self.slots[slot];
             if found == EMPTY {
@@ -247,10 +289,10 @@ impl Vocabulary {
     /// Gives the piece that was added last its slot. A repeated piece takes the slot of the former, as in the reference.
     fn insert(&mut self, bare: &str, continues: bool) {
         let seed = if continues { CONTINUATION_SEED } else { WORD_SEED };
-        let hash = bare.bytes().fold(seed, step);
+        let hash = hash(bare.as_bytes(), seed);
         let id = (self.ends.len() - 1) as u32;
         let mask = self.slots.len() - 1;
-        let mut slot = spread(hash) as usize & mask;
+        let mut slot = hash as usize & mask;
         while self.slots[slot] != EMPTY {
             let former = (self.slots[slot] & 0x7fff) as u16;
             if self.ends[usize::from(former)].1 == continues && self.piece(former) == bare {
@@ -266,26 +308,58 @@ impl Word {
     fn begin(&mut self) {
         self.bytes.clear();
         self.chars = 0;
-        self.hash = WORD_SEED;
     }
 
     #[inline]
     fn push(&mut self, byte: u8) {
         self.bytes.push(byte);
         self.chars += 1;
-        self.hash = step(self.hash, byte);
     }
 }
 
+/// A hash of a word, eight bytes at a time.
 #[inline]
-fn step(hash: u64, byte: u8) -> u64 {
-    (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+fn hash(word: &[u8], seed: u64) -> u64 {
+    let mut hash = seed ^ word.len() as u64;
+    for chunk in word.chunks(8) {
+        let mut eight = [0; 8];
+        eight[..chunk.len()].copy_from_slice(chunk);
+        hash = mix(hash, u64::from_le_bytes(eight));
+    }
+    spread(hash)
 }
 
-/// The low bits of the hash depend on the low bits of the bytes alone.
+/// The same, of the first `len` bytes of a longer slice with at least eight behind them.
+#[inline]
+fn hash_padded(bytes: &[u8], len: usize, seed: u64) -> u64 {
+    let mut hash = seed ^ len as u64;
+    let mut at = 0;
+    while at < len {
+        let eight = bytes
+            .get(at..at + 8)
+            .and_then(|eight| eight.try_into().ok())
+            .map_or(0, u64::from_le_bytes);
+        let left = len - at;
+        let kept = if left < 8 {
+            eight & ((1 << (left * 8)) - 1)
+        } else {
+            eight
+        };
+        hash = mix(hash, kept);
+        at += 8;
+    }
+    spread(hash)
+}
+
+#[inline]
+fn mix(hash: u64, eight: u64) -> u64 {
+    (hash.rotate_left(23) ^ eight).wrapping_mul(0x9fb2_1c65_1e98_df25)
+}
+
+/// The low bits of a product depend on the low bits of its factors alone.
 #[inline]
 fn spread(hash: u64) -> u64 {
-    hash ^ hash >> 29
+    hash ^ hash >> 32
 }
 
 /// 17 bits; never all ones together with an id of all ones, because ids end before 32,767.
@@ -323,12 +397,17 @@ mod tests {
             ["una", "##ffa", "##ble", "welding", ",", "47", "##11", "-", "b"]
         );
         assert_eq!(split(&vocabulary, "[CLS]"), ["[", "cl", "##s", "]"]);
+        // Whether or not it takes the way of plain texts.
+        assert_eq!(split(&vocabulary, "[CLS]\u{1}"), ["[", "cl", "##s", "]"]);
     }
 
     #[test]
     fn accents_case_and_control_characters_go() {
         let vocabulary = builtin();
-        assert_eq!(split(&vocabulary, "HÉL\u{0}LO \u{feff}re\u{301}sume\u{301}\tИ\u{306}"), ["hello", "resume", "и"]);
+        assert_eq!(
+            split(&vocabulary, "HÉL\u{0}LO \u{feff}re\u{301}sume\u{301}\tИ\u{306}"),
+            ["hello", "resume", "и"]
+        );
         assert_eq!(split(&vocabulary, "中国"), ["中", "国"]);
     }
 
@@ -350,8 +429,15 @@ mod tests {
         for id in 0..vocabulary.len() as u16 {
             let (piece, continues) = (vocabulary.piece(id), vocabulary.ends[usize::from(id)].1);
             let seed = if continues { CONTINUATION_SEED } else { WORD_SEED };
-            let hash = piece.bytes().fold(seed, step);
-            assert_eq!(vocabulary.find(hash, piece.as_bytes(), continues), Some(id));
+            assert_eq!(
+                vocabulary.find(hash(piece.as_bytes(), seed), piece.as_bytes(), continues),
+                Some(id)
+            );
+            let padded = format!("{piece}followed by others");
+            assert_eq!(
+                hash_padded(padded.as_bytes(), piece.len(), seed),
+                hash(piece.as_bytes(), seed)
+            );
         }
     }
 }

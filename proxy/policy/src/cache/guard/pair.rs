@@ -49,8 +49,12 @@ pub(super) fn compare(one: &Reading, other: &Reading, level: Level) -> Result<()
     if only_mine.is_empty() && only_theirs.is_empty() {
         return grammar(one, other, &mine, &theirs, named);
     }
+    let shared = mine.len() - only_mine.len();
+    if shared * 2 < mine.len().max(theirs.len()) {
+        return Err(Refusal::Apart);
+    }
     let fewer = only_mine.len().min(only_theirs.len());
-    if level >= Level::G2 && is_small_edit(fewer, mine.len() - only_mine.len(), named) {
+    if level >= Level::G2 && is_small_edit(fewer, shared, named) {
         return Err(Refusal::SmallEdit);
     }
     Ok(())
@@ -186,8 +190,29 @@ fn things_in_order(one: &Reading, other: &Reading, mine: &[Bound<'_>], theirs: &
 fn is_directed(tie: &str) -> bool {
     matches!(
         tie,
-        "to" | "into" | "onto" | "toward" | "by" | "and" | "or" | "but" | "with" | "without" | "between" | "until" | "till" | "through"
-            | "via" | "against" | "as" | "since" | "upon" | "over" | "under" | "off" | "out" | "about"
+        "to" | "into"
+            | "onto"
+            | "toward"
+            | "by"
+            | "and"
+            | "or"
+            | "but"
+            | "with"
+            | "without"
+            | "between"
+            | "until"
+            | "till"
+            | "through"
+            | "via"
+            | "against"
+            | "as"
+            | "since"
+            | "upon"
+            | "over"
+            | "under"
+            | "off"
+            | "out"
+            | "about"
     )
 }
 
@@ -203,7 +228,11 @@ fn is_content(token: &Token) -> bool {
 /// out, and words of one meaning count once.
 fn items(reading: &Reading, named: bool) -> Vec<Item<'_>> {
     let mut items: Vec<Item<'_>> = Vec::with_capacity(reading.tokens.len());
-    for token in reading.tokens.iter().filter(|token| is_content(token) && !token.in_slot) {
+    for token in reading
+        .tokens
+        .iter()
+        .filter(|token| is_content(token) && !token.in_slot)
+    {
         let (raw, folded) = (reading.raw(token), reading.folded(token));
         let (stem, form) = match token.kind {
             Kind::Word if named && token.word.group != 0 => (reading.stem(token), ""),
@@ -260,7 +289,11 @@ fn differences<'a>(mine: &[Item<'a>], theirs: &[Item<'a>]) -> (Vec<&'a str>, Vec
 fn order(mine: &[Item<'_>], theirs: &[Item<'_>], only_mine: &[&str], only_theirs: &[&str]) -> Result<(), Refusal> {
     let is_shared = |item: &&Item<'_>| !only_mine.contains(&item.stem) && !only_theirs.contains(&item.stem);
     let (mut mine, mut theirs) = (mine.iter().filter(is_shared), theirs.iter().filter(is_shared));
-    match mine.by_ref().map(|item| item.stem).eq(theirs.by_ref().map(|item| item.stem)) {
+    match mine
+        .by_ref()
+        .map(|item| item.stem)
+        .eq(theirs.by_ref().map(|item| item.stem))
+    {
         true => Ok(()),
         false => Err(Refusal::Order),
     }
@@ -270,9 +303,11 @@ fn order(mine: &[Item<'_>], theirs: &[Item<'_>], only_mine: &[&str], only_theirs
 fn prefixes(only_mine: &[&str], only_theirs: &[&str]) -> Result<(), Refusal> {
     const PREFIXES: [&str; 10] = ["un", "in", "im", "ir", "il", "dis", "non", "de", "mis", "anti"];
     let turned = |one: &str, other: &str| PREFIXES.iter().any(|prefix| one.strip_prefix(prefix) == Some(other));
-    let found = only_mine
-        .iter()
-        .any(|mine| only_theirs.iter().any(|their| turned(mine, their) || turned(their, mine)));
+    let found = only_mine.iter().any(|mine| {
+        only_theirs
+            .iter()
+            .any(|their| turned(mine, their) || turned(their, mine))
+    });
     if found { Err(Refusal::Prefix) } else { Ok(()) }
 }
 
@@ -289,7 +324,12 @@ fn grammar(one: &Reading, other: &Reading, mine: &[Item<'_>], theirs: &[Item<'_>
 fn function_words(reading: &Reading, named: bool) -> impl Iterator<Item = &str> {
     let is_function = move |token: &Token| {
         let varies = named && token.word.light;
-        !varies && token.kind == Kind::Word && token.word.part == Part::Function && token.word.polarity == 0 && !token.in_slot && !token.is_name
+        !varies
+            && token.kind == Kind::Word
+            && token.word.part == Part::Function
+            && token.word.polarity == 0
+            && !token.in_slot
+            && !token.is_name
     };
     reading
         .tokens

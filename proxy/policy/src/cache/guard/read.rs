@@ -37,8 +37,8 @@ pub(super) struct Token {
     pub raw: Span,
     /// In the folded text: a word in lower case, a number in digits.
     pub folded: Span,
-    /// In the folded text: the stem, or the word that stands for all of its meaning.
-    pub stem: Span,
+    /// In the folded text: the word that stands for all of its meaning; empty if there is none.
+    pub group: Span,
     pub word: Word,
     /// Capitalised, and not because a sentence begins.
     pub is_name: bool,
@@ -60,6 +60,7 @@ pub struct Reading {
     /// Comparatives for more, and for less.
     pub(super) polarity: [u32; 2],
     pub(super) understood: bool,
+    is_ascii: bool,
     signature: Vec<u8>,
     items: Vec<(u8, Span, Span)>,
     classes: [u64; CLASSES_MAX / 64],
@@ -91,8 +92,14 @@ impl Reading {
         span(&self.folded, token.folded)
     }
 
+    /// The word's stem, or the word that stands for all of its meaning.
     pub(super) fn stem(&self, token: &Token) -> &str {
-        span(&self.folded, token.stem)
+        let folded = self.folded(token);
+        match token.kind {
+            Kind::Word if token.word.group != 0 => span(&self.folded, token.group),
+            Kind::Word => &folded[..stem_len(folded)],
+            _ => folded,
+        }
     }
 
     pub(super) fn read(&mut self, text: &str, words: &Words) {
@@ -103,6 +110,12 @@ impl Reading {
         self.understood = text.len() <= CACHE_TEXT_BYTES_MAX;
         if self.understood {
             self.text.push_str(text);
+            self.is_ascii = text.is_ascii();
+            if self.is_ascii {
+                // Words are then folded where they stand.
+                self.folded.push_str(text);
+                self.folded.make_ascii_lowercase();
+            }
             Scanner::new(self, words).run();
         }
         self.count();
@@ -141,6 +154,9 @@ impl Reading {
     /// Whether a `no` is short for "number", or a "number" stands before one: "part no. 12", "order no 12", "no. 7".
     fn is_number_sign(&self, at: usize) -> bool {
         let token = &self.tokens[at];
+        if !token.word.generic {
+            return false;
+        }
         let sign = self.folded(token);
         if token.kind != Kind::Word || !matches!(sign, "no" | "number") {
             return false;
@@ -218,6 +234,13 @@ impl<'r> Scanner<'r> {
 
     fn run(&mut self) {
         while let Some(next) = self.char_at(self.at) {
+            if next == ' ' {
+                self.at += 1;
+                continue;
+            }
+            if next.is_ascii_alphabetic() && self.letters() {
+                continue;
+            }
             let minus = matches!(next, '-' | '\u{2212}') && self.is_minus(next);
             if next.is_alphanumeric() || next == '_' || minus {
                 self.chunk(next);
@@ -230,6 +253,27 @@ impl<'r> Scanner<'r> {
                 self.mark(next);
             }
         }
+    }
+
+    /// The usual case: ASCII letters up to a space, comma, full stop or the like. `false`: something else follows.
+    fn letters(&mut self) -> bool {
+        let text = self.reading.text.as_bytes();
+        let from = self.at;
+        let len = text[from..]
+            .iter()
+            .take_while(|byte| byte.is_ascii_alphabetic())
+            .count();
+        let ends = match text.get(from + len) {
+            None | Some(b' ' | b'\n' | b';' | b'?' | b'!' | b')') => true,
+            // Inside words they join what stands around them.
+            Some(b'.' | b',' | b':') => text.get(from + len + 1).is_none_or(|next| matches!(next, b' ' | b'\n')),
+            Some(_) => false,
+        };
+        if ends {
+            self.word(from, from + len);
+            self.at = from + len;
+        }
+        ends
     }
 
     fn char_at(&self, at: usize) -> Option<char> {
@@ -246,8 +290,13 @@ impl<'r> Scanner<'r> {
 
     /// A minus sign stands before a digit and behind nothing that it could join.
     fn is_minus(&self, minus: char) -> bool {
-        let digit = self.char_at(self.at + minus.len_utf8()).is_some_and(|next| next.is_ascii_digit());
-        digit && self.char_before(self.at).is_none_or(|before| before.is_whitespace() || before == '(')
+        let digit = self
+            .char_at(self.at + minus.len_utf8())
+            .is_some_and(|next| next.is_ascii_digit());
+        digit
+            && self
+                .char_before(self.at)
+                .is_none_or(|before| before.is_whitespace() || before == '(')
     }
 
     /// Letters and digits, with marks between them that belong to what they join.
@@ -260,7 +309,9 @@ impl<'r> Scanner<'r> {
                 continue;
             }
             let behind = to + next.len_utf8();
-            let Some(then) = self.char_at(behind).filter(|then| then.is_alphanumeric()) else { break };
+            let Some(then) = self.char_at(behind).filter(|then| then.is_alphanumeric()) else {
+                break;
+            };
             let digits = then.is_ascii_digit() && self.reading.text.as_bytes()[to - 1].is_ascii_digit();
             match next {
                 '-' | '.' | '@' | '\\' | '\'' | '\u{2019}' | '/' => {}
@@ -300,8 +351,13 @@ impl<'r> Scanner<'r> {
     /// `don't` is one word, `camera's` are two.
     fn contraction(&mut self, from: usize, to: usize) {
         let word = &self.reading.text[from..to];
-        let Some(at) = word.find(['\'', '\u{2019}']) else { return self.word(from, to) };
-        if word[at..].trim_start_matches(['\'', '\u{2019}']).eq_ignore_ascii_case("t") {
+        let Some(at) = word.find(['\'', '\u{2019}']) else {
+            return self.word(from, to);
+        };
+        if word[at..]
+            .trim_start_matches(['\'', '\u{2019}'])
+            .eq_ignore_ascii_case("t")
+        {
             return self.word(from, to);
         }
         let mark = word[at..].chars().next().map_or(1, char::len_utf8);
@@ -314,16 +370,19 @@ impl<'r> Scanner<'r> {
             return;
         }
         let word = &self.reading.text[from..to];
-        if word.chars().any(|next| next.is_alphabetic() && !is_latin(next)) {
-            self.reading.understood = false;
-        }
-        let mut letters = word.chars();
-        let first_upper = letters.next().is_some_and(char::is_uppercase);
-        let (mut uppers, mut lowers) = (0, 0);
-        letters.for_each(|next| match next.is_uppercase() {
-            true => uppers += 1,
-            false => lowers += 1,
-        });
+        let (first_upper, uppers, lowers) = if word.is_ascii() {
+            let bytes = word.as_bytes();
+            let uppers = bytes[1..].iter().filter(|byte| byte.is_ascii_uppercase()).count();
+            (bytes[0].is_ascii_uppercase(), uppers, bytes.len() - 1 - uppers)
+        } else {
+            if word.chars().any(|next| next.is_alphabetic() && !is_latin(next)) {
+                self.reading.understood = false;
+            }
+            let mut letters = word.chars();
+            let first_upper = letters.next().is_some_and(char::is_uppercase);
+            let uppers = letters.clone().filter(|next| next.is_uppercase()).count();
+            (first_upper, uppers, letters.count() - uppers)
+        };
         let all_upper = first_upper && lowers == 0;
         let kind = if uppers > 0 && lowers > 0 {
             Kind::Code
@@ -348,41 +407,47 @@ impl<'r> Scanner<'r> {
     }
 
     fn push(&mut self, kind: Kind, (from, to): (usize, usize)) {
-        let Reading { text, folded, tokens, .. } = &mut *self.reading;
-        let begin = folded.len();
+        let Reading {
+            text,
+            folded,
+            tokens,
+            is_ascii,
+            ..
+        } = &mut *self.reading;
         let raw = &text[from..to];
-        if raw.is_ascii() {
-            folded.extend(raw.bytes().filter(|byte| *byte != b'\'').map(|byte| char::from(byte.to_ascii_lowercase())));
-        } else {
+        let mut place = (from, to);
+        let has_apostrophe = raw.contains(['\'', '\u{2019}']);
+        if !*is_ascii || (has_apostrophe && kind == Kind::Word) {
+            let begin = folded.len();
             let kept = raw.chars().filter(|next| *next != '\u{2019}' && *next != '\'');
             folded.extend(kept.flat_map(char::to_lowercase));
+            place = (begin, folded.len());
         }
         let mut word = Word::default();
         let mut kind = kind;
+        let mut group = (0, 0);
         if matches!(kind, Kind::Word | Kind::Upper) {
-            word = self.words.get(&folded[begin..]);
-            word.negates |= folded.len() - begin < to - from && folded.ends_with("nt");
-            let value = self.words.number(word).filter(|value| kind == Kind::Word && (*value != "1" || !pronoun(tokens, folded)));
-            if let Some(value) = value {
-                kind = Kind::Number;
-                folded.truncate(begin);
-                folded.push_str(value);
+            let spelled = &folded[place.0..place.1];
+            word = self.words.get(spelled);
+            word.negates |= has_apostrophe && spelled.ends_with("nt");
+            let value = self.words.number(word);
+            let value = value.filter(|value| kind == Kind::Word && (*value != "1" || !pronoun(tokens, folded)));
+            if let Some(addition) = value.or(self.words.group(word)) {
+                let begin = folded.len();
+                folded.push_str(addition);
+                let added = (begin, folded.len());
+                if value.is_some() {
+                    (kind, place) = (Kind::Number, added);
+                } else {
+                    group = added;
+                }
             }
         }
-        let end = folded.len();
-        let stem = match (kind, self.words.group(word)) {
-            (Kind::Word, Some(group)) => {
-                folded.push_str(group);
-                (end, folded.len())
-            }
-            (Kind::Word, None) => (begin, begin + stem_len(&folded[begin..])),
-            _ => (begin, end),
-        };
         tokens.push(Token {
             kind,
             raw: (from as u32, to as u32),
-            folded: (begin as u32, end as u32),
-            stem: (stem.0 as u32, stem.1 as u32),
+            folded: (place.0 as u32, place.1 as u32),
+            group: (group.0 as u32, group.1 as u32),
             word,
             is_name: false,
             after_break: self.after_break,
@@ -451,7 +516,10 @@ fn pronoun(tokens: &[Token], folded: &str) -> bool {
 /// Digits with at most one point or comma inside; more of them make a code.
 fn is_plain_number(text: &str) -> bool {
     let marks = text.bytes().filter(|byte| matches!(byte, b'.' | b',')).count();
-    marks <= 1 && text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b','))
+    marks <= 1
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b','))
 }
 
 fn is_latin(letter: char) -> bool {

@@ -115,7 +115,9 @@ fn tie(tokens: &[Token], first: usize) -> Option<usize> {
         let token = &tokens[at];
         match token.word.part {
             Part::Neutral if first - at < 2 => {}
-            Part::Function if !token.word.negates && token.word.polarity == 0 && token.kind == Kind::Word => return Some(at),
+            Part::Function if !token.word.negates && token.word.polarity == 0 && token.kind == Kind::Word => {
+                return Some(at);
+            }
             _ => return None,
         }
     }

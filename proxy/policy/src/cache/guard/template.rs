@@ -13,16 +13,18 @@ pub struct Template(pub [u8; 16]);
 impl Template {
     /// The template of a text.
     pub fn of(reading: &Reading) -> Self {
-        let mut hasher = blake3::Hasher::new();
+        let mut text = Vec::with_capacity(reading.text.len() + reading.tokens.len());
         for token in &reading.tokens {
             match token.kind {
-                Kind::Word | Kind::Upper => hasher.update(reading.folded(token).as_bytes()),
-                Kind::Code => hasher.update(b"\x01"),
-                Kind::Number => hasher.update(b"\x02"),
-                Kind::Quote => hasher.update(b"\x03"),
-            };
-            hasher.update(b"\0");
+                Kind::Word | Kind::Upper => text.extend(reading.folded(token).as_bytes()),
+                Kind::Code => text.push(1),
+                Kind::Number => text.push(2),
+                Kind::Quote => text.push(3),
+            }
+            text.push(0);
         }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&text);
         let mut id = [0; 16];
         hasher.finalize_xof().fill(&mut id);
         Self(id)

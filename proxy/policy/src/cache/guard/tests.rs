@@ -13,14 +13,26 @@ fn at(level: Level, one: &str, other: &str) -> Result<(), Refusal> {
     guard.read(one, &mut reading);
     guard.read(other, &mut their_reading);
     let verdict = guard.compare(&reading, &their_reading, level);
-    assert_eq!(verdict.is_ok(), guard.compare(&their_reading, &reading, level).is_ok(), "not symmetric: {one} | {other}");
-    assert_eq!(guard.compare(&reading, &reading, level), Ok(()).and(at_itself(&reading)), "{one}");
+    assert_eq!(
+        verdict.is_ok(),
+        guard.compare(&their_reading, &reading, level).is_ok(),
+        "not symmetric: {one} | {other}"
+    );
+    assert_eq!(
+        guard.compare(&reading, &reading, level),
+        Ok(()).and(at_itself(&reading)),
+        "{one}"
+    );
     verdict
 }
 
 /// A text may share its own answer, if it is understood at all.
 fn at_itself(reading: &Reading) -> Result<(), Refusal> {
-    if reading.is_understood() { Ok(()) } else { Err(Refusal::Language) }
+    if reading.is_understood() {
+        Ok(())
+    } else {
+        Err(Refusal::Language)
+    }
 }
 
 fn refused(refusal: Refusal, pairs: &[(&str, &str)]) {
@@ -40,7 +52,10 @@ fn codes_are_compared_byte_for_byte() {
     refused(
         Refusal::Signature,
         &[
-            ("Check the label of variant 4711-B.", "Check the label of variant 4711-C."),
+            (
+                "Check the label of variant 4711-B.",
+                "Check the label of variant 4711-C.",
+            ),
             ("Is the M8 bolt tight?", "Is the m8 bolt tight?"),
             ("Inspect variant 4711-b.", "Inspect variant 4711-B."),
             ("Open part no. 35.896.62.", "Open part no. 45.896.62."),
@@ -77,7 +92,10 @@ fn quoted_strings_and_symbols_are_compared_as_they_stand() {
         Refusal::Signature,
         &[
             ("Does the label say \"OK 1\"?", "Does the label say \"ok 1\"?"),
-            ("Does the label say \u{201c}go\u{201d}?", "Does the label say \u{201c}go \u{201d}?"),
+            (
+                "Does the label say \u{201c}go\u{201d}?",
+                "Does the label say \u{201c}go \u{201d}?",
+            ),
             ("Run `rm old`.", "Run `rm new`."),
             ("Is a < b?", "Is a > b?"),
             ("What does \u{1f44d} mean?", "What does \u{1f44e} mean?"),
@@ -100,7 +118,10 @@ fn negation_is_counted_and_a_part_number_is_none() {
         ],
     );
     shared(&[
-        ("Check part no. 12 at line 3: is the cap closed?", "Check part number 12 at line 3: is the cap closed?"),
+        (
+            "Check part no. 12 at line 3: is the cap closed?",
+            "Check part number 12 at line 3: is the cap closed?",
+        ),
         ("Is the cap of part no 12 closed?", "is the cap of part no. 12 closed"),
     ]);
     // Where no part is named, "no" negates.
@@ -115,8 +136,14 @@ fn opposites_and_alternatives_are_told_apart() {
             ("Is the left connector seated?", "Is the right connector seated?"),
             ("Inspect the top face.", "Inspect the bottom face."),
             ("Report as pass if it is closed.", "Report as pass if it is open."),
-            ("Flag it when the label is present.", "Flag it when the label is missing."),
-            ("Describe it including the background.", "Describe it excluding the background."),
+            (
+                "Flag it when the label is present.",
+                "Flag it when the label is missing.",
+            ),
+            (
+                "Describe it including the background.",
+                "Describe it excluding the background.",
+            ),
             ("Is the housing red?", "Is the housing blue?"),
             ("How do I enable dark mode?", "How do I disable dark mode?"),
             ("Are you open on Saturday?", "Are you open on Sunday?"),
@@ -148,8 +175,14 @@ fn a_number_belongs_to_its_unit_or_to_the_noun_on_its_left() {
     refused(
         Refusal::Role,
         &[
-            ("Inspect line 2 at cell 1 for scratches.", "Inspect cell 2 at line 1 for scratches."),
-            ("Is length 5 mm and width 3 mm right?", "Is width 5 mm and length 3 mm right?"),
+            (
+                "Inspect line 2 at cell 1 for scratches.",
+                "Inspect cell 2 at line 1 for scratches.",
+            ),
+            (
+                "Is length 5 mm and width 3 mm right?",
+                "Is width 5 mm and length 3 mm right?",
+            ),
             ("Is camera 16 dirty?", "Is station 16 dirty?"),
             ("Go from station 3 to cell 4.", "Go to station 3 from cell 4."),
         ],
@@ -157,7 +190,10 @@ fn a_number_belongs_to_its_unit_or_to_the_noun_on_its_left() {
     // The numbers change places, and with them what they are numbers of.
     refused(
         Refusal::Signature,
-        &[("Inspect line 2 for scratches over 1 mm.", "Inspect line 1 for scratches over 2 mm.")],
+        &[(
+            "Inspect line 2 for scratches over 1 mm.",
+            "Inspect line 1 for scratches over 2 mm.",
+        )],
     );
 }
 
@@ -170,7 +206,10 @@ fn names_stand_in_both_texts() {
                 "Please explain the fees of the Camden branch this week.",
                 "At which rates might visitors pay in a shop near Brixton during that period?",
             ),
-            ("Does the Pixel support wireless charging?", "Does the Kindle support wireless charging?"),
+            (
+                "Does the Pixel support wireless charging?",
+                "Does the Kindle support wireless charging?",
+            ),
             ("What are the rules in the UK?", "What are the rules in the US?"),
         ],
     );
@@ -182,15 +221,27 @@ fn the_same_words_in_another_order_say_something_else() {
     refused(
         Refusal::Order,
         &[
-            ("Move the pallet from zone 1 to zone 2.", "Move the pallet from zone 2 to zone 1."),
+            (
+                "Move the pallet from zone 1 to zone 2.",
+                "Move the pallet from zone 2 to zone 1.",
+            ),
             ("How do I convert PDF to Word?", "How do I convert Word to PDF?"),
             ("Is React better than Vue?", "Is Vue better than React?"),
             ("Can a relay replace a fuse?", "Can a fuse replace a relay?"),
             ("Is the logo above the barcode?", "Is the barcode above the logo?"),
-            ("Compare the first frame with the second.", "Compare the second frame with the first."),
-            ("Inspect line 2 for scratches at cell 1.", "Inspect line 1 for scratches at cell 2."),
+            (
+                "Compare the first frame with the second.",
+                "Compare the second frame with the first.",
+            ),
+            (
+                "Inspect line 2 for scratches at cell 1.",
+                "Inspect line 1 for scratches at cell 2.",
+            ),
             ("Open valve X1 and close valve X2.", "Close valve X1 and open valve X2."),
-            ("Is SKU 88-1 heavier than variant 4711-B?", "Is variant 4711-B heavier than SKU 88-1?"),
+            (
+                "Is SKU 88-1 heavier than variant 4711-B?",
+                "Is variant 4711-B heavier than SKU 88-1?",
+            ),
         ],
     );
 }
@@ -201,7 +252,10 @@ fn a_prefix_turns_a_word_around() {
         Refusal::Prefix,
         &[
             ("How do I archive a project?", "How do I unarchive a project?"),
-            ("How do I subscribe to the newsletter?", "How do I unsubscribe from the newsletter?"),
+            (
+                "How do I subscribe to the newsletter?",
+                "How do I unsubscribe from the newsletter?",
+            ),
             ("Is the wire connected?", "Is the wire disconnected?"),
         ],
     );
@@ -212,18 +266,50 @@ fn a_small_edit_is_refused_unless_it_is_opted_for() {
     let edits = [
         ("Does the hotel have a pool?", "Does the hotel have a gym?"),
         ("How do I lock the screen?", "How do I unblock the screen?"),
-        ("What are the symptoms of flu?", "What are the symptoms of flu in babies?"),
-        ("Is the lid of housing H29 on line 6 scratched?", "Is the seal of housing H29 on line 6 scratched?"),
-        ("Do agency workers get holiday pay?", "Do freelance contractors abroad get holiday pay?"),
+        (
+            "What are the symptoms of flu?",
+            "What are the symptoms of flu in babies?",
+        ),
+        (
+            "Is the lid of housing H29 on line 6 scratched?",
+            "Is the seal of housing H29 on line 6 scratched?",
+        ),
+        (
+            "Do agency workers get holiday pay?",
+            "Do freelance contractors abroad get holiday pay?",
+        ),
     ];
     refused(Refusal::SmallEdit, &edits);
     assert_eq!(at(Level::G1, edits[0].0, edits[0].1), Ok(()));
     // Three words of thirty are an edit, too.
     let long = "Please write a summary of this report for our plant manager with sections about output, scrap, stoppages, staffing, \
                 energy, deliveries, complaints, training, tooling, forecasts, budgets and audits";
-    let edited = long.replace("scrap", "rework").replace("energy", "water").replace("tooling", "safety");
-    assert_eq!(verdict(long, &edited), Err(Refusal::Signature).or(verdict(long, &edited)));
+    let edited = long
+        .replace("scrap", "rework")
+        .replace("energy", "water")
+        .replace("tooling", "safety");
+    assert_eq!(
+        verdict(long, &edited),
+        Err(Refusal::Signature).or(verdict(long, &edited))
+    );
     assert!(verdict(long, &edited).is_err());
+}
+
+#[test]
+fn texts_with_little_in_common_are_not_the_same_in_other_words() {
+    refused(
+        Refusal::Apart,
+        &[
+            (
+                "Explain heat treatment.",
+                "Explain conveyor belts, packing stations and pallet wrapping.",
+            ),
+            (
+                "How do I pay by cheque?",
+                "I need an actual card for personal transactions. How would I do this?",
+            ),
+        ],
+    );
 }
 
 #[test]
@@ -304,7 +390,10 @@ fn any_text_is_read_without_panic_and_equals_itself() {
             guard.read("something else 5 mm", &mut again);
             guard.read(&text, &mut again);
             prop_assert_eq!(reading.signature(), again.signature());
-            prop_assert_eq!(guard.compare(&reading, &again, Level::G2).is_ok(), reading.is_understood());
+            prop_assert_eq!(
+                guard.compare(&reading, &again, Level::G2).is_ok(),
+                reading.is_understood()
+            );
             Ok(())
         })
         .unwrap();

@@ -5,7 +5,9 @@
 //! hashes of their bytes. The last user text and the images are kept apart, because they are matched apart. Deliberately
 //! absent: a way back.
 
-use sluice_wire::chat::{ChatRequest, Citation, Content, Document, Format, Message, Number, Part, Raw, Role, Source, Text};
+use sluice_wire::chat::{
+    ChatRequest, Citation, Content, Document, Format, Message, Number, Part, Raw, Role, Source, Text,
+};
 use sluice_wire::limits::CACHE_TEXT_BYTES_MAX;
 
 use super::{Bypass, Scope, Secret};
@@ -71,13 +73,21 @@ impl Canonical {
 
     fn lengths(&self) -> [u8; 24] {
         let mut lengths = [0; 24];
-        for (to, len) in lengths.chunks_mut(8).zip([self.frame.len(), self.images.len(), self.text.len()]) {
+        for (to, len) in lengths
+            .chunks_mut(8)
+            .zip([self.frame.len(), self.images.len(), self.text.len()])
+        {
             to.copy_from_slice(&(len as u64).to_le_bytes());
         }
         lengths
     }
 
-    pub(super) fn write(&mut self, request: &ChatRequest<'_>, scope: &Scope<'_>, secret: &Secret) -> Result<(), Bypass> {
+    pub(super) fn write(
+        &mut self,
+        request: &ChatRequest<'_>,
+        scope: &Scope<'_>,
+        secret: &Secret,
+    ) -> Result<(), Bypass> {
         self.frame.clear();
         self.images.clear();
         self.text.clear();
@@ -153,7 +163,11 @@ impl Canonical {
         for (tag, number) in numbers {
             self.put_some(tag, number.map(|number| number.as_json().as_bytes()));
         }
-        let wholes = [(b'8', *max_tokens), (b'9', *top_logprobs), (b'a', reasoning.budget_tokens)];
+        let wholes = [
+            (b'8', *max_tokens),
+            (b'9', *top_logprobs),
+            (b'a', reasoning.budget_tokens),
+        ];
         for (tag, whole) in wholes {
             self.put_some(tag, whole.map(u64::to_le_bytes).as_ref().map(|bytes| &bytes[..]));
         }
@@ -161,8 +175,16 @@ impl Canonical {
         stop.iter().for_each(|stop| self.text_of_json(b'b', stop));
         self.raw(b'c', logit_bias.as_ref());
         self.flag(b'd', *logprobs);
-        self.put_some(b'e', reasoning.mode.map(|mode| [mode as u8]).as_ref().map(|mode| &mode[..]));
-        for (tag, text) in [(b'f', &reasoning.effort), (b'g', &reasoning.display), (b'h', service_tier), (b'i', user)] {
+        self.put_some(
+            b'e',
+            reasoning.mode.map(|mode| [mode as u8]).as_ref().map(|mode| &mode[..]),
+        );
+        for (tag, text) in [
+            (b'f', &reasoning.effort),
+            (b'g', &reasoning.display),
+            (b'h', service_tier),
+            (b'i', user),
+        ] {
             self.some_text(tag, text.as_ref());
         }
         self.raw(b'j', metadata.as_ref());
@@ -175,7 +197,9 @@ impl Canonical {
     }
 
     fn format(&mut self, format: Option<&Format<'_>>) {
-        let Some(format) = format else { return self.put(b'F', b"-") };
+        let Some(format) = format else {
+            return self.put(b'F', b"-");
+        };
         match format {
             Format::Text => self.put(b'F', b"text"),
             Format::JsonObject => self.put(b'F', b"object"),
@@ -319,7 +343,9 @@ impl Canonical {
     fn put_some(&mut self, tag: u8, bytes: Option<&[u8]>) {
         match bytes {
             Some(bytes) => self.put(tag, bytes),
-            None => self.frame.extend_from_slice(&[tag, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+            None => self
+                .frame
+                .extend_from_slice(&[tag, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
         }
     }
 

@@ -41,7 +41,11 @@ fn keys(body: &str) -> (Key, Option<Key>) {
 }
 
 fn chat(fields: &str, messages: &str) -> String {
-    let fields = if fields.is_empty() { String::new() } else { format!(",{fields}") };
+    let fields = if fields.is_empty() {
+        String::new()
+    } else {
+        format!(",{fields}")
+    };
     format!(r#"{{"model":"m","messages":[{messages}]{fields}}}"#)
 }
 
@@ -79,7 +83,10 @@ fn every_parameter_is_in_key_and_bucket() {
     let mut all = vec![plain];
     for field in fields {
         let keys = keys(&chat(field, USER));
-        assert!(all.iter().all(|known| known.0 != keys.0 && known.1 != keys.1), "{field}");
+        assert!(
+            all.iter().all(|known| known.0 != keys.0 && known.1 != keys.1),
+            "{field}"
+        );
         all.push(keys);
     }
 }
@@ -87,7 +94,11 @@ fn every_parameter_is_in_key_and_bucket() {
 #[test]
 fn how_a_request_is_written_and_whether_it_is_streamed_is_not() {
     let plain = keys(&chat("", USER));
-    for field in [r#""stream":true"#, r#""stream":true,"stream_options":{"include_usage":true}"#, r#""n":1"#] {
+    for field in [
+        r#""stream":true"#,
+        r#""stream":true,"stream_options":{"include_usage":true}"#,
+        r#""n":1"#,
+    ] {
         assert_eq!(keys(&chat(field, USER)), plain, "{field}");
     }
     let escaped = r#" { "messages" : [ {"content":"Is it \u0074here?", "role":"user"} ], "model":"\u006d" } "#;
@@ -112,7 +123,11 @@ fn history_is_in_the_bucket_and_the_last_text_is_not() {
     ];
     let all: Vec<_> = histories.iter().map(|messages| keys(&chat("", messages))).collect();
     for (at, one) in all.iter().enumerate() {
-        assert!(all[..at].iter().all(|other| other.0 != one.0 && other.1 != one.1), "{}", histories[at]);
+        assert!(
+            all[..at].iter().all(|other| other.0 != one.0 && other.1 != one.1),
+            "{}",
+            histories[at]
+        );
     }
     let other = keys(&chat("", r#"{"role":"user","content":"Is it gone?"}"#));
     assert!(other.0 != all[0].0 && other.1 == all[0].1);
@@ -123,10 +138,22 @@ fn history_is_in_the_bucket_and_the_last_text_is_not() {
 #[test]
 fn texts_do_not_run_together() {
     let parts = |texts: &[&str]| {
-        let parts: Vec<String> = texts.iter().map(|text| format!(r#"{{"type":"text","text":"{text}"}}"#)).collect();
-        keys(&chat("", &format!(r#"{{"role":"user","content":[{}]}}"#, parts.join(","))))
+        let parts: Vec<String> = texts
+            .iter()
+            .map(|text| format!(r#"{{"type":"text","text":"{text}"}}"#))
+            .collect();
+        keys(&chat(
+            "",
+            &format!(r#"{{"role":"user","content":[{}]}}"#, parts.join(",")),
+        ))
     };
-    let all = [parts(&["ab", "c"]), parts(&["a", "bc"]), parts(&["abc"]), parts(&["a", "b", "c"]), parts(&["", "abc"])];
+    let all = [
+        parts(&["ab", "c"]),
+        parts(&["a", "bc"]),
+        parts(&["abc"]),
+        parts(&["a", "b", "c"]),
+        parts(&["", "abc"]),
+    ];
     for (at, one) in all.iter().enumerate() {
         assert!(all[..at].iter().all(|other| other.0 != one.0), "{at}");
     }
@@ -148,31 +175,52 @@ fn scope_is_in_key_and_bucket() {
         &[("variant", Some("a")), ("camera", Some("a"))],
     ];
     let mut scopes: Vec<Scope<'_>> = contexts.iter().map(|context| Scope { context, ..SCOPE }).collect();
-    scopes.push(Scope { tenant: "plan", ..SCOPE });
-    scopes.push(Scope { route: "other", ..SCOPE });
+    scopes.push(Scope {
+        tenant: "plan",
+        ..SCOPE
+    });
+    scopes.push(Scope {
+        route: "other",
+        ..SCOPE
+    });
     scopes.push(Scope { epoch: 2, ..SCOPE });
-    scopes.push(Scope { dialect: Dialect::ALL[1], ..SCOPE });
+    scopes.push(Scope {
+        dialect: Dialect::ALL[1],
+        ..SCOPE
+    });
     let mut all = vec![base];
     for scope in &scopes {
         let keys = with(scope);
-        assert!(all.iter().all(|known| known.0 != keys.0 && known.1 != keys.1), "{scope:?}");
+        assert!(
+            all.iter().all(|known| known.0 != keys.0 && known.1 != keys.1),
+            "{scope:?}"
+        );
         all.push(keys);
     }
     let canonical = openai(&chat("", USER));
-    assert_ne!(canonical.exact(&secret()), canonical.exact(&Secret::new([4; 32])), "another installation");
+    assert_ne!(
+        canonical.exact(&secret()),
+        canonical.exact(&Secret::new([4; 32])),
+        "another installation"
+    );
 }
 
 #[test]
 fn every_byte_of_an_image_is_in_the_key_and_frames_of_one_scene_have_one() {
     let image = |data: &str, text: &str| {
         let url = format!("data:image/png;base64,{data}");
-        let parts = format!(r#"[{{"type":"image_url","image_url":{{"url":"{url}"}}}},{{"type":"text","text":"{text}"}}]"#);
+        let parts =
+            format!(r#"[{{"type":"image_url","image_url":{{"url":"{url}"}}}},{{"type":"text","text":"{text}"}}]"#);
         openai(&chat("", &format!(r#"{{"role":"user","content":{parts}}}"#)))
     };
     let (one, other, asked) = (image("AAAA", "ok?"), image("AAAB", "ok?"), image("AAAA", "worn?"));
     let all = |canonical: &Canonical| {
         let secret = secret();
-        (canonical.exact(&secret), canonical.bucket(&secret, b""), canonical.frames(&secret))
+        (
+            canonical.exact(&secret),
+            canonical.bucket(&secret, b""),
+            canonical.frames(&secret),
+        )
     };
     assert!(all(&one).0 != all(&other).0 && all(&one).1 != all(&other).1);
     assert_eq!(all(&one).2, all(&other).2);
@@ -185,14 +233,27 @@ fn every_byte_of_an_image_is_in_the_key_and_frames_of_one_scene_have_one() {
 fn what_may_change_behind_an_address_or_is_unknown_or_calls_tools_is_not_cached() {
     let content = |part: &str| chat("", &format!(r#"{{"role":"user","content":[{part}]}}"#));
     let tool = r#""tools":[{"type":"function","function":{"name":"f"}}]"#;
-    let called = r#"{"role":"assistant","tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]}"#;
+    let called =
+        r#"{"role":"assistant","tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]}"#;
     let cases = [
-        (content(r#"{"type":"image_url","image_url":{"url":"http://camera/latest.jpg"}}"#), Bypass::Remote),
+        (
+            content(r#"{"type":"image_url","image_url":{"url":"http://camera/latest.jpg"}}"#),
+            Bypass::Remote,
+        ),
         (chat(tool, USER), Bypass::Tools),
         (chat(r#""tool_choice":"auto""#, USER), Bypass::Tools),
-        (chat("", &format!(r#"{called},{{"role":"tool","tool_call_id":"1","content":"x"}}"#)), Bypass::Tools),
+        (
+            chat(
+                "",
+                &format!(r#"{called},{{"role":"tool","tool_call_id":"1","content":"x"}}"#),
+            ),
+            Bypass::Tools,
+        ),
         (chat(r#""n":2"#, USER), Bypass::Several),
-        (chat("", r#"{"role":"user","content":"x","novelty":1}"#), Bypass::Unknown),
+        (
+            chat("", r#"{"role":"user","content":"x","novelty":1}"#),
+            Bypass::Unknown,
+        ),
     ];
     for (body, expected) in cases {
         assert_eq!(bypass(&body), Some(expected), "{body}");
@@ -219,14 +280,23 @@ fn every_dialect_has_a_last_text_and_a_history() {
     let bodies = [
         chat("", &format!(r#"{{"role":"system","content":"Be brief."}},{USER}"#)),
         format!(r#"{{"model":"m","max_tokens":9,"system":"Be brief.","messages":[{USER}]}}"#),
-        r#"{"system":[{"text":"Be brief."}],"messages":[{"role":"user","content":[{"text":"Is it there?"}]}]}"#.to_owned(),
+        r#"{"system":[{"text":"Be brief."}],"messages":[{"role":"user","content":[{"text":"Is it there?"}]}]}"#
+            .to_owned(),
     ];
     for (dialect, body) in Dialect::ALL.into_iter().zip(&bodies) {
         let scope = Scope { dialect, ..SCOPE };
         let canonical = read(dialect, body, &scope, &Eligible::default()).unwrap();
-        assert_eq!((canonical.text(), canonical.is_semantic()), ("Is it there?", true), "{body}");
+        assert_eq!(
+            (canonical.text(), canonical.is_semantic()),
+            ("Is it there?", true),
+            "{body}"
+        );
         let changed = read(dialect, &body.replace("brief", "long"), &scope, &Eligible::default()).unwrap();
-        assert_ne!(canonical.bucket(&secret(), b""), changed.bucket(&secret(), b""), "{body}");
+        assert_ne!(
+            canonical.bucket(&secret(), b""),
+            changed.bucket(&secret(), b""),
+            "{body}"
+        );
     }
 }
 
@@ -237,7 +307,10 @@ fn only_a_user_s_last_words_are_matched_by_meaning() {
     assert_eq!(openai(&prefill).bucket(&secret(), b""), None);
     let empty = chat("", r#"{"role":"user","content":""}"#);
     assert!(!openai(&empty).is_semantic());
-    let endless = chat("", &format!(r#"{{"role":"user","content":"{}"}}"#, "word ".repeat(5_000)));
+    let endless = chat(
+        "",
+        &format!(r#"{{"role":"user","content":"{}"}}"#, "word ".repeat(5_000)),
+    );
     assert!(!openai(&endless).is_semantic());
 }
 

@@ -41,7 +41,10 @@ impl Asked {
         let subject = SUBJECTS[usize::from(self.subject) % SUBJECTS.len()];
         let verb = if self.negated { "do not report" } else { "report" };
         let please = if self.polite { "Hello, please " } else { "" };
-        format!("{please}{verb} {}.", subject.replace("{code}", &code).replace("{number}", &number))
+        format!(
+            "{please}{verb} {}.",
+            subject.replace("{code}", &code).replace("{number}", &number)
+        )
     }
 
     fn body(&self) -> String {
@@ -59,7 +62,14 @@ impl Asked {
         }
         messages.push(json!({"role": "user", "content": parts}));
         let mut body = json!({"model": self.model, "messages": messages});
-        let names = ["temperature", "top_p", "max_tokens", "seed", "presence_penalty", "frequency_penalty"];
+        let names = [
+            "temperature",
+            "top_p",
+            "max_tokens",
+            "seed",
+            "presence_penalty",
+            "frequency_penalty",
+        ];
         for (name, value) in names.iter().zip(self.parameters) {
             if let Some(value) = value {
                 body[name] = json!(value);
@@ -69,20 +79,33 @@ impl Asked {
     }
 
     fn query(&self) -> Query {
-        let context: Vec<(&str, Option<&str>)> =
-            ["variant", "camera"].into_iter().zip(self.context.iter().map(Option::as_deref)).collect();
+        let context: Vec<(&str, Option<&str>)> = ["variant", "camera"]
+            .into_iter()
+            .zip(self.context.iter().map(Option::as_deref))
+            .collect();
         prepared(&self.body(), &self.tenant, &context, 0)
     }
 }
 
 fn asked() -> impl Strategy<Value = Asked> {
-    let scope = ("[ab]{0,2}", prop::collection::vec(prop::option::of("[ab]{0,2}"), 2), "[mn]{1,2}");
+    let scope = (
+        "[ab]{0,2}",
+        prop::collection::vec(prop::option::of("[ab]{0,2}"), 2),
+        "[mn]{1,2}",
+    );
     let rest = (
         prop::array::uniform6(prop::option::of(0..2_u8)),
         prop::collection::vec("[xy\\\\\"]{0,3}", 0..3),
         prop::collection::vec(0..3_u8, 0..4),
     );
-    let text = (any::<u8>(), (prop::char::range('A', 'C'), 1..30_u16, prop::char::range('A', 'C')), 1..30_u16, 0..6_u8, any::<bool>(), any::<bool>());
+    let text = (
+        any::<u8>(),
+        (prop::char::range('A', 'C'), 1..30_u16, prop::char::range('A', 'C')),
+        1..30_u16,
+        0..6_u8,
+        any::<bool>(),
+        any::<bool>(),
+    );
     (scope, rest, text).prop_map(|((tenant, context, model), (parameters, history, attachment), text)| {
         let (subject, code, number, unit, negated, polite) = text;
         Asked {

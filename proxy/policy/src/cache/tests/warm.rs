@@ -6,7 +6,9 @@ use super::*;
 fn filled() -> Cache {
     let mut cache = with(ONE);
     cache.insert(entry(query("something without any meaning to match"), "no", NOW), NOW);
-    let Outcome::Hit(hit) = look(&mut cache, &mut query(OTHER), &rules()) else { panic!("not served") };
+    let Outcome::Hit(hit) = look(&mut cache, &mut query(OTHER), &rules()) else {
+        panic!("not served")
+    };
     cache.settle(&hit, true);
     cache.bump("office", Some("variant=a"));
     cache
@@ -27,12 +29,21 @@ fn a_restart_keeps_answers_evidence_checks_and_epochs() {
         agreements: 1,
         ..rules()
     };
-    assert_eq!(served(look(&mut after, &mut query(ONE), &careful)).unwrap().0, By::Exact);
-    assert_eq!(served(look(&mut after, &mut query(OTHER), &careful)).unwrap().0, By::Meaning);
+    assert_eq!(
+        served(look(&mut after, &mut query(ONE), &careful)).unwrap().0,
+        By::Exact
+    );
+    assert_eq!(
+        served(look(&mut after, &mut query(OTHER), &careful)).unwrap().0,
+        By::Meaning
+    );
     let namespace = brain().namespace("plant", "r");
     assert_eq!(after.audits().of(namespace), before.audits().of(namespace));
     assert_eq!(after.audits().of(namespace).checks, 1);
-    assert_eq!(after.epoch("office", ["variant=a"]), before.epoch("office", ["variant=a"]));
+    assert_eq!(
+        after.epoch("office", ["variant=a"]),
+        before.epoch("office", ["variant=a"])
+    );
     assert_eq!(after.epoch("office", ["variant=a"]), 1);
 }
 
