@@ -38,7 +38,12 @@ fn hasty(sim: &Sim) -> Setup {
 
 /// The user's chain: OpenAI, then Anthropic, then Bedrock.
 fn chain(sim: &Sim, from: &[&str], to: &[&str]) -> Gateway {
-    hasty(sim).route(from, to).start()
+    // What is remembered from one request to the next has tests of its own.
+    hasty(sim)
+        .route(from, to)
+        .set("/breaker/enabled", false)
+        .set("/retries/per_request", 0)
+        .start()
 }
 
 fn percent(text: &str) -> String {
@@ -232,6 +237,10 @@ fn a_fault_before_the_first_byte_is_covered_by_a_provider_of_another_dialect() {
                             if !(if stream { streams } else { unary }) {
                                 continue;
                             }
+                            // A model for each request: a limit that one has met is remembered.
+                            let limited = script.starts_with("status=429") || script == "error_event=0";
+                            let own = format!("{script},say={client}{stream}");
+                            let script = if limited { &own } else { script };
                             let answer = gateway.ask(&request(client, &model(failing, script), stream));
                             let name = format!("{client} to {failing}, then {spare}: {script}");
                             assert_eq!(text_of(client, stream, &answer), "spare", "{name}");
@@ -250,7 +259,8 @@ fn an_error_inside_a_stream_before_its_first_token_is_told_in_the_providers_word
     let sim = Sim::start();
     let gateway = three(&sim).start();
     for (client, provider, _) in pairs().filter(|&(.., stream)| stream) {
-        let asked = request(client, &model(provider, "error_event=0,message=odd%20words"), true);
+        let script = format!("error_event=0,message=odd%20words,say={client}");
+        let asked = request(client, &model(provider, &script), true);
         let answer = gateway.ask(&asked);
         let status = match provider {
             "openai" => 500,
@@ -454,7 +464,8 @@ fn an_error_keeps_its_status_its_words_and_when_to_come_back() {
     let gateway = three(&sim).start();
     for (client, provider, stream) in pairs() {
         for (status, seen) in [(400, 400), (404, 404), (429, 429), (500, 500), (503, 503), (529, 503)] {
-            let script = format!("status={status},retry_after=11,message=odd%20words");
+            // A model for each request: when to come back is remembered.
+            let script = format!("status={status},retry_after=11,message=odd%20words,say={client}{stream}");
             let answer = gateway.ask(&request(client, &model(provider, &script), stream));
             let name = format!("{client} to {provider}: {script}: {answer:?}");
             assert_eq!(answer.status, seen, "{name}");
@@ -463,6 +474,8 @@ fn an_error_keeps_its_status_its_words_and_when_to_come_back() {
                 assert_eq!(answer.field("retry-after"), Some("11"), "{name}");
             }
         }
+    }
+    for (client, provider, stream) in pairs() {
         let answer = gateway.ask(&request(client, &model(provider, "status=401"), stream));
         assert_eq!(answer.status, 502, "the gateway's own key is not the client's business");
         assert!(!message_of(client, &answer).is_empty());
@@ -494,7 +507,8 @@ fn the_users_chain_answers_each_client_with_tools_and_an_image() {
         };
         for stream in [false, true] {
             let content = json!([text_part(client, "And here?"), image_part(client, &data)]);
-            let asked = with_content(client, "openai/gpt-4o-mini+status=429", stream, &content, &tools);
+            let limited = format!("openai/gpt-4o-mini+status=429,say={client}{stream}");
+            let asked = with_content(client, &limited, stream, &content, &tools);
             let answer = gateway.ask(&asked);
             assert_eq!(answer.status, 200, "{answer:?}");
             assert_eq!(answer.field("x-sluice-provider"), Some("bedrock"), "{client}");
@@ -509,5 +523,48 @@ fn the_users_chain_answers_each_client_with_tools_and_an_image() {
                 assert!(text.contains("Bern"), "{client}: {text}");
             }
         }
+    }
+}
+
+/// A provider that signs, with the key `AKIDEXAMPLE` and this secret.
+fn signing(sim: &Sim, secret: &str) -> Gateway {
+    let base = sim.base_url();
+    let mut setup = Setup::new()
+        .vendor("bedrock", "bedrock", base.trim_end_matches("/v1"), &[])
+        .set("/providers/bedrock/region", "eu-central-1")
+        .set(
+            "/providers/bedrock/keys/0/aws",
+            json!({"access_key_id": {"env": "AWS_ID"}, "secret_access_key": {"env": "AWS_SECRET"}}),
+        );
+    setup.env.push(("AWS_ID".into(), "AKIDEXAMPLE".into()));
+    setup.env.push(("AWS_SECRET".into(), secret.into()));
+    setup.start()
+}
+
+#[test]
+fn a_request_to_bedrock_is_signed_so_that_its_verifier_accepts_it() {
+    let sim = Sim::start_aws("AKIDEXAMPLE", "the/secret+1");
+    let gateway = signing(&sim, "the/secret+1");
+    for (client, stream) in DIALECTS
+        .into_iter()
+        .flat_map(|client| [(client, false), (client, true)])
+    {
+        // The colon must be signed as it is sent.
+        let model = "bedrock/eu.anthropic.claude-3-5-sonnet-20241022-v2:0+say=ok";
+        let answer = gateway.ask(&request(client, model, stream));
+        assert_eq!(text_of(client, stream, &answer), "ok", "{client}, stream {stream}");
+        let attempt = sim.attempts().pop().expect("an attempt");
+        assert_eq!(attempt["status"], 200, "{attempt}");
+    }
+}
+
+#[test]
+fn a_wrong_aws_secret_is_the_gateways_fault_and_never_the_clients() {
+    let sim = Sim::start_aws("AKIDEXAMPLE", "the/secret+1");
+    let gateway = signing(&sim, "another");
+    for client in DIALECTS {
+        let answer = gateway.ask(&request(client, &model("bedrock", ""), false));
+        assert_eq!(answer.status, 502, "{answer:?}");
+        message_of(client, &answer);
     }
 }

@@ -442,6 +442,7 @@ fn metrics_add_up() {
         .provider("openai", &one.base_url(), &["sk-one"])
         .provider("backup", &two.base_url(), &["sk-two"])
         .route(&["openai/*"], &["backup/spare"])
+        .set("/retries/per_request", 0)
         .cores(2)
         .start();
     let table = [

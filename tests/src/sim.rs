@@ -26,6 +26,22 @@ impl Sim {
         }
     }
 
+    /// Starts one that knows this AWS access key, and checks signatures made with it.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start_aws(access_key: &str, secret: &str) -> Self {
+        let options = SimOptions {
+            aws_secrets: vec![(access_key.to_owned(), secret.to_owned())],
+            ..SimOptions::default()
+        };
+        Self {
+            handle: spawn(&options).expect("the simulator starts"),
+            scheme: "http",
+        }
+    }
+
     /// Starts one that speaks TLS, and demands client certificates from `client_ca` if it is given.
     ///
     /// # Panics

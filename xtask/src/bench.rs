@@ -7,6 +7,7 @@
 mod build;
 mod configs;
 mod generator;
+mod instructions;
 mod judge;
 mod machine;
 mod measure;
@@ -31,6 +32,8 @@ use subject::{Name, Running, Stage};
 pub enum Command {
     /// CPU per request, latency and memory under load, beside L4, nginx, HAProxy and minimal proxies.
     Load(Args),
+    /// Instructions of each translation.
+    Instructions(instructions::Args),
 }
 
 /// The flags of `bench load`.
@@ -100,6 +103,7 @@ pub struct Outcome {
 pub fn run(command: Command) -> Result<()> {
     match command {
         Command::Load(args) => load(&args),
+        Command::Instructions(args) => instructions::run(&args),
     }
 }
 

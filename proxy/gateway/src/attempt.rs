@@ -3,10 +3,11 @@
 //! Invariants: the provider gets the client's bytes, with the model's name, the credential and hop-by-hop fields changed and
 //! nothing else; a pooled connection that turns out to be closed is replaced once, and only while no byte of an answer has
 //! arrived; a redirect is never followed. Deliberately absent: the body of an answer (`relay.rs`) and what happens after a
-//! failure (`exchange.rs`).
+//! failure (`exchange/forward.rs`).
 
 pub mod failure;
-mod request;
+pub mod limits;
+pub mod request;
 
 use sluice_policy::route::PlannedTarget;
 use sluice_policy::snapshot::Key;
@@ -101,7 +102,6 @@ async fn ask(
     let core = context.core;
     let patience_ms = u64::from(target.timeouts.first_byte_ms);
     let deadline = |now_ms: u64| context.total_at_ms.min(now_ms + patience_ms);
-    upstream.stream.arm();
     upstream.stream.deadline().set(deadline(core.clock.tick_ms()));
     let begun_us = core.clock.now_us();
     let sent = down.while_present(upstream.stream.send(&mut work.parts)).await?;
@@ -110,7 +110,12 @@ async fn ask(
     upstream.stream.deadline().set(deadline(sent_at_ms));
     // A provider may refuse a large body before it has read all of it: its answer counts even if sending failed.
     let first = match sent {
-        Ok(()) => down.while_present(upstream.stream.recv()).await?,
+        Ok(()) => {
+            core.take_back_parts(&mut work.parts);
+            let received = down.while_present(upstream.stream.recv()).await?;
+            core.lend_parts(&mut work.parts);
+            received
+        }
         Err(error) => upstream.stream.arrived().unwrap_or(Err(error)),
     };
     request.record.upstream_us = u32::try_from(core.clock.now_us() - begun_us).unwrap_or(u32::MAX);
@@ -186,7 +191,7 @@ async fn complete_head(
             return Ok(Err(HeadFailure::Ended));
         };
         let block = gathered.get_or_insert_with(|| {
-            let mut block = context.core.buffers.lease(Size::Large);
+            let mut block = context.core.net.buffers.lease(Size::Large);
             let _ = block.append(&bytes);
             block
         });

@@ -1,5 +1,5 @@
-//! Receive buffers that a core leases out and gets back: [`Buffers`] (the core's stock), [`Block`] (one buffer that the
-//! kernel may write to) and [`Chunk`] (bytes that arrived, shared and never changed again).
+//! Receive buffers that a core leases out and gets back: [`Buffers`] (the core's stock), [`Block`] (one buffer to be
+//! written to) and [`Chunk`] (bytes that arrived, shared and never changed again).
 //!
 //! Invariants: a block is written only while nobody else refers to it; what has arrived is immutable; a buffer returns to the
 //! stock of its core when its last chunk is dropped, and the stock is bounded, so memory follows the load down again.
@@ -36,7 +36,7 @@ struct Memory {
     home: Buffers,
 }
 
-/// A buffer without content, for exactly one read.
+/// A buffer that is being filled.
 pub struct Block {
     memory: Option<Rc<Memory>>,
     filled: usize,
@@ -193,28 +193,6 @@ impl Drop for Block {
     }
 }
 
-// SAFETY: the memory is a heap allocation that does not move with the block, and a block is its only owner (it is made by
-// `Buffers::lease` and never shared until `into_chunk` consumes it), so the kernel may write to it while it owns the block.
-unsafe impl monoio::buf::IoBufMut for Block {
-    fn write_ptr(&mut self) -> *mut u8 {
-        let filled = self.filled;
-        match &self.memory {
-            Some(memory) => memory.bytes[filled..].as_ptr().cast::<u8>().cast_mut(),
-            None => std::ptr::NonNull::dangling().as_ptr(),
-        }
-    }
-
-    fn bytes_total(&mut self) -> usize {
-        self.memory
-            .as_ref()
-            .map_or(0, |memory| memory.bytes.len() - self.filled)
-    }
-
-    unsafe fn set_init(&mut self, read: usize) {
-        self.filled += read;
-    }
-}
-
 impl Chunk {
     /// A chunk of nothing.
     pub fn empty() -> Self {
@@ -292,17 +270,6 @@ impl Deref for Chunk {
             }
             None => &[],
         }
-    }
-}
-
-// SAFETY: the bytes live in a heap allocation that a chunk keeps alive and that nobody changes.
-unsafe impl monoio::buf::IoBuf for Chunk {
-    fn read_ptr(&self) -> *const u8 {
-        self.deref().as_ptr()
-    }
-
-    fn bytes_init(&self) -> usize {
-        self.len()
     }
 }
 

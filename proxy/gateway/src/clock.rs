@@ -34,6 +34,11 @@ impl Clock {
         self.tick_ms.get()
     }
 
+    /// Milliseconds of the clock that all cores share, as of the last tick: for what is remembered across cores.
+    pub fn shared_ms(&self) -> u64 {
+        self.zero_us / 1000 + self.tick_ms.get()
+    }
+
     /// Moves [`Clock::tick_ms`] on, and follows the wall clock; returns the former.
     pub fn tick(&self) -> u64 {
         let now_us = self.now_us();
@@ -54,6 +59,11 @@ fn monotonic_us() -> u64 {
     // SAFETY: `now` is a valid timespec to write to; the clock exists on every Linux.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
     now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
+}
+
+/// The clock of [`Clock::shared_ms`], now.
+pub fn shared_ms() -> u64 {
+    monotonic_us() / 1000
 }
 
 fn unix_us() -> u64 {

@@ -14,11 +14,12 @@ use std::task::Poll;
 use sluice_wire::error::{ApiError, Code};
 use sluice_wire::limits::HEAD_BYTES_MAX;
 use sluice_wire::proxy_protocol;
+use socket2::Socket;
 
 use crate::buffer::{Block, Chunk, Size};
 use crate::core::{Core, OpenConnection};
 use crate::exchange;
-use crate::net::{Received, Socket, Stream};
+use crate::net::{Received, Stream};
 use crate::parts::Parts;
 use crate::plane::Plane;
 use crate::scratch::Scratch;
@@ -67,7 +68,10 @@ enum NoHead {
 pub async fn serve(open: OpenConnection, socket: Socket, peer: SocketAddr) {
     let core = open.core();
     let plane = core.plane();
-    let stream = Stream::new(socket, &core.buffers, &core.deadlines);
+    let stream = match Stream::new(socket, &core.net) {
+        Ok(stream) => stream,
+        Err(error) => return tracing::warn!(%error, "cannot watch a client's connection; it is closed"),
+    };
     let mut down = Downstream {
         stream,
         carry: Chunk::empty(),
@@ -109,7 +113,7 @@ impl Downstream {
     }
 
     async fn read_proxy_header(&mut self, core: &Rc<Core>) -> bool {
-        let mut gathered = core.buffers.lease(Size::Large);
+        let mut gathered = core.net.buffers.lease(Size::Large);
         loop {
             let Ok(Some(more)) = self.stream.recv().await else {
                 return false;
@@ -201,7 +205,7 @@ impl Downstream {
                 });
             };
             let block = gathered.get_or_insert_with(|| {
-                let mut block = core.buffers.lease(Size::Large);
+                let mut block = core.net.buffers.lease(Size::Large);
                 // Cannot fail: what is carried fits one large buffer.
                 let _ = block.append(&self.carry);
                 block

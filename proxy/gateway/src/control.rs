@@ -81,7 +81,7 @@ pub fn run(config: Config, path: PathBuf, overrides: &Overrides) -> Result<()> {
 async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<Control> {
     let mut resolver = Resolver::new();
     let mut instance = InstanceCredentials::default();
-    let (plane, warnings) = build::plane(&config, 1, &mut resolver, &instance).await?;
+    let (plane, warnings) = build::plane(&config, 1, &mut resolver, &instance, None).await?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -129,7 +129,7 @@ async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<C
     let scheme = if plane.server_tls.is_some() { "https" } else { "http" };
     let json = is_json(config.log.format);
     announce(scheme, &bound, admin_bound, json);
-    let status = Arc::new(Status::new(meters, plane.ready_body.clone(), plane.snapshot.ready()));
+    let status = Arc::new(Status::new(meters, plane.clone()));
     tokio::spawn(admin::serve(admin_socket, status.clone()));
     let log = RequestLog::open(&config.log.requests.output, json, config.log.requests.sample)
         .with_context(|| format!("cannot write the request log to {}", config.log.requests.output))?;
@@ -196,9 +196,15 @@ impl Control {
         let generation = self.plane.snapshot.generation() + 1;
         let loaded = self.watch.load();
         let built = match &loaded {
-            Ok(config) => build::plane(config, generation, &mut self.resolver, &self.instance)
-                .await
-                .map_err(|error| format!("{error:#}")),
+            Ok(config) => build::plane(
+                config,
+                generation,
+                &mut self.resolver,
+                &self.instance,
+                Some(&self.plane),
+            )
+            .await
+            .map_err(|error| format!("{error:#}")),
             Err(mistakes) => Err(mistakes.clone()),
         };
         match (loaded, built) {
@@ -213,8 +219,7 @@ impl Control {
                 }
                 self.config = config;
                 tracing::info!(generation, why, "the configuration is in force");
-                self.status
-                    .reloaded(generation, plane.ready_body.clone(), plane.snapshot.ready());
+                self.status.reloaded(generation);
                 let plane = with_instance(plane, &mut self.instance).await;
                 self.publish(plane).await;
             }
@@ -246,6 +251,7 @@ impl Control {
     /// Hands a plane to every core. A full ring means a core that has not looked for seconds: it is asked again.
     async fn publish(&mut self, plane: Plane) {
         self.plane = Arc::new(plane);
+        self.status.serves(self.plane.clone());
         for index in 0..self.cores.len() {
             let plane = self.plane.clone();
             self.order(index, || Order::Serve(plane.clone())).await;

@@ -12,31 +12,33 @@ use rtrb::Producer;
 use sluice_policy::meter::CoreMeter;
 use sluice_wire::sigv4::Signer;
 
-use crate::buffer::Buffers;
 use crate::clock::Clock;
-use crate::deadline::Deadlines;
+use crate::net::Net;
+use crate::parts::Parts;
 use crate::plane::Plane;
 use crate::record::Record;
 use crate::scratch::Scratch;
 use crate::upstream::pool::Pools;
 
-/// Working memory kept for reuse; more requests at once than this allocate theirs.
-const SCRATCH_FREE_MAX: usize = 256;
+/// Working memory kept for reuse; more requests at once than this allocate theirs. A kilobyte each.
+const SCRATCH_FREE_MAX: usize = 4096;
+/// Messages kept for reuse: as many as are under construction or being sent at once.
+const PARTS_FREE_MAX: usize = 64;
 
 /// All that one data-plane thread owns.
 pub struct Core {
     /// Which core this is, from 0.
     pub index: usize,
-    /// Receive buffers.
-    pub buffers: Buffers,
-    /// Time limits of all sockets.
-    pub deadlines: Deadlines,
+    /// Buffers, time limits and readiness of its sockets.
+    pub net: Net,
     /// Time.
     pub clock: Clock,
     /// Idle connections to providers.
     pub pools: Pools,
     /// What this core counts; read by the control thread.
     pub meter: Arc<CoreMeter>,
+    /// Copies of requests under way to shadow targets.
+    pub shadows: Cell<u32>,
     #[expect(
         clippy::redundant_allocation,
         reason = "taking a plane per request must not touch a shared count"
@@ -45,6 +47,7 @@ pub struct Core {
     plane: RefCell<Rc<Arc<Plane>>>,
     #[expect(clippy::vec_box, reason = "a lease moves a pointer, not a kilobyte")]
     scratch: RefCell<Vec<Box<Scratch>>>,
+    parts: RefCell<Vec<Parts>>,
     records: RefCell<Producer<Record>>,
     signer: RefCell<Signer>,
     draining: Cell<bool>,
@@ -55,16 +58,24 @@ pub struct Core {
 
 impl Core {
     /// A core without any connection.
-    pub fn new(index: usize, plane: Arc<Plane>, records: Producer<Record>, meter: Arc<CoreMeter>, seed: u64) -> Self {
+    pub fn new(
+        index: usize,
+        net: Net,
+        plane: Arc<Plane>,
+        records: Producer<Record>,
+        meter: Arc<CoreMeter>,
+        seed: u64,
+    ) -> Self {
         Self {
             index,
-            buffers: Buffers::new(),
-            deadlines: Deadlines::default(),
+            net,
             clock: Clock::start(),
             pools: Pools::new(&plane),
             meter,
+            shadows: Cell::new(0),
             plane: RefCell::new(Rc::new(plane)),
             scratch: RefCell::new(Vec::new()),
+            parts: RefCell::new(Vec::new()),
             records: RefCell::new(records),
             signer: RefCell::new(Signer::new()),
             draining: Cell::new(false),
@@ -98,12 +109,34 @@ impl Core {
 
     /// Working memory for one request.
     pub fn lease_scratch(&self) -> Box<Scratch> {
-        self.scratch.borrow_mut().pop().unwrap_or_default()
+        let mut scratch = self.scratch.borrow_mut().pop().unwrap_or_default();
+        self.lend_parts(&mut scratch.work.parts);
+        scratch
+    }
+
+    /// Gives a request that is about to write a message the memory for it: that which was used last, so that it is still
+    /// in the processor's cache.
+    pub fn lend_parts(&self, place: &mut Parts) {
+        if !place.has_memory()
+            && let Some(parts) = self.parts.borrow_mut().pop()
+        {
+            *place = parts;
+        }
+    }
+
+    /// Takes that memory back from a request that is about to wait. The message must have been sent.
+    pub fn take_back_parts(&self, place: &mut Parts) {
+        let mut free = self.parts.borrow_mut();
+        if free.len() < PARTS_FREE_MAX {
+            place.clear();
+            free.push(std::mem::take(place));
+        }
     }
 
     /// Gives working memory back.
     pub fn return_scratch(&self, mut scratch: Box<Scratch>) {
         scratch.clear();
+        self.take_back_parts(&mut scratch.work.parts);
         let mut free = self.scratch.borrow_mut();
         if free.len() < SCRATCH_FREE_MAX {
             free.push(scratch);

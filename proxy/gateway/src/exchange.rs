@@ -1,29 +1,34 @@
 //! One request, from its complete head to its settled end: the product on one screen.
 //!
-//! Invariants: everything that decides stands in [`serve`] and [`forward`], in order; nothing is retried after the first
+//! Invariants: everything that decides stands in [`serve`] and `forward.rs`, in order; nothing is retried after the first
 //! byte to the client; every request leaves exactly one record. Deliberately absent: how bytes are read (`intake.rs`),
 //! carried to a provider (`attempt.rs`) and brought back (`relay.rs`).
 
 use std::rc::Rc;
-use std::sync::Arc;
 
-use sluice_policy::route::{self, Plan};
-use sluice_policy::snapshot::{Resolved, Snapshot};
+use sluice_policy::route::{self, Situation};
+use sluice_policy::snapshot::{Provider, Resolved, RouteId, Snapshot, Target};
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
 use sluice_wire::http::{FieldId, Framing, Method, Version};
 use sluice_wire::provider::bedrock;
 use sluice_wire::surface::{self, Endpoint, ModelField};
 
-use crate::attempt::{self, Failure, Next};
+use self::ticket::Ticket;
+use crate::attempt;
 use crate::connection::{After, ClientGone, Downstream};
 use crate::core::Core;
 use crate::intake::{self, NoBody, Scan};
-use crate::plane::Plane;
+use crate::plane::{HeldPlane, Plane};
 use crate::record::{Label, Outcome, Record};
-use crate::relay::{self, Undelivered};
+use crate::relay;
 use crate::reply;
 use crate::scratch::{Asked, Scratch, Work};
+
+mod fallbacks;
+mod forward;
+mod shadow;
+mod ticket;
 
 /// A request under way: what the record will say, and what the answer's head must say.
 pub struct Request {
@@ -36,6 +41,10 @@ pub struct Request {
     dialect: Dialect,
     version: Version,
     head_only: bool,
+    /// What the attempt under way holds.
+    ticket: Option<Ticket>,
+    /// Header fields of an error that say who was asked, once somebody was.
+    trace: Option<Box<[u8]>>,
 }
 
 impl Request {
@@ -54,6 +63,38 @@ impl Request {
     pub fn since(&self, core: &Core) -> u32 {
         u32::try_from(core.clock.now_us().saturating_sub(self.begun_us)).unwrap_or(u32::MAX)
     }
+
+    /// The answer is about to leave: its first token is there, or all of it.
+    pub fn answered(&mut self, core: &Core) {
+        self.record.first_byte_us = self.since(core);
+        if let Some(ticket) = &mut self.ticket {
+            ticket.answered();
+        }
+    }
+
+    /// The answer has been delivered.
+    fn settle_delivered(&mut self, core: &Core, is_fallback: bool) {
+        self.ticket = None;
+        if is_fallback {
+            core.meter.fallbacks.add(1);
+            if let Some(reason) = self.record.reason {
+                core.meter.fallbacks_by_reason.add(reason);
+            }
+        }
+    }
+
+    /// The request is over without a whole answer.
+    fn settle_ended(&mut self, end: &End) {
+        if let (Some(ticket), End::Interrupted) = (self.ticket.take(), end) {
+            ticket.interrupted();
+        }
+    }
+
+    fn trace_of(&self, provider: &Provider, model: &str) -> Box<[u8]> {
+        let mut text = Vec::new();
+        relay::write_trace(&mut text, &self.record, &provider.name, model);
+        text.into()
+    }
 }
 
 /// What all steps of a request look at.
@@ -61,7 +102,13 @@ pub struct Context<'a> {
     /// The core that serves it.
     pub core: &'a Rc<Core>,
     /// The plane that it sees, to its end.
-    pub plane: &'a Arc<Plane>,
+    pub plane: &'a HeldPlane,
+    /// The route that it follows, if any.
+    pub route: Option<RouteId>,
+    /// Fallbacks that it brought.
+    pub own_fallbacks: &'a [Target],
+    /// A hash of its session's name, if its route keeps sessions together.
+    pub session: Option<u64>,
     /// What the client asked.
     pub asked: &'a Asked,
     /// What it is for.
@@ -76,6 +123,20 @@ pub struct Context<'a> {
     pub body_bytes: u64,
     /// When it must have ended, in milliseconds of the core's clock.
     pub total_at_ms: u64,
+}
+
+impl Context<'_> {
+    /// What choices depend on, now.
+    pub fn situation(&self) -> Situation<'_> {
+        Situation {
+            health: &self.plane.health,
+            keys: &self.plane.keys,
+            now_ms: self.core.clock.shared_ms(),
+            random: self.core.random(),
+            session: self.session,
+            streamed: self.stream,
+        }
+    }
 }
 
 /// Why a request ends without a provider's answer.
@@ -140,18 +201,7 @@ async fn serve(
     let path = head.path.of(&scratch.asked.head_bytes);
     request.dialect = surface::dialect_of(path);
     let endpoint = surface::classify(head.method, path)?;
-    if let Some(encoding) = head.field(FieldId::ContentEncoding)
-        && !encoding
-            .value
-            .of(&scratch.asked.head_bytes)
-            .eq_ignore_ascii_case(b"identity")
-    {
-        return Err(ApiError::new(
-            Code::UnsupportedEncoding,
-            "send the request's body without Content-Encoding",
-        )
-        .into());
-    }
+    refuse_encoding(&scratch.asked)?;
     let scan = scan_for(endpoint, &scratch.asked);
     let body = intake::read(core, &plane, down, scratch, scan)
         .await
@@ -180,11 +230,18 @@ async fn serve(
         Some(model) => snapshot.resolve_for(model, dialect)?,
         None => default_target(snapshot)?,
     };
-    let plan = route::plan(snapshot, &resolved)?;
-    let total_ms = snapshot.timeouts(plan.route(), resolved.provider).total_ms;
+    let own_fallbacks = fallbacks::read(snapshot, asked, dialect, scan)?;
+    let session = snapshot
+        .session_field(&resolved)
+        .and_then(|name| asked.head.named(&asked.head_bytes, name.as_bytes()))
+        .map(route::session_hash);
+    let total_ms = snapshot.timeouts(resolved.route, resolved.provider).total_ms;
     let context = Context {
         core,
         plane: &plane,
+        route: resolved.route,
+        own_fallbacks: &own_fallbacks,
+        session,
         asked,
         endpoint,
         dialect,
@@ -195,63 +252,9 @@ async fn serve(
         body_bytes: body.bytes,
         total_at_ms: core.clock.tick_ms() + u64::from(total_ms),
     };
-    forward(&context, down, work, request, &resolved, &plan).await
-}
-
-/// Tries the plan's targets, and each target's keys, until one answers.
-async fn forward(
-    context: &Context<'_>,
-    down: &mut Downstream,
-    work: &mut Work,
-    request: &mut Request,
-    resolved: &Resolved<'_>,
-    plan: &Plan,
-) -> Result<(), End> {
-    let snapshot = &*context.plane.snapshot;
-    let mut last: Option<Failure> = None;
-    for index in 0..plan.len() {
-        let Some(target) = plan.target(snapshot, resolved, index) else {
-            break;
-        };
-        if target.provider.dialect != context.dialect && !context.endpoint.is_translatable() {
-            continue;
-        }
-        request.record.provider = Label::new(&target.provider.name);
-        request.record.fallback = target.is_fallback;
-        let mut tried = target.provider.excluded_keys(target.model);
-        while let Some(choice) = route::next_key(target.provider, tried, context.core.random()) {
-            tried |= 1 << choice;
-            let key = &target.provider.keys[choice];
-            request.record.key = Label::new(&key.name);
-            let failure = match attempt::run(context, down, work, request, &target, key).await? {
-                Ok(answer) => match relay::deliver(context, down, work, request, &target, answer).await {
-                    Ok(()) => {
-                        context.core.meter.fallbacks.add(u64::from(target.is_fallback));
-                        return Ok(());
-                    }
-                    Err(Undelivered::Ended(end)) => return Err(end),
-                    Err(Undelivered::Failed(failure)) => failure,
-                },
-                Err(failure) => failure,
-            };
-            context.core.meter.attempts_failed.add(1);
-            request.record.reason.get_or_insert(failure.code);
-            let next = failure.next;
-            last = Some(failure.prefer_over(last));
-            if next == Next::OtherTarget || context.core.clock.tick_ms() >= context.total_at_ms {
-                break;
-            }
-        }
-    }
-    Err(match last {
-        Some(failure) => failure.into_end(),
-        None => ApiError::new(
-            Code::UnsupportedRoute,
-            "no target of this model's route speaks the dialect that this path needs",
-        )
-        .with_param("model")
-        .into(),
-    })
+    let plan = route::plan(snapshot, &resolved, &own_fallbacks, &context.situation())?;
+    shadow::send(&context, &resolved);
+    forward::forward(&context, down, work, request, &resolved, &plan).await
 }
 
 /// Sends the answer that a request ends with, if it has none yet, and leaves its record.
@@ -269,6 +272,9 @@ async fn finish(
     } else {
         After::Close
     };
+    // What an attempt held is let go of before the answer is sent.
+    request.ticket = None;
+    let trace = request.trace.take().unwrap_or_default();
     let write_ms = core.plane().snapshot.downstream().write_ms;
     let must_answer = match ended {
         Ok(()) => false,
@@ -276,12 +282,12 @@ async fn finish(
             request.record.outcome = Outcome::Refused(error.code);
             request.record.status = error.status();
             work.parts.clear();
-            request.record.bytes_out = reply::error(&mut work.parts, view, &error);
+            request.record.bytes_out = reply::error(&mut work.parts, view, &error, &trace);
             true
         }
         Err(End::Rejected(rejection)) => {
             work.parts.clear();
-            (request.record.status, request.record.bytes_out) = rejection.write(&mut work.parts, view);
+            (request.record.status, request.record.bytes_out) = rejection.write(&mut work.parts, view, &trace);
             true
         }
         Err(End::Gone) => {
@@ -310,7 +316,6 @@ async fn finish(
 
 fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Request {
     let head = &asked.head;
-    let text = |span: sluice_wire::http::Span| std::str::from_utf8(span.of(&asked.head_bytes)).unwrap_or_default();
     let record = Record {
         unix_us: core.clock.unix_us(begun_us),
         id: u128::from(core.random()) << 64 | u128::from(core.random()),
@@ -320,8 +325,8 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         fallback: false,
         stream: false,
         outcome: Outcome::Done,
-        method: Label::new(text(head.method_span)),
-        path: Label::new(text(head.path)),
+        method: Label::of_bytes(head.method_span.of(&asked.head_bytes)),
+        path: Label::of_bytes(head.path.of(&asked.head_bytes)),
         model: Label::EMPTY,
         provider: Label::EMPTY,
         key: Label::EMPTY,
@@ -342,7 +347,20 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         dialect: Dialect::OpenAi,
         version: head.version,
         head_only: head.method == Method::Head,
+        ticket: None,
+        trace: None,
     }
+}
+
+/// Bodies are looked into, so they must not be compressed.
+fn refuse_encoding(asked: &Asked) -> Result<(), ApiError> {
+    let encoding = asked.head.field(FieldId::ContentEncoding);
+    let encoding = encoding.map(|field| field.value.of(&asked.head_bytes));
+    if encoding.is_none_or(|encoding| encoding.eq_ignore_ascii_case(b"identity")) {
+        return Ok(());
+    }
+    let message = "send the request's body without Content-Encoding";
+    Err(ApiError::new(Code::UnsupportedEncoding, message))
 }
 
 /// How the body of a request to `endpoint` says its model.
@@ -405,13 +423,14 @@ async fn answer_locally(
     request: &mut Request,
     endpoint: Endpoint,
 ) -> Result<(), End> {
-    let (status, body): (u16, &[u8]) = match endpoint {
-        Endpoint::Health => (200, br#"{"status":"alive"}"#),
-        _ if core.is_draining() => (503, br#"{"status":"draining"}"#),
-        _ if plane.snapshot.ready() => (200, &plane.ready_body),
-        _ => (503, &plane.ready_body),
+    let report = || plane.report(core.clock.shared_ms()).to_string().into_bytes();
+    let (status, body): (u16, Vec<u8>) = match endpoint {
+        Endpoint::Health => (200, br#"{"status":"alive"}"#.into()),
+        _ if core.is_draining() => (503, br#"{"status":"draining"}"#.into()),
+        _ if plane.snapshot.ready() => (200, report()),
+        _ => (503, report()),
     };
-    reply::json(&mut work.parts, request.view(), status, body);
+    reply::json(&mut work.parts, request.view(), status, &body);
     request.record.status = status;
     request.record.first_byte_us = request.since(core);
     down.send(core, &mut work.parts, plane.snapshot.downstream().write_ms)

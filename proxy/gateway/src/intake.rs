@@ -156,7 +156,8 @@ fn begin_scan(asked: &mut Asked, scan: Scan) -> Result<(), NoBody> {
                 Multipart::new(content_type.unwrap_or_default()).map_err(invalid)?,
             ));
         }
-        Scan::None => {}
+        // What the last request's body said is not this one's.
+        Scan::None => asked.keys.reset(),
     }
     Ok(())
 }

@@ -1,52 +1,61 @@
 //! The IO interface of the data plane: [`Listener`], [`Stream`] with `recv() -> Chunk` and `send(parts)`, [`connect`].
 //!
-//! Invariants: monoio is named here and in `worker.rs` only, so that another driver can take its place; every stream has
-//! one long-lived read, which is never dropped while in flight (io_uring would lose the bytes that come later): time limits
-//! shut the socket down instead (`deadline.rs`); all of it stays on one thread.
+//! Invariants: monoio is named here, in `net/ready.rs` and in `worker.rs` only, so that another runtime can take its place;
+//! a read or write is tried at once and waited for only if the socket says so; a buffer is leased only for a read that has
+//! something to read, so a waiting connection holds none; dropping a wait loses nothing; a stream that always has more gives
+//! way to others after [`TURNS_MAX`] reads; all of it stays on one thread.
 //! Deliberately absent: name resolution (the control thread's work) and any buffering of what is sent.
 
-use std::cell::Cell;
-use std::future::{Future, poll_fn};
-use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
-use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll};
+mod ready;
 
-use monoio::buf::IoBuf;
-use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
-use monoio::net::{TcpListener, TcpStream};
+use std::future::poll_fn;
+use std::io::{self, IoSlice, Read};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-/// A connected socket, before it is a [`Stream`].
-pub use monoio::net::TcpStream as Socket;
+use monoio::net::TcpListener;
+use socket2::Socket;
 
+pub use self::ready::Readiness;
+use self::ready::Ready;
 use crate::buffer::{Buffers, Chunk, Size};
-use crate::deadline::{self, Deadline, Deadlines};
+use crate::deadline::{Deadline, Deadlines};
 use crate::parts::{Parts, Piece};
 use crate::tls::Tls;
+
+/// Reads of one stream in a row before the core's other tasks get their turn.
+const TURNS_MAX: u8 = 16;
+
+/// Most pieces of a message that one system call sends.
+const SEND_SLICES_MAX: usize = 32;
 
 /// What arrived: bytes, or `None` at the end of the stream.
 pub type Received = io::Result<Option<Chunk>>;
 
-/// One TCP connection, plain or TLS, in either role.
-pub struct Stream {
-    // First, so that the slot is given back before the descriptor is closed.
-    deadline: Deadline,
-    reader: Pin<Box<dyn Future<Output = ()>>>,
-    mailbox: Rc<Mailbox>,
-    writer: OwnedWriteHalf<TcpStream>,
-    fd: RawFd,
-    tls: Option<Box<Tls>>,
-    buffers: Buffers,
+/// What every stream of a core needs of it.
+#[derive(Clone)]
+pub struct Net {
+    /// Receive buffers.
+    pub buffers: Buffers,
+    /// Time limits of all sockets.
+    pub deadlines: Deadlines,
+    /// Which sockets are ready.
+    pub readiness: Readiness,
 }
 
-/// Where a stream and its read loop meet.
-struct Mailbox {
-    wanted: Cell<Option<Size>>,
-    arrived: Cell<Option<Received>>,
-    in_flight: Cell<bool>,
-    next_size: Cell<Size>,
+/// One TCP connection, plain or TLS, in either role.
+pub struct Stream {
+    // First, so that both are given back before the descriptor is closed.
+    deadline: Deadline,
+    ready: Ready,
+    socket: Socket,
+    tls: Option<Box<Tls>>,
+    buffers: Buffers,
+    put_back: Chunk,
+    next_size: Size,
+    turns: u8,
 }
 
 /// A listening socket of one core.
@@ -57,6 +66,20 @@ pub struct Listener {
 /// True if this thread's runtime is the epoll fallback.
 pub fn is_epoll() -> bool {
     monoio::utils::is_legacy()
+}
+
+impl Net {
+    /// An empty set of everything, to be made on the core's own thread.
+    ///
+    /// # Errors
+    /// When the kernel gives no descriptor.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            buffers: Buffers::new(),
+            deadlines: Deadlines::default(),
+            readiness: Readiness::new()?,
+        })
+    }
 }
 
 impl Listener {
@@ -75,8 +98,11 @@ impl Listener {
     ///
     /// # Errors
     /// Those of accept(2); `InvalidInput` once the listener has been shut down.
-    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        self.inner.accept().await
+    pub async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
+        let (stream, peer) = self.inner.accept().await?;
+        // SAFETY: `into_raw_fd` gives the descriptor away, so this is its only owner.
+        let owned = unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) };
+        Ok((owned.into(), peer))
     }
 
     /// The descriptor.
@@ -86,26 +112,27 @@ impl Listener {
 }
 
 impl Stream {
-    /// Wraps a connected socket.
-    pub fn new(socket: TcpStream, buffers: &Buffers, deadlines: &Deadlines) -> Self {
-        let _ = socket.set_nodelay(true);
-        let fd = socket.as_raw_fd();
-        let mailbox = Rc::new(Mailbox {
-            wanted: Cell::new(None),
-            arrived: Cell::new(None),
-            in_flight: Cell::new(false),
-            next_size: Cell::new(Size::Small),
-        });
-        let (read, writer) = socket.into_split();
-        let reader = Box::pin(read_loop(read, mailbox.clone(), buffers.clone()));
+    /// Takes over a connected socket.
+    ///
+    /// # Errors
+    /// When the kernel cannot watch it.
+    pub fn new(socket: Socket, net: &Net) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let ready = net.readiness.register(socket.as_fd())?;
+        Ok(Self::with(socket, ready, net))
+    }
+
+    fn with(socket: Socket, ready: Ready, net: &Net) -> Self {
+        let _ = socket.set_tcp_nodelay(true);
         Self {
-            deadline: deadlines.register(fd),
-            reader,
-            mailbox,
-            writer,
-            fd,
+            deadline: net.deadlines.register(socket.as_raw_fd()),
+            ready,
+            socket,
             tls: None,
-            buffers: buffers.clone(),
+            buffers: net.buffers.clone(),
+            put_back: Chunk::empty(),
+            next_size: Size::Small,
+            turns: 0,
         }
     }
 
@@ -119,29 +146,29 @@ impl Stream {
         &self.deadline
     }
 
-    /// The next read gets a buffer of this size, unless one is in flight already.
-    pub fn expect(&self, size: Size) {
-        self.mailbox.next_size.set(size);
+    /// The next read gets a buffer of this size.
+    pub fn expect(&mut self, size: Size) {
+        self.next_size = size;
     }
 
     /// Puts bytes back that were received with what was wanted (plain streams before TLS starts only).
-    pub fn put_back(&self, chunk: Chunk) {
-        debug_assert!(!self.mailbox.in_flight.get());
-        if !chunk.is_empty() {
-            self.mailbox.arrived.set(Some(Ok(Some(chunk))));
-        }
+    pub fn put_back(&mut self, chunk: Chunk) {
+        debug_assert!(self.put_back.is_empty());
+        self.put_back = chunk;
     }
 
-    /// Starts the next read without waiting for it.
-    pub fn arm(&mut self) {
-        if !self.mailbox.in_flight.get() {
-            self.drive_reader(&mut Context::from_waker(std::task::Waker::noop()));
-        }
+    /// The task that used the stream is no longer woken for it; for a connection that is set aside.
+    pub fn forget_task(&self) {
+        self.ready.forget();
     }
 
     /// What has arrived already, without waiting: `None` if nothing has.
     pub fn arrived(&mut self) -> Option<Received> {
-        match self.poll_recv(&mut Context::from_waker(std::task::Waker::noop())) {
+        if !self.ready.is_readable() && self.tls.is_none() {
+            return None;
+        }
+        self.turns = 0;
+        match self.poll_recv(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(received) => Some(received),
             Poll::Pending => None,
         }
@@ -150,7 +177,7 @@ impl Stream {
     /// The next bytes.
     ///
     /// # Errors
-    /// Those of recv(2) and of TLS. Dropping the future loses nothing: the read goes on.
+    /// Those of recv(2) and of TLS. Dropping the future loses nothing.
     pub async fn recv(&mut self) -> Received {
         poll_fn(|context| self.poll_recv(context)).await
     }
@@ -174,23 +201,39 @@ impl Stream {
         }
     }
 
-    fn poll_raw(&mut self, context: &mut Context<'_>) -> Poll<Received> {
-        if let Some(received) = self.mailbox.arrived.take() {
-            return Poll::Ready(received);
+    fn poll_raw(&mut self, context: &Context<'_>) -> Poll<Received> {
+        if !self.put_back.is_empty() {
+            return Poll::Ready(Ok(Some(std::mem::take(&mut self.put_back))));
         }
-        self.drive_reader(context);
-        match self.mailbox.arrived.take() {
-            Some(received) => Poll::Ready(received),
-            None => Poll::Pending,
+        loop {
+            if self.ready.poll_read(context).is_pending() {
+                self.turns = 0;
+                return Poll::Pending;
+            }
+            if self.turns == TURNS_MAX {
+                self.turns = 0;
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.turns += 1;
+            let mut block = self.buffers.lease(self.next_size);
+            match block.fill(|free| (&self.socket).read(free)) {
+                Ok(0) => return Poll::Ready(Ok(None)),
+                Ok(_) if block.is_full() => {
+                    // More is probably waiting: the next read takes a large buffer.
+                    self.next_size = Size::Large;
+                    return Poll::Ready(Ok(Some(block.into_chunk())));
+                }
+                Ok(_) => {
+                    self.next_size = Size::Small;
+                    self.ready.exhausted();
+                    return Poll::Ready(Ok(Some(block.into_chunk())));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready.nothing(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
         }
-    }
-
-    fn drive_reader(&mut self, context: &mut Context<'_>) {
-        if !self.mailbox.in_flight.get() {
-            self.mailbox.in_flight.set(true);
-            self.mailbox.wanted.set(Some(self.mailbox.next_size.get()));
-        }
-        let _ = self.reader.as_mut().poll(context);
     }
 
     /// Sends a whole message and clears it.
@@ -201,25 +244,49 @@ impl Stream {
         if self.tls.is_some() {
             return self.send_encrypted(parts).await;
         }
-        let pieces = parts.seal();
-        for index in 0..pieces {
-            match parts.piece(index) {
-                Piece::Text(range) => {
-                    let range = range.clone();
-                    let text = parts.take_text();
-                    let (result, text) = self.send_all(text, range.start, range.end).await;
-                    parts.restore_text(text);
-                    result?;
-                }
-                Piece::Chunk(chunk) => {
-                    let chunk = chunk.clone();
-                    let end = chunk.len();
-                    self.send_all(chunk, 0, end).await.0?;
-                }
+        parts.seal();
+        let (total, mut from) = (parts.len(), 0);
+        while from < total {
+            match self.send_some(parts, from) {
+                Ok(sent) => from += more_than_nothing(sent)?,
+                Err(error) => self.wait_for_room(error).await?,
             }
         }
         parts.clear();
         Ok(())
+    }
+
+    /// Sends as much of a message as there is room for, from byte `from` on.
+    fn send_some(&self, parts: &Parts, from: usize) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); SEND_SLICES_MAX];
+        match parts.slices(from, &mut slices) {
+            [only] => self.socket.send_with_flags(only, libc::MSG_NOSIGNAL),
+            several => self.socket.send_vectored_with_flags(several, libc::MSG_NOSIGNAL),
+        }
+    }
+
+    async fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut from = 0;
+        while from < bytes.len() {
+            match self.socket.send_with_flags(&bytes[from..], libc::MSG_NOSIGNAL) {
+                Ok(sent) => from += more_than_nothing(sent)?,
+                Err(error) => self.wait_for_room(error).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// After a send that failed with `error`: waits if that was for want of room, else gives the error back.
+    async fn wait_for_room(&self, error: io::Error) -> io::Result<()> {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => {
+                self.ready.full();
+                poll_fn(|context| self.ready.poll_write(context)).await;
+                Ok(())
+            }
+            io::ErrorKind::Interrupted => Ok(()),
+            _ => Err(error),
+        }
     }
 
     async fn send_encrypted(&mut self, parts: &mut Parts) -> io::Result<()> {
@@ -254,8 +321,7 @@ impl Stream {
     async fn flush_tls(&mut self) -> io::Result<()> {
         let Some(tls) = self.tls.as_mut() else { return Ok(()) };
         let records = tls.take_outgoing()?;
-        let end = records.len();
-        let (result, records) = self.send_all(records, 0, end).await;
+        let result = self.send_bytes(&records).await;
         if let Some(tls) = self.tls.as_mut() {
             tls.restore_outgoing(records);
         }
@@ -294,84 +360,28 @@ impl Stream {
             tls.close_notify();
             let _ = self.flush_tls().await;
         }
-        let _ = self.writer.shutdown().await;
+        let _ = self.socket.shutdown(Shutdown::Write);
     }
 
     /// Ends the connection with a reset when it is dropped: for a peer that does not read.
     pub fn reset_on_drop(&self) {
-        let linger = libc::linger {
-            l_onoff: 1,
-            l_linger: 0,
-        };
-        // SAFETY: a plain system call with a pointer to a local of the size given; the descriptor is ours.
-        unsafe {
-            libc::setsockopt(
-                self.fd,
-                libc::SOL_SOCKET,
-                libc::SO_LINGER,
-                std::ptr::from_ref(&linger).cast(),
-                size_of::<libc::linger>() as libc::socklen_t,
-            );
-        }
-    }
-
-    async fn send_all<B: IoBuf>(&mut self, mut buffer: B, mut from: usize, end: usize) -> (io::Result<()>, B) {
-        while from < end {
-            let (result, slice) = self.writer.write(buffer.slice(from..end)).await;
-            buffer = slice.into_inner();
-            match result {
-                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buffer),
-                Ok(sent) => from += sent,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return (Err(error), buffer),
-            }
-        }
-        (Ok(()), buffer)
+        let _ = self.socket.set_linger(Some(Duration::ZERO));
     }
 }
 
-impl Drop for Stream {
-    fn drop(&mut self) {
-        // Completes a read in flight, so that the driver can let go of the descriptor. A reset (linger 0) must not be
-        // turned into an orderly end by a FIN.
-        deadline::shutdown_read(self.fd);
+fn more_than_nothing(sent: usize) -> io::Result<usize> {
+    if sent == 0 {
+        return Err(io::ErrorKind::WriteZero.into());
     }
+    Ok(sent)
 }
 
-/// Owns the read half for the whole life of a stream and reads once per request for bytes: the future that does it is made
-/// once, so that a read costs no allocation and can be polled from anywhere in the connection's task.
-async fn read_loop(mut half: OwnedReadHalf<TcpStream>, mailbox: Rc<Mailbox>, buffers: Buffers) {
-    loop {
-        let size = poll_fn(|_| match mailbox.wanted.take() {
-            Some(size) => Poll::Ready(size),
-            None => Poll::Pending,
-        })
-        .await;
-        let (result, block) = half.read(buffers.lease(size)).await;
-        // A full buffer means that more is waiting: the next read takes a large one.
-        mailbox
-            .next_size
-            .set(if block.is_full() { Size::Large } else { Size::Small });
-        mailbox.in_flight.set(false);
-        mailbox.arrived.set(Some(match result {
-            Ok(0) => Ok(None),
-            Ok(_) => Ok(Some(block.into_chunk())),
-            Err(error) => Err(error),
-        }));
-    }
-}
-
-/// Connects to an address; the deadline of the returned stream bounds it if the caller sets one in `started`.
+/// Connects to an address; the deadline that `started` is given bounds it, if the caller sets it there.
 ///
 /// # Errors
 /// Those of connect(2).
-pub async fn connect(
-    address: SocketAddr,
-    buffers: &Buffers,
-    deadlines: &Deadlines,
-    started: impl FnOnce(&Deadline),
-) -> io::Result<Stream> {
-    let socket = socket2::Socket::new(
+pub async fn connect(address: SocketAddr, net: &Net, started: impl FnOnce(&Deadline)) -> io::Result<Stream> {
+    let socket = Socket::new(
         socket2::Domain::for_address(address),
         socket2::Type::STREAM.nonblocking().cloexec(),
         Some(socket2::Protocol::TCP),
@@ -381,36 +391,29 @@ pub async fn connect(
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
         Err(error) => return Err(error),
     }
-    let stream = TcpStream::from_std(socket.into())?;
-    let deadline = deadlines.register(stream.as_raw_fd());
-    started(&deadline);
-    let ready = stream.writable(false).await;
-    let expired = deadline.expired();
-    drop(deadline);
-    if expired {
+    let ready = net.readiness.register(socket.as_fd())?;
+    ready.full();
+    let stream = Stream::with(socket, ready, net);
+    started(&stream.deadline);
+    poll_fn(|context| stream.ready.poll_write(context)).await;
+    if stream.deadline.expired() {
         return Err(io::ErrorKind::TimedOut.into());
     }
-    ready?;
-    finish_connect(&stream)?;
-    Ok(Stream::new(stream, buffers, deadlines))
+    match stream.socket.take_error()? {
+        None => {
+            stream.deadline.clear();
+            Ok(stream)
+        }
+        Some(error) => Err(error),
+    }
 }
 
-/// Takes the result of a connect that has ended; under io_uring the socket then becomes a blocking one, because there an
-/// operation on a non-blocking socket may fail with `EAGAIN` instead of waiting.
-fn finish_connect(stream: &TcpStream) -> io::Result<()> {
-    // SAFETY: the descriptor is open for as long as `stream` is borrowed.
-    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(stream.as_raw_fd()) };
-    let socket = socket2::SockRef::from(&fd);
-    if let Some(error) = socket.take_error()? {
-        return Err(error);
-    }
-    if !is_epoll() {
-        socket.set_nonblocking(false)?;
-    }
-    Ok(())
+/// Runs a task on this core that nobody waits for.
+pub fn spawn(task: impl Future<Output = ()> + 'static) {
+    monoio::spawn(task);
 }
 
-/// Waits; precise to about a millisecond. Not for the request path: time limits there are deadlines.
+/// Waits; precise to about a millisecond. Not for time limits, which are deadlines.
 pub async fn sleep_ms(milliseconds: u64) {
-    monoio::time::sleep(std::time::Duration::from_millis(milliseconds)).await;
+    monoio::time::sleep(Duration::from_millis(milliseconds)).await;
 }

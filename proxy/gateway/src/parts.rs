@@ -1,9 +1,9 @@
 //! [`Parts`]: what is to be sent, in order: text that we write ourselves and chunks that pass through.
 //!
-//! Invariants: a chunk larger than [`COALESCE_BYTES_MAX`] is never copied; everything smaller is, because one contiguous
-//! send costs less than a second operation. Deliberately absent: `writev` (measured no faster here than this scheme, and
-//! io_uring refuses it on a non-blocking socket whose buffer is full).
+//! Invariants: a chunk larger than [`COALESCE_BYTES_MAX`] is never copied; everything smaller is, because a contiguous send
+//! costs the kernel less than a vectored one. Deliberately absent: sending.
 
+use std::io::IoSlice;
 use std::ops::Range;
 
 use crate::buffer::Chunk;
@@ -54,6 +54,11 @@ impl Parts {
         self.pieces.push(Piece::Chunk(chunk));
     }
 
+    /// True if writing to it needs no allocation to begin with.
+    pub fn has_memory(&self) -> bool {
+        self.text.capacity() > 0
+    }
+
     /// Bytes in all.
     pub fn len(&self) -> usize {
         self.text.len() + self.chunk_bytes
@@ -93,13 +98,25 @@ impl Parts {
         &self.text
     }
 
-    /// The text vector, lent to the kernel; to be given back by [`Parts::restore_text`].
-    pub(crate) fn take_text(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.text)
-    }
-
-    /// Gives the text vector back.
-    pub(crate) fn restore_text(&mut self, text: Vec<u8>) {
-        self.text = text;
+    /// What is left of the sealed message from byte `from` on, as far as it fits `slices`.
+    pub(crate) fn slices<'a, 'b>(&'a self, from: usize, slices: &'b mut [IoSlice<'a>]) -> &'b [IoSlice<'a>] {
+        let mut skip = from;
+        let mut count = 0;
+        for piece in &self.pieces {
+            let Some(slot) = slices.get_mut(count) else { break };
+            let bytes: &[u8] = match piece {
+                Piece::Text(range) => &self.text[range.clone()],
+                Piece::Chunk(chunk) => chunk,
+            };
+            match bytes.get(skip..) {
+                Some(left) if !left.is_empty() => {
+                    *slot = IoSlice::new(left);
+                    count += 1;
+                    skip = 0;
+                }
+                _ => skip -= bytes.len(),
+            }
+        }
+        &slices[..count]
     }
 }

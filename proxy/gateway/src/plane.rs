@@ -2,17 +2,24 @@
 //! TLS settings, as one immutable value.
 //!
 //! Invariants: a request sees exactly one plane; planes are made by the control thread and replaced whole.
-//! Deliberately absent: anything mutable.
+//! What is remembered of targets and keys outlives a plane: the next one refers to the same. Deliberately absent: anything
+//! else mutable.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
+use sluice_policy::health::{Health, KeyStanding, KeyState, Standing};
 use sluice_policy::snapshot::Snapshot;
 
 use crate::signing::AwsCredentials;
+
+/// A core's hold on a plane: an `Rc` of its own around what all cores share, so that taking one per request touches no memory
+/// of another core.
+pub type HeldPlane = Rc<Arc<Plane>>;
 
 /// One generation of all that the data plane reads.
 pub struct Plane {
@@ -23,10 +30,51 @@ pub struct Plane {
     /// What signs the requests of each key, in the order of [`sluice_policy::snapshot::KeyId`]. A key whose `signing` is set
     /// and that has none here cannot be used now: the instance's credentials have not arrived, or have expired.
     pub aws: Vec<Option<Arc<AwsCredentials>>>,
-    /// What `/ready` says while the gateway is not draining, as JSON.
+    /// What is remembered of targets.
+    pub health: Arc<Health>,
+    /// What is remembered of each key, in the order of [`sluice_policy::snapshot::KeyId`].
+    pub keys: Arc<[Arc<KeyState>]>,
+    /// What [`Plane::report`] says that does not change while the plane is in force, as JSON.
     pub ready_body: Bytes,
     /// TLS of the listener, if it is on.
     pub server_tls: Option<Arc<ServerConfig>>,
+}
+
+impl Plane {
+    /// What `/ready` says while the gateway is not draining: providers, with each key's state, and the targets that are
+    /// remembered. `now_ms` is of the clock that all cores share.
+    pub fn report(&self, now_ms: u64) -> serde_json::Value {
+        let mut report: serde_json::Value = serde_json::from_slice(&self.ready_body).unwrap_or_default();
+        let left_s = |until_ms: u64| until_ms.saturating_sub(now_ms).div_ceil(1000);
+        for (index, provider) in self.snapshot.providers().iter().enumerate() {
+            let states = provider.keys.iter().map(|key| {
+                let (state, again_s) = match self.keys[key.id.index()].overview(now_ms) {
+                    KeyStanding::Ready => ("usable", None),
+                    KeyStanding::ProbeDue => ("refused", None),
+                    KeyStanding::Resting { until_ms, .. } => ("resting", Some(left_s(until_ms))),
+                    KeyStanding::Refused { until_ms } => ("refused", Some(left_s(until_ms))),
+                };
+                serde_json::json!({"name": &*key.name, "state": state, "tried_again_in_s": again_s})
+            });
+            report["providers"][index]["key_states"] = states.collect();
+        }
+        let targets = self.health.report().into_iter().map(|target| {
+            let (state, again_s) = match target.standing {
+                Standing::Closed => ("closed", None),
+                Standing::HalfOpen => ("half_open", None),
+                Standing::Open(until_ms) => ("open", Some(left_s(until_ms))),
+            };
+            serde_json::json!({
+                "name": target.name,
+                "breaker": state,
+                "tried_again_in_s": again_s,
+                "in_flight": target.in_flight,
+                "first_token_ms": f64::from(target.first_token_us) / 1000.0,
+            })
+        });
+        report["targets"] = targets.collect();
+        report
+    }
 }
 
 /// What is known of one origin at run time.

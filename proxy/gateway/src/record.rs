@@ -29,9 +29,25 @@ impl<const N: usize> Label<N> {
         label
     }
 
+    /// Stores as much of `text` as fits; nothing if it is not UTF-8.
+    pub fn of_bytes(text: &[u8]) -> Self {
+        if text.len() > N || !text.is_ascii() {
+            return Self::new(std::str::from_utf8(text).unwrap_or_default());
+        }
+        let mut label = Self::EMPTY;
+        label.bytes[..text.len()].copy_from_slice(text);
+        label.len = text.len() as u8;
+        label
+    }
+
+    /// The text, which is UTF-8.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 }
 
@@ -104,5 +120,9 @@ mod tests {
         assert_eq!(Label::<4>::new("abé").as_str(), "abé");
         assert_eq!(Label::<3>::new("abé").as_str(), "ab");
         assert_eq!(Label::<8>::new("").as_str(), "");
+        assert_eq!(Label::<4>::of_bytes("abé".as_bytes()).as_str(), "abé");
+        assert_eq!(Label::<3>::of_bytes("abé".as_bytes()).as_str(), "ab");
+        assert_eq!(Label::<2>::of_bytes(b"abc").as_str(), "ab");
+        assert_eq!(Label::<2>::of_bytes(b"\xff").as_str(), "");
     }
 }

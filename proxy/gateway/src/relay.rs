@@ -14,6 +14,7 @@ use sluice_wire::http::body::{LAST_CHUNK, Step, write_chunk_head};
 use sluice_wire::http::{FieldId, Framing};
 
 use self::head::BodyFrame;
+pub use self::head::write_trace;
 use crate::attempt::{Answer, Failure};
 use crate::buffer::{Chunk, Size};
 use crate::connection::{ClientGone, Downstream};
@@ -150,7 +151,7 @@ async fn collect(
         work.parts.chunk(chunk);
     }
     request.record.bytes_out = bytes as u64;
-    request.record.first_byte_us = request.since(context.core);
+    request.answered(context.core);
     settle(context, answer);
     down.send(
         context.core,
@@ -204,7 +205,7 @@ async fn pass(
     };
     work.parts.clear();
     head::write(work, &answer.head_bytes, request, target, frame);
-    request.record.first_byte_us = request.since(context.core);
+    request.answered(context.core);
     let collected = work.answer.iter().map(|chunk| chunk.len()).sum();
     emit(work, request, frame, collected, |work| {
         let Work { answer, parts, .. } = work;

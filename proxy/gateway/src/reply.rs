@@ -26,8 +26,8 @@ pub struct Client {
     pub keep_alive: bool,
 }
 
-/// Writes an error in the client's dialect; returns the length of its body.
-pub fn error(parts: &mut Parts, client: Client, error: &ApiError) -> u64 {
+/// Writes an error in the client's dialect; returns the length of its body. `trace` is header fields, each with CRLF.
+pub fn error(parts: &mut Parts, client: Client, error: &ApiError, trace: &[u8]) -> u64 {
     let mut body = Out::default();
     provider::write_own_error(client.dialect, error, &mut body);
     let body = body.buf;
@@ -37,6 +37,7 @@ pub fn error(parts: &mut Parts, client: Client, error: &ApiError) -> u64 {
         number_field(text, b"retry-after: ", u64::from(seconds));
     }
     field(text, provider::own_error_field(client.dialect, error));
+    text.extend_from_slice(trace);
     json_tail(text, client, &body);
     if client.head_only { 0 } else { body.len() as u64 }
 }
@@ -169,6 +170,7 @@ mod tests {
             &mut parts,
             client,
             &ApiError::new(Code::Overloaded, "full").with_retry_after_s(3),
+            b"x-sluice-attempts: 2\r\n",
         );
         let text = String::from_utf8(parts.text().clone()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
@@ -176,6 +178,7 @@ mod tests {
             head.starts_with("HTTP/1.1 503 Service Unavailable\r\nretry-after: 3\r\n"),
             "{head}"
         );
+        assert!(head.contains("x-sluice-attempts: 2\r\n"), "{head}");
         assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
         assert!(
             head.contains("x-request-id: 00000000000000000000000000000abc\r\n"),

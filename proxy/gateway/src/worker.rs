@@ -1,7 +1,8 @@
 //! A data-plane thread: runtime, listeners, the tick, and drain.
 //!
 //! Invariants: one runtime per thread, pinned if asked; orders and deadlines are looked at on the tick, a bounded number at
-//! a time, so that no request needs a wake-up from another thread. monoio is named here and in `net.rs` only.
+//! a time, so that no request needs a wake-up from another thread. monoio is named here, in `net.rs` and in `net/ready.rs`
+//! only.
 //! Deliberately absent: anything about requests.
 
 use std::io;
@@ -11,7 +12,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use monoio::net::TcpStream;
 use rtrb::Consumer;
 use sluice_policy::meter::CoreMeter;
 
@@ -19,7 +19,7 @@ use crate::connection;
 use crate::core::Core;
 use crate::deadline::{self, TICK_MS};
 use crate::mesh::{CoreEnd, Order};
-use crate::net::{self, Listener};
+use crate::net::{self, Listener, Net};
 use crate::plane::Plane;
 
 /// Entries of a core's submission ring.
@@ -106,7 +106,12 @@ async fn serve(worker: Worker) {
         ..
     } = worker;
     let CoreEnd { mut orders, records } = end;
-    let core = Rc::new(Core::new(index, plane, records, meter, seed));
+    let net = match Net::new() {
+        Ok(net) => net,
+        Err(error) => return tracing::error!(core = index, %error, "this core cannot run"),
+    };
+    monoio::spawn(net.readiness.clone().watch());
+    let core = Rc::new(Core::new(index, net, plane, records, meter, seed));
     let mut fds = Vec::new();
     for listener in listeners {
         match Listener::new(listener) {
@@ -122,14 +127,14 @@ async fn serve(worker: Worker) {
         net::sleep_ms(TICK_MS).await;
         ticks += 1;
         let now_ms = core.clock.tick();
-        core.meter.deadlines_passed.add(core.deadlines.sweep(now_ms) as u64);
+        core.meter.deadlines_passed.add(core.net.deadlines.sweep(now_ms) as u64);
         if !obey(&core, &mut orders, &fds, now_ms) {
             break;
         }
         if ticks.is_multiple_of(SWEEP_TICKS) {
             let oldest_ms = now_ms.saturating_sub(u64::from(core.plane().snapshot.upstream().idle_timeout.0));
             core.meter.upstream_idle.set(core.pools.sweep(oldest_ms) as u64);
-            core.meter.buffer_bytes.set(core.buffers.leased_bytes() as u64);
+            core.meter.buffer_bytes.set(core.net.buffers.leased_bytes() as u64);
         }
         if core.is_draining() && core.connections() == 0 {
             break;
@@ -148,7 +153,7 @@ fn obey(core: &Rc<Core>, orders: &mut Consumer<Order>, listeners: &[i32], now_ms
             Ok(Order::Drain) => {
                 core.start_draining();
                 listeners.iter().for_each(|&fd| stop_listening(core, fd));
-                core.deadlines.hasten_idle(now_ms + IDLE_GRACE_MS);
+                core.net.deadlines.hasten_idle(now_ms + IDLE_GRACE_MS);
             }
             Ok(Order::Stop) => return false,
             Err(_) => break,
@@ -185,9 +190,7 @@ fn stop_listening(core: &Rc<Core>, fd: i32) {
     let listener = socket2::SockRef::from(&listener);
     let _ = listener.set_nonblocking(true);
     while let Ok((socket, peer)) = listener.accept() {
-        let _ = socket.set_nonblocking(net::is_epoll());
-        let peer = peer.as_socket();
-        if let (Ok(socket), Some(peer)) = (TcpStream::from_std(socket.into()), peer) {
+        if let Some(peer) = peer.as_socket() {
             monoio::spawn(connection::serve(core.open_connection(), socket, peer));
         }
     }

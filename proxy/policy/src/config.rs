@@ -8,6 +8,7 @@ mod check;
 mod meaning;
 pub(crate) mod names;
 pub mod provider;
+pub mod routing;
 pub mod server;
 mod tree;
 pub mod url;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use provider::{AuthName, Aws, AwsAccessKey, AwsSource, DialectName, Key, Provider, ProviderTls, SecretPlace};
 pub use provider::{TimeoutOverrides, Timeouts};
+pub use routing::{Balance, Breaker, KeyRest, Retries, Route, Sample, Verdict, WeightedTarget};
 pub use server::{ClientAuth, Limits, Log, LogFormat, LogLevel, LogRequests, ProxyProtocol, Server, ServerTimeouts};
 pub use server::{ServerTls, Upstream};
 
@@ -35,6 +37,15 @@ pub struct Config {
     /// How long a request to a provider may take, phase by phase. Overridable for each provider and each route.
     #[serde(default)]
     pub timeouts: Timeouts,
+    /// When a target that fails is left alone for a while, and how it is tried again.
+    #[serde(default)]
+    pub breaker: Breaker,
+    /// How a request is tried again at a target that failed, before the next one.
+    #[serde(default)]
+    pub retries: Retries,
+    /// How long a key is left alone after its provider refused it.
+    #[serde(default)]
+    pub key_rest: KeyRest,
     /// What the gateway holds at most.
     #[serde(default)]
     pub limits: Limits,
@@ -54,23 +65,6 @@ pub struct Config {
     /// What is logged. Bodies and keys never are.
     #[serde(default)]
     pub log: Log,
-}
-
-/// What happens to requests for certain models.
-#[derive(Clone, Debug, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Route {
-    /// The models it is for, as clients name them; a trailing `*` stands for any ending, `*` alone for every model.
-    #[schemars(length(min = 1, max = 4096), inner(length(min = 1, max = 256)))]
-    pub models: Vec<String>,
-    /// Where a request goes next if the model asked for fails before the first byte of its answer: `PROVIDER/MODEL`, tried in
-    /// this order (up to 7). Default: nowhere.
-    #[serde(default)]
-    #[schemars(length(max = 7), inner(length(min = 1, max = 256)))]
-    pub fallbacks: Vec<String>,
-    /// Timeouts of these requests, as far as they differ from the provider's and the global ones.
-    #[serde(default)]
-    pub timeouts: TimeoutOverrides,
 }
 
 /// One thing wrong with a configuration file.

@@ -7,6 +7,7 @@
 
 pub mod cache;
 pub mod config;
+pub mod health;
 pub mod meter;
 pub mod route;
 pub mod snapshot;

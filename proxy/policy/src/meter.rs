@@ -6,6 +6,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sluice_wire::error::Code;
+
 /// One number, written by one thread.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -37,12 +39,42 @@ pub enum Kind {
     Gauge,
 }
 
+/// One number for each error code.
+#[derive(Debug)]
+pub struct ByCode([Counter; Code::ALL.len()]);
+
+impl Default for ByCode {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl ByCode {
+    /// Adds one. Only the owning core may call this.
+    pub fn add(&self, code: Code) {
+        self.0[code as usize].add(1);
+    }
+
+    /// The codes that were counted at all.
+    pub fn counted(&self) -> impl Iterator<Item = (Code, u64)> {
+        let all = Code::ALL.iter().zip(&self.0);
+        all.map(|(code, counter)| (*code, counter.get()))
+            .filter(|(_, count)| *count > 0)
+    }
+}
+
 macro_rules! meter {
     ($( $kind:ident $field:ident = $name:literal, $help:literal; )*) => {
         /// The counters of one core, on cache lines of their own.
         #[derive(Debug, Default)]
         #[repr(align(128))]
-        pub struct CoreMeter { $( #[doc = $help] pub $field: Counter, )* }
+        pub struct CoreMeter {
+            $( #[doc = $help] pub $field: Counter, )*
+            /// Attempts that gave no answer for the client, by why.
+            pub failures: ByCode,
+            /// Requests that another target than the first answered, by why the first did not.
+            pub fallbacks_by_reason: ByCode,
+        }
 
         impl CoreMeter {
             /// Every metric: name, what it says, kind.
@@ -66,6 +98,15 @@ meter! {
     Counter attempts = "sluice_upstream_attempts_total", "Requests sent to providers.";
     Counter attempts_failed = "sluice_upstream_attempts_failed_total", "Attempts that did not give an answer for the client.";
     Counter fallbacks = "sluice_fallbacks_total", "Requests answered by another target than the first.";
+    Counter retries = "sluice_upstream_retries_total", "Attempts at a target that the same request had asked before.";
+    Counter retries_denied = "sluice_upstream_retries_denied_total", "Retries that were not made because the target's budget was spent.";
+    Counter passed_over = "sluice_targets_passed_over_total", "Targets that a request did not try, because they or their keys rest.";
+    Counter breakers_opened = "sluice_breakers_opened_total", "Times that a target was found to fail and left alone.";
+    Counter breakers_closed = "sluice_breakers_closed_total", "Times that such a target answered again.";
+    Counter keys_limited = "sluice_keys_rate_limited_total", "Answers with 429: the key rests.";
+    Counter keys_refused = "sluice_keys_refused_total", "Keys that a provider refused (401, 402, 403) and that rest until a probe or an operator clears them. Set an alarm on it.";
+    Counter shadows = "sluice_shadow_requests_total", "Copies of requests sent to shadow targets.";
+    Counter shadows_failed = "sluice_shadow_requests_failed_total", "Copies of requests that got no complete answer.";
     Counter stale_connections = "sluice_upstream_stale_connections_total", "Pooled connections that the provider had closed, replaced without counting an attempt.";
     Counter upstream_connects = "sluice_upstream_connects_total", "Connections made to providers.";
     Counter upstream_reuses = "sluice_upstream_reuses_total", "Requests sent over a pooled connection.";

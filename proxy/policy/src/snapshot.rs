@@ -5,6 +5,7 @@
 //! absent: what changes while requests run (health, pools), and reading variables or files, which the caller passes in.
 
 mod compile;
+mod rules;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,9 +16,12 @@ use sluice_wire::dialect::Dialect;
 use sluice_wire::error::ApiError;
 use sluice_wire::provider::Quirks;
 
+use self::rules::Overrides;
+pub(crate) use self::rules::{Member, Route};
 use crate::config::names::Names;
 use crate::config::values::Network;
 use crate::config::{Config, Log, ProviderTls, Upstream};
+use crate::health::Settings;
 use crate::vendors::Auth;
 
 macro_rules! ids {
@@ -296,35 +300,6 @@ impl Pattern {
     }
 }
 
-/// What happens to requests for certain models.
-#[derive(Clone, Debug)]
-pub(crate) struct Route {
-    pub fallbacks: Box<[Target]>,
-    overrides: Overrides,
-}
-
-/// A route's own timeouts, in milliseconds.
-#[derive(Clone, Copy, Debug, Default)]
-struct Overrides {
-    connect_ms: Option<u32>,
-    first_byte_ms: Option<u32>,
-    first_token_ms: Option<u32>,
-    stream_idle_ms: Option<u32>,
-    total_ms: Option<u32>,
-}
-
-impl Overrides {
-    fn apply(&self, base: Timeouts) -> Timeouts {
-        Timeouts {
-            connect_ms: self.connect_ms.unwrap_or(base.connect_ms),
-            first_byte_ms: self.first_byte_ms.unwrap_or(base.first_byte_ms),
-            first_token_ms: self.first_token_ms.unwrap_or(base.first_token_ms),
-            stream_idle_ms: self.stream_idle_ms.unwrap_or(base.stream_idle_ms),
-            total_ms: self.total_ms.unwrap_or(base.total_ms),
-        }
-    }
-}
-
 /// What a model name means in one snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resolved<'a> {
@@ -348,6 +323,7 @@ pub struct Snapshot {
     downstream: Downstream,
     trusted_proxies: Box<[Network]>,
     upstream: Upstream,
+    settings: Settings,
     log: Log,
     keys_len: usize,
 }
@@ -382,6 +358,11 @@ impl Snapshot {
     /// How connections to providers are kept and resolved.
     pub fn upstream(&self) -> &Upstream {
         &self.upstream
+    }
+
+    /// When breakers open, how requests are retried and how long keys rest.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// What is logged.
@@ -494,13 +475,6 @@ impl Snapshot {
             model,
             route,
         })
-    }
-
-    /// Where a request goes next if its own target fails, in order.
-    pub fn fallbacks(&self, resolved: &Resolved<'_>) -> &[Target] {
-        resolved
-            .route
-            .map_or(&[], |route| &self.routes[route.index()].fallbacks)
     }
 
     /// Timeouts of a request by `route` to `provider`.

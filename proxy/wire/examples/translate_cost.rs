@@ -1,7 +1,8 @@
-//! What one translation costs: `translate_cost [CASE [COUNT]]`; without arguments, every case in nanoseconds.
+//! What one translation costs: `translate_cost [CASE [PART COUNT]]`; without arguments, every case in nanoseconds.
 //!
-//! With a case and a count it does nothing but translate that often, for instruction counts:
-//! `valgrind --tool=callgrind translate_cost openai-anthropic 1000`. Deliberately absent: networks and threads.
+//! With a part (`request`, `answer`, `events`: a stream of 200, or `image`) and a count it does nothing but translate that
+//! part that often, so that instructions can be counted: `cargo xtask bench instructions` does. Deliberately absent: networks
+//! and threads.
 
 use std::fmt::Write;
 use std::hint::black_box;
@@ -26,26 +27,42 @@ struct Bodies {
     stream: Vec<u8>,
 }
 
+/// Events of the stream.
+const EVENTS: f64 = 200.0;
+
 fn main() {
-    let mut arguments = std::env::args().skip(1);
-    let (case, count) = (arguments.next(), arguments.next().and_then(|count| count.parse().ok()));
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let case = arguments.first();
+    let counted = match &arguments[..] {
+        [_, part, count] => Some((part.as_str(), count.parse().expect("a count is a number"))),
+        _ => None,
+    };
     let all: Vec<Bodies> = Dialect::ALL.iter().map(|dialect| bodies(*dialect)).collect();
     for (from, bodies) in Dialect::ALL.into_iter().zip(&all) {
         for (to, answers) in Dialect::ALL.into_iter().zip(&all) {
             let name = format!("{}-{}", from.as_str(), to.as_str());
-            if case.as_ref().is_some_and(|case| *case != name) {
+            if case.is_some_and(|case| *case != name) {
                 continue;
             }
             let (mut out, mut notes) = (Out::default(), Notes::default());
-            let asked = time(count, || request(from, to, &bodies.request, &mut out, &mut notes));
-            let answered = time(count, || response(to, from, &answers.response, &mut out));
-            let image = time(count.map(|count| count / 100), || {
-                request_image(from, to, &bodies.image, &mut out, &mut notes)
+            let run = |part: &str, call: &mut dyn FnMut()| match counted {
+                None => time(call),
+                Some((wanted, count)) => {
+                    (0..if part == wanted { count } else { 0 }).for_each(|_| call());
+                    0.0
+                }
+            };
+            let asked = run("request", &mut || {
+                request(from, to, &bodies.request, &mut out, &mut notes)
             });
-            let events = 200.0;
-            let event = time(count.map(|count| count / 100), || {
-                stream(to, from, &answers.stream, &mut out)
-            }) / events;
+            let answered = run("answer", &mut || response(to, from, &answers.response, &mut out));
+            let image = run("image", &mut || {
+                request_image(from, to, &bodies.image, &mut out, &mut notes);
+            });
+            let event = run("events", &mut || stream(to, from, &answers.stream, &mut out)) / EVENTS;
+            if counted.is_some() {
+                continue;
+            }
             println!(
                 "{name:22} request {:5} B {asked:7.0} ns   answer {:4} B {answered:6.0} ns   both {:5.2} us   event {event:5.0} ns   image {:.2} MB {:.3} ms",
                 bodies.request.len(),
@@ -58,12 +75,8 @@ fn main() {
     }
 }
 
-/// Nanoseconds of one call, the best of several rounds; or `count` calls, untimed.
-fn time(count: Option<u32>, mut call: impl FnMut()) -> f64 {
-    if let Some(count) = count {
-        (0..count).for_each(|_| call());
-        return 0.0;
-    }
+/// Nanoseconds of one call, the best of several rounds.
+fn time(call: &mut dyn FnMut()) -> f64 {
     let mut best = f64::MAX;
     for _ in 0..20 {
         let begin = Instant::now();

@@ -22,6 +22,7 @@ pub use effort::{budget_for_effort, effort_for_budget};
 pub use event::{ChatEvent, Delta, Open, StreamEnd};
 pub use failure::{ErrorKind, UpstreamError};
 pub use ids::{ToolIdRule, tool_id};
+pub(crate) use ids::{id_hash, made_id};
 pub use json::{JsonError, Kind, Reader};
 pub use loss::{LOSSES, Loss, Note, Notes, Param, loss, losses_markdown};
 pub use media::{DataUrl, data_url, document_format, document_media_type, image_format, image_media_type};

@@ -101,6 +101,12 @@ codes! {
     UpstreamError = "upstream_error", 502, "server_error", Upstream, OtherTarget;
     /// The provider answered 429; only ever seen if its own answer could not be passed on.
     UpstreamRateLimited = "upstream_rate_limited", 429, "rate_limit_error", Upstream, OtherTarget;
+    /// The provider failed so often of late, or said so itself, that it is left alone for a while.
+    UpstreamUnavailable = "upstream_unavailable", 503, "server_error", Upstream, SameTarget;
+    /// The conversation does not fit the model; here only ever the reason for a fallback.
+    ContextLengthExceeded = "context_length_exceeded", 400, "invalid_request_error", Client, OtherTarget;
+    /// The provider's policy forbids the content; here only ever the reason for a fallback.
+    ContentPolicyViolation = "content_policy_violation", 400, "invalid_request_error", Client, OtherTarget;
     /// TLS or certificate failure towards the provider.
     UpstreamTls = "upstream_tls", 502, "server_error", Upstream, OtherTarget;
     /// The provider refused the gateway's own credentials.
@@ -211,7 +217,11 @@ pub const fn anthropic_kind(status: u16) -> &'static str {
 
 /// Appends `text` as a JSON string, quotes included (RFC 8259 §7).
 pub fn write_string(text: &str, out: &mut Vec<u8>) {
-    let bytes = text.as_bytes();
+    write_utf8(text.as_bytes(), out);
+}
+
+/// The same for bytes that the caller knows to be UTF-8, and does not want to have checked again.
+pub fn write_utf8(bytes: &[u8], out: &mut Vec<u8>) {
     out.reserve(bytes.len() + 2);
     out.push(b'"');
     // Nearly every string is plain; this loop has no branch, so that it vectorises.

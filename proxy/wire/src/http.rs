@@ -9,6 +9,7 @@ mod error;
 mod field;
 mod framing;
 pub mod head;
+mod plain;
 mod target;
 
 pub use field::{Field, FieldId};

@@ -87,8 +87,20 @@ pub const RECV_SMALL_FREE_MAX: usize = 4096;
 pub const RECV_LARGE_FREE_MAX: usize = 64;
 /// Most pieces handed to the kernel in one vectored write (`IOV_MAX` is 1024).
 pub const SEND_PARTS_MAX: usize = 512;
-/// Targets that one request may be sent to, the first one included.
-pub const TARGETS_MAX: usize = 8;
+/// Targets that one request may be sent to: a canary, those of a route, and its fallbacks.
+pub const TARGETS_MAX: usize = 1 + ROUTE_TARGETS_MAX + FALLBACKS_MAX;
+/// Targets of one route that a request chooses from.
+pub const ROUTE_TARGETS_MAX: usize = 8;
+/// Fallbacks of one route or one request.
+pub const FALLBACKS_MAX: usize = 7;
+/// Targets whose health is remembered at a time; a power of two.
+pub const HEALTH_TARGETS: usize = 1024;
+/// Bytes of a target's name, `PROVIDER/MODEL`, that metrics and the admin interface show.
+pub const HEALTH_NAME_BYTES_MAX: usize = 96;
+/// Copies of requests to shadow targets that one core has under way; beyond, none is made.
+pub const SHADOWS_MAX: u32 = 32;
+/// Largest body of a request that is copied to a shadow target, in bytes.
+pub const SHADOW_BODY_BYTES_MAX: u64 = 1024 * 1024;
 /// Keys of one provider.
 pub const KEYS_MAX: usize = 64;
 /// Providers of one configuration.
@@ -177,7 +189,11 @@ const _: () = {
         PROVIDERS_MAX * KEYS_MAX < u16::MAX as usize,
         "key and origin ids are 16 bits wide"
     );
-    assert!(TARGETS_MAX <= u8::MAX as usize, "a plan counts targets in 8 bits");
+    assert!(TARGETS_MAX <= 16, "a plan numbers each kind of target in 4 bits");
+    assert!(
+        HEALTH_TARGETS.is_power_of_two(),
+        "slots are found by the low bits of a hash"
+    );
     assert!(NAME_BYTES_MAX < MODEL_BYTES_MAX);
     assert!(
         NOTES_MAX * (NOTE_BYTES_MAX + 12) < HEAD_BYTES_MAX / 4,

@@ -2,12 +2,13 @@
 //!
 //! Invariants: a provider's refusal of our own credentials never reaches the client as 401 (it would think its own key is
 //! bad); no message holds a key, an upstream URL or a stack; the body of a refusal is kept within a bound.
-//! Deliberately absent: backoff, cooldown and breakers.
+//! Deliberately absent: what is remembered of a failure (`exchange/ticket.rs`) and what follows it (`exchange/forward.rs`).
 
+use sluice_policy::config::Verdict;
 use sluice_policy::snapshot::Provider;
 use sluice_wire::chat::{ErrorKind, Out, UpstreamError};
 use sluice_wire::dialect::Dialect;
-use sluice_wire::error::{ApiError, Code};
+use sluice_wire::error::{ApiError, Code, Fault};
 use sluice_wire::http::FieldId;
 use sluice_wire::http::head::ResponseHead;
 use sluice_wire::provider::{self as dialects, ErrorHead};
@@ -40,6 +41,12 @@ pub struct Failure {
     pub code: Code,
     /// What may be tried next.
     pub next: Next,
+    /// The status of the answer, or what fits an error inside a stream; 0: there was none.
+    pub status: u16,
+    /// When the provider said to come back, in seconds.
+    pub retry_after_s: Option<u32>,
+    /// Whether it says that the target is not well, rather than the request, the key or the gateway.
+    pub blames_target: bool,
     provider: Box<str>,
     told: Told,
 }
@@ -48,8 +55,12 @@ pub struct Failure {
 enum Told {
     /// No more than the code.
     Nothing,
-    /// The request cannot be carried to this target.
+    /// The request cannot be carried to this target, or the target is left alone.
     Refusal(ApiError),
+    /// A limit was reached earlier, and the provider said when to come back.
+    Resting(ApiError),
+    /// A limit was reached earlier, and when to come back is a guess.
+    Guess(ApiError),
     /// The provider's own words.
     Rejection(Box<Rejection>),
 }
@@ -69,8 +80,35 @@ impl Failure {
         Self {
             code,
             next: Next::OtherTarget,
+            status: 0,
+            retry_after_s: None,
+            blames_target: code.fault() == Fault::Upstream
+                && !matches!(code, Code::UpstreamAuth | Code::UpstreamRateLimited),
             provider: provider.name.clone(),
             told: Told::Nothing,
+        }
+    }
+
+    /// Every key of the provider that is left rests for `retry_after_s` more; `said` if the provider prescribed it.
+    pub fn resting(provider: &Provider, retry_after_s: u32, said: bool) -> Self {
+        let message = format!("{}: every key has reached its limit", provider.name);
+        let error = ApiError::new(Code::UpstreamRateLimited, message).with_retry_after_s(retry_after_s);
+        Self {
+            told: if said { Told::Resting(error) } else { Told::Guess(error) },
+            ..Self::new(Code::UpstreamRateLimited, provider)
+        }
+    }
+
+    /// The target failed so often, or said so itself, that it is left alone for `retry_after_s` more.
+    pub fn left_alone(provider: &Provider, retry_after_s: u32) -> Self {
+        let message = format!(
+            "{}: the provider is failing and is left alone for a moment",
+            provider.name
+        );
+        let error = ApiError::new(Code::UpstreamUnavailable, message).with_retry_after_s(retry_after_s);
+        Self {
+            told: Told::Refusal(error),
+            ..Self::new(Code::UpstreamUnavailable, provider)
         }
     }
 
@@ -83,6 +121,7 @@ impl Failure {
         };
         Self {
             next,
+            blames_target: false,
             told: Told::Refusal(refusal.clone()),
             ..Self::new(refusal.code, provider)
         }
@@ -97,6 +136,7 @@ impl Failure {
             ErrorKind::RateLimit => (Next::OtherKey, Code::UpstreamRateLimited),
             _ => (Next::OtherTarget, Code::UpstreamError),
         };
+        let (status, retry_after_s, blames_target) = (error.status, error.retry_after_s, is_of_target(&error));
         let rejection = Rejection {
             error,
             dialect: provider.dialect,
@@ -111,6 +151,9 @@ impl Failure {
         Self {
             code,
             next,
+            status,
+            retry_after_s,
+            blames_target,
             provider: provider.name.clone(),
             told,
         }
@@ -134,6 +177,8 @@ impl Failure {
     fn limited(&self) -> Option<Option<u32>> {
         match &self.told {
             Told::Rejection(rejection) if rejection.error.status == 429 => Some(rejection.error.retry_after_s),
+            Told::Resting(error) => Some(error.retry_after_s),
+            Told::Guess(_) => Some(None),
             _ => None,
         }
     }
@@ -142,7 +187,7 @@ impl Failure {
     pub fn into_end(self) -> End {
         match self.told {
             Told::Rejection(rejection) => End::Rejected(rejection),
-            Told::Refusal(refusal) => End::Refused(refusal),
+            Told::Refusal(refusal) | Told::Resting(refusal) | Told::Guess(refusal) => End::Refused(refusal),
             Told::Nothing => End::Refused(ApiError::new(
                 self.code,
                 format!("{}: {}", self.provider, explain(self.code)),
@@ -178,24 +223,107 @@ pub async fn reject(
             .upstream
             .release(context.core, context.plane.snapshot.upstream().idle_connections);
     }
-    let told = if complete && code != Code::UpstreamAuth {
-        let error_head = error_head(&work.response, &head_bytes);
-        let error = dialects::parse_error(provider.dialect, &error_head, &context.core.buffers.gather(&body));
-        Told::Rejection(Box::new(Rejection {
+    let error_head = error_head(&work.response, &head_bytes);
+    let mut failure = Failure {
+        next,
+        status: error_head.status,
+        retry_after_s: error_head.retry_after_s,
+        ..Failure::new(code, provider)
+    };
+    if complete && code != Code::UpstreamAuth {
+        let error = dialects::parse_error(provider.dialect, &error_head, &context.core.net.buffers.gather(&body));
+        if error.kind == ErrorKind::Billing {
+            // No credit, said with a 429: coming back later does not help.
+            failure.code = Code::UpstreamAuth;
+            return Ok(failure);
+        }
+        failure.told = Told::Rejection(Box::new(Rejection {
             error,
             dialect: provider.dialect,
             content_type,
             body,
-        }))
+        }));
+    }
+    Ok(failure)
+}
+
+/// Whether the provider's verdict on the request (400, 413, 422) is one after which a fallback may be tried: then that
+/// failure. Otherwise the answer is as it was, its body in `answer.rest` as far as it was read.
+///
+/// # Errors
+/// [`ClientGone`].
+pub async fn verdict(
+    context: &Context<'_>,
+    down: &mut Downstream,
+    work: &mut Work,
+    answer: &mut Answer,
+    provider: &Provider,
+) -> Result<Option<Failure>, ClientGone> {
+    let mut decoder = answer.decoder.clone();
+    let (mut raw, mut body) = (Vec::new(), Vec::new());
+    let by_ms = context.total_at_ms.min(context.core.clock.tick_ms() + REJECTION_MS);
+    answer.upstream.stream.deadline().set(by_ms);
+    let mut bytes = 0;
+    let mut complete = decoder.is_done();
+    while !complete && bytes <= REJECTION_BYTES_MAX {
+        if answer.rest.is_empty() {
+            match down.while_present(answer.upstream.stream.recv()).await? {
+                Ok(Some(chunk)) => answer.rest = chunk,
+                // Whoever delivers the answer will meet the same end, and say what it means.
+                Ok(None) | Err(_) => break,
+            }
+        }
+        let chunk = std::mem::take(&mut answer.rest);
+        work.spans.clear();
+        let sound = decoder.push(&chunk, &mut work.spans).is_ok();
+        for &(start, end) in &work.spans {
+            body.push(chunk.slice(start as usize, end as usize));
+        }
+        bytes += chunk.len();
+        raw.push(chunk);
+        complete = decoder.is_done();
+        if !sound {
+            break;
+        }
+    }
+    let fallback = if complete {
+        let error_head = error_head(&work.response, &answer.head_bytes);
+        let gathered = context.core.net.buffers.gather(&body);
+        let error = dialects::parse_error(provider.dialect, &error_head, &gathered);
+        let (verdict, code) = match error.kind {
+            ErrorKind::ContextLength => (Some(Verdict::ContextLength), Code::ContextLengthExceeded),
+            ErrorKind::ContentPolicy => (Some(Verdict::ContentPolicy), Code::ContentPolicyViolation),
+            _ => (None, Code::UpstreamError),
+        };
+        let wanted = verdict.is_some_and(|verdict| context.plane.snapshot.falls_back_on(context.route, verdict));
+        wanted.then_some((error, code))
     } else {
-        Told::Nothing
+        None
     };
-    Ok(Failure {
-        code,
-        next,
-        provider: provider.name.clone(),
-        told,
-    })
+    let Some((error, code)) = fallback else {
+        answer.rest = context.core.net.buffers.gather(&raw);
+        return Ok(None);
+    };
+    let content_type = work
+        .response
+        .field(FieldId::ContentType)
+        .map(|field| field.value.of(&answer.head_bytes).into());
+    Ok(Some(Failure {
+        status: error.status,
+        blames_target: false,
+        told: Told::Rejection(Box::new(Rejection {
+            error,
+            dialect: provider.dialect,
+            content_type,
+            body,
+        })),
+        ..Failure::new(code, provider)
+    }))
+}
+
+/// Whether an error that a provider reported says that the target is not well.
+fn is_of_target(error: &UpstreamError) -> bool {
+    error.fault() == Fault::Upstream && error.kind != ErrorKind::RateLimit
 }
 
 /// What the head of an error answer says.
@@ -241,8 +369,8 @@ async fn collect(answer: &mut Answer, work: &mut Work, body: &mut Vec<Chunk>, by
 
 impl Rejection {
     /// Writes it for the client, in the provider's own bytes if both speak one dialect; returns the status and the
-    /// length of the body.
-    pub fn write(&self, parts: &mut Parts, client: reply::Client) -> (u16, u64) {
+    /// length of the body. `trace` is header fields, each with CRLF.
+    pub fn write(&self, parts: &mut Parts, client: reply::Client, trace: &[u8]) -> (u16, u64) {
         let status = self.error.client_status();
         let mut translated = Out::default();
         let verbatim = self.dialect == client.dialect && !self.body.is_empty();
@@ -267,6 +395,7 @@ impl Rejection {
         reply::field(text, dialects::error_field(client.dialect, &self.error));
         reply::number_field(text, b"content-length: ", body_bytes);
         reply::request_id_fields(text, client);
+        text.extend_from_slice(trace);
         reply::connection_field(text, client);
         text.extend_from_slice(b"\r\n");
         if !client.head_only {

@@ -9,6 +9,7 @@ use sluice_policy::snapshot::Key;
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code, write_string};
 use sluice_wire::http::{Field, FieldId, Method};
+use sluice_wire::json::Range;
 use sluice_wire::provider::{self, Ingress, Target};
 use sluice_wire::surface::{self, ModelField};
 
@@ -75,7 +76,11 @@ fn wire_target<'t>(target: &PlannedTarget<'t>) -> Target<'t> {
 /// Translates the body into `work.out`; large strings in it refer to `work.whole`.
 fn translate(context: &Context<'_>, work: &mut Work, target: &PlannedTarget<'_>) -> Result<(), ApiError> {
     if work.whole.is_empty() {
-        work.whole = context.core.buffers.gather(&context.asked.body);
+        work.whole = match context.asked.keys.fallbacks_member() {
+            None => context.core.net.buffers.gather(&context.asked.body),
+            // The gateway's own member: a translator would report it as lost.
+            Some(member) => context.core.net.buffers.gather(&without(&context.asked.body, member)),
+        };
     }
     let ingress = Ingress {
         path_model: context.path_model,
@@ -161,32 +166,34 @@ fn write_spliced(
     });
     // A body that is signed is Bedrock's, which names no model: it is sent as it came.
     sign(context, key, text, asked.body.iter().map(|piece| &**piece))?;
-    let splice = splice_of(context, target.model);
-    let replaced = splice.as_ref().map_or(0, |splice| splice.end - splice.start);
-    let replacement_bytes = splice.as_ref().map_or(0, |splice| splice.written_bytes(text));
+    let mut splices = [splice_of(context, target.model), cut_of(context)];
+    splices.sort_by_key(|splice| splice.as_ref().map(|splice| splice.start));
+    let splices = || splices.iter().flatten();
+    let replaced: u64 = splices().map(|splice| splice.end - splice.start).sum();
+    let replacement_bytes: u64 = splices().map(|splice| splice.written_bytes(text)).sum();
     let body_bytes = context.body_bytes - replaced + replacement_bytes;
     if body_bytes > 0 || asked.head.method == Method::Post {
         reply::number_field(text, b"content-length: ", body_bytes);
     }
     text.extend_from_slice(b"\r\n");
-    write_body(parts, &asked.body, context.body_bytes, splice.as_ref());
+    write_body(parts, &asked.body, context.body_bytes, splices);
     Ok(())
 }
 
-/// The one change to a body: the model's name.
+/// A change to a body: another name of the model, or the gateway's own member left out.
 struct Splice<'a> {
     start: u64,
     end: u64,
-    model: &'a str,
+    model: Option<&'a str>,
     json: bool,
 }
 
 impl Splice<'_> {
     fn write(&self, text: &mut Vec<u8>) {
-        if self.json {
-            write_string(self.model, text);
-        } else {
-            text.extend_from_slice(self.model.as_bytes());
+        match self.model {
+            Some(model) if self.json => write_string(model, text),
+            Some(model) => text.extend_from_slice(model.as_bytes()),
+            None => {}
         }
     }
 
@@ -213,13 +220,46 @@ fn splice_of<'a>(context: &Context<'_>, model: &'a str) -> Option<Splice<'a>> {
     differs.then_some(Splice {
         start: located.start,
         end: located.end,
-        model,
+        model: Some(model),
         json,
     })
 }
 
-/// Appends the body, spliced: a small one by copying it behind the head, a large one without any copy.
-fn write_body(parts: &mut Parts, body: &[Chunk], body_bytes: u64, splice: Option<&Splice<'_>>) {
+/// The member `fallbacks`, which is for the gateway alone.
+fn cut_of(context: &Context<'_>) -> Option<Splice<'static>> {
+    if context.asked.form.is_some() {
+        return None;
+    }
+    context.asked.keys.fallbacks_member().map(|member| Splice {
+        start: member.start,
+        end: member.end,
+        model: None,
+        json: true,
+    })
+}
+
+/// The body without a range of it.
+fn without(body: &[Chunk], range: Range) -> Vec<Chunk> {
+    let mut kept = Vec::with_capacity(body.len() + 1);
+    let mut from = 0;
+    for piece in body {
+        let to = from + piece.len() as u64;
+        let within = |at: u64| (at.clamp(from, to) - from) as usize;
+        kept.push(piece.slice(0, within(range.start)));
+        kept.push(piece.slice(within(range.end), piece.len()));
+        from = to;
+    }
+    kept
+}
+
+/// Appends the body, spliced: a small one by copying it behind the head, a large one without any copy. The splices are in
+/// the order of the body and do not overlap.
+fn write_body<'s, I: Iterator<Item = &'s Splice<'s>>>(
+    parts: &mut Parts,
+    body: &[Chunk],
+    body_bytes: u64,
+    splices: impl Fn() -> I,
+) {
     let push = |parts: &mut Parts, piece: Chunk| {
         if body_bytes <= COALESCE_BYTES_MAX as u64 {
             parts.chunk(piece)
@@ -227,20 +267,23 @@ fn write_body(parts: &mut Parts, body: &[Chunk], body_bytes: u64, splice: Option
             parts.chunk_uncopied(piece)
         }
     };
-    let Some(splice) = splice else {
+    if splices().next().is_none() {
         return body.iter().for_each(|piece| push(parts, piece.clone()));
-    };
+    }
     let mut offset = 0;
     for piece in body {
         let (from, to) = (offset, offset + piece.len() as u64);
         offset = to;
         let within = |at: u64| (at.clamp(from, to) - from) as usize;
-        let (cut, resume) = (within(splice.start), within(splice.end));
-        push(parts, piece.slice(0, cut));
-        if (from..to).contains(&splice.start) {
-            splice.write(parts.text());
+        let mut at = 0;
+        for splice in splices() {
+            push(parts, piece.slice(at, within(splice.start)));
+            if (from..to).contains(&splice.start) {
+                splice.write(parts.text());
+            }
+            at = within(splice.end);
         }
-        push(parts, piece.slice(resume, piece.len()));
+        push(parts, piece.slice(at, piece.len()));
     }
 }
 

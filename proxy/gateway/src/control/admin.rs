@@ -1,7 +1,9 @@
 //! The admin interface: `/health`, `/ready`, `/metrics`, and `/admin` with the state of the configuration.
 //!
 //! Invariants: it answers on the control thread, on its own address, and touches no request; it holds no secret.
-//! Deliberately absent: anything that changes the gateway.
+//! Deliberately absent: anything that changes the configuration; what an operator may clear is in `health.rs`.
+
+mod health;
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,9 +13,11 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use bytes::Bytes;
+use axum::routing::{get, post};
 use sluice_policy::meter::{CoreMeter, Kind};
+
+use crate::clock;
+use crate::plane::Plane;
 
 /// What the admin interface shows.
 pub struct Status {
@@ -27,21 +31,19 @@ struct Facts {
     reloads: u64,
     refused: u64,
     refusal: Option<String>,
-    ready: bool,
-    ready_body: Bytes,
+    plane: Arc<Plane>,
     draining: bool,
 }
 
 impl Status {
     /// The state at start.
-    pub fn new(meters: Vec<Arc<CoreMeter>>, ready_body: Bytes, ready: bool) -> Self {
+    pub fn new(meters: Vec<Arc<CoreMeter>>, plane: Arc<Plane>) -> Self {
         let state = Facts {
             generation: 1,
             reloads: 0,
             refused: 0,
             refusal: None,
-            ready,
-            ready_body,
+            plane,
             draining: false,
         };
         Self {
@@ -52,14 +54,21 @@ impl Status {
     }
 
     /// A new configuration is in force.
-    pub fn reloaded(&self, generation: u64, ready_body: Bytes, ready: bool) {
+    pub fn reloaded(&self, generation: u64) {
         self.change(|state| {
             state.generation = generation;
             state.reloads += 1;
             state.refusal = None;
-            state.ready = ready;
-            state.ready_body = ready_body;
         });
+    }
+
+    /// What the cores are served by from now on.
+    pub fn serves(&self, plane: Arc<Plane>) {
+        self.change(|state| state.plane = plane);
+    }
+
+    fn plane(&self) -> Arc<Plane> {
+        self.change(|state| state.plane.clone())
     }
 
     /// A new configuration was refused.
@@ -87,6 +96,8 @@ pub async fn serve(socket: tokio::net::TcpListener, status: Arc<Status>) {
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/admin", get(overview))
+        .route("/admin/keys/{provider}/{key}/clear", post(health::clear_key))
+        .route("/admin/targets/reset", post(health::reset_target))
         .with_state(status);
     if let Err(error) = axum::serve(socket, routes).await {
         tracing::error!(%error, "the admin interface has stopped");
@@ -94,15 +105,18 @@ pub async fn serve(socket: tokio::net::TcpListener, status: Arc<Status>) {
 }
 
 async fn ready(State(status): State<Arc<Status>>) -> Response {
-    status.change(|state| match (state.draining, state.ready) {
+    let (draining, plane) = status.change(|state| (state.draining, state.plane.clone()));
+    let body = plane.report(clock::shared_ms()).to_string();
+    match (draining, plane.snapshot.ready()) {
         (true, _) => json(StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"draining"}"#),
-        (false, true) => json(StatusCode::OK, state.ready_body.clone()),
-        (false, false) => json(StatusCode::SERVICE_UNAVAILABLE, state.ready_body.clone()),
-    })
+        (false, true) => json(StatusCode::OK, body),
+        (false, false) => json(StatusCode::SERVICE_UNAVAILABLE, body),
+    }
 }
 
 async fn overview(State(status): State<Arc<Status>>) -> Response {
     let body = status.change(|state| {
+        let mut report = state.plane.report(clock::shared_ms());
         serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_s": status.started.elapsed().as_secs(),
@@ -114,9 +128,8 @@ async fn overview(State(status): State<Arc<Status>>) -> Response {
                 "refused": state.refused,
                 "last_refusal": state.refusal,
             },
-            "providers": serde_json::from_slice::<serde_json::Value>(&state.ready_body)
-                .map(|mut body| body["providers"].take())
-                .unwrap_or_default(),
+            "providers": report["providers"].take(),
+            "targets": report["targets"].take(),
         })
     });
     json(StatusCode::OK, body.to_string())
@@ -133,6 +146,8 @@ async fn metrics(State(status): State<Arc<Status>>) -> Response {
             let _ = writeln!(text, "{name}{{core=\"{core}\"}} {}", values[index]);
         }
     }
+    health::write_codes(&mut text, &status.meters);
+    health::write_metrics(&mut text, &status.plane(), clock::shared_ms());
     status.change(|state| {
         for (name, help, kind, value) in [
             (

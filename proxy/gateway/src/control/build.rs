@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use rustls::pki_types::ServerName;
 use sluice_policy::config::{ClientAuth, Config, ProviderTls, ServerTls};
+use sluice_policy::health::Health;
 use sluice_policy::snapshot::{Secret, SecretRef, SignedBy, Snapshot, Warning};
 
 use super::credentials::InstanceCredentials;
@@ -19,7 +20,7 @@ use crate::plane::{OriginRuntime, Plane};
 use crate::signing::AwsCredentials;
 use crate::tls::settings::{self, ClientCertificates};
 
-/// Builds the plane of one generation of a configuration.
+/// Builds the plane of one generation of a configuration; what is known of targets and keys is taken over from `older`.
 ///
 /// # Errors
 /// When a certificate, key or CA file cannot be used.
@@ -28,6 +29,7 @@ pub async fn plane(
     generation: u64,
     resolver: &mut Resolver,
     instance: &InstanceCredentials,
+    older: Option<&Plane>,
 ) -> Result<(Plane, Vec<Warning>)> {
     let (snapshot, warnings) = Snapshot::compile(config, generation, &secret);
     let tls = client_configs(config, &snapshot)?;
@@ -50,6 +52,13 @@ pub async fn plane(
     let ready_body = ready_body(&snapshot, &warnings);
     let plane = Plane {
         aws: aws(&snapshot, instance.latest().as_ref()),
+        health: older.map_or_else(
+            || Arc::new(Health::new(fastrand::u64(..))),
+            |older| older.health.clone(),
+        ),
+        keys: snapshot
+            .key_states(older.map(|older| (&*older.snapshot, &*older.keys)))
+            .into(),
         snapshot: Arc::new(snapshot),
         origins,
         ready_body,
@@ -71,6 +80,8 @@ pub async fn with_new_addresses(plane: &Plane, config: &Config, resolver: &mut R
         snapshot: plane.snapshot.clone(),
         origins,
         aws: plane.aws.clone(),
+        health: plane.health.clone(),
+        keys: plane.keys.clone(),
         ready_body: plane.ready_body.clone(),
         server_tls: plane.server_tls.clone(),
     })
@@ -82,6 +93,8 @@ pub fn with_new_credentials(plane: &Plane, instance: &InstanceCredentials) -> Op
         snapshot: plane.snapshot.clone(),
         origins: plane.origins.clone(),
         aws: aws(&plane.snapshot, instance.latest().as_ref()),
+        health: plane.health.clone(),
+        keys: plane.keys.clone(),
         ready_body: plane.ready_body.clone(),
         server_tls: plane.server_tls.clone(),
     })

@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
 
-use sluice_wire::error::write_string;
+use sluice_wire::error::write_utf8;
 
 use crate::record::{Outcome, Record};
 use crate::reply::hex;
@@ -91,31 +91,28 @@ impl RequestLog {
         out.extend_from_slice(b"\",\"level\":\"info\",\"msg\":\"request\",\"id\":\"");
         out.extend_from_slice(&hex(record.id));
         out.push(b'"');
-        text_member(out, "method", record.method.as_str());
-        text_member(out, "path", record.path.as_str());
-        text_member(out, "model", record.model.as_str());
-        text_member(out, "provider", record.provider.as_str());
-        text_member(out, "key", record.key.as_str());
-        number_member(out, "status", u64::from(record.status));
-        text_member(out, "outcome", outcome_text(record.outcome));
+        text_member(out, b",\"method\":", record.method.as_bytes());
+        text_member(out, b",\"path\":", record.path.as_bytes());
+        text_member(out, b",\"model\":", record.model.as_bytes());
+        text_member(out, b",\"provider\":", record.provider.as_bytes());
+        text_member(out, b",\"key\":", record.key.as_bytes());
+        number_member(out, b",\"status\":", u64::from(record.status));
+        text_member(out, b",\"outcome\":", outcome_text(record.outcome).as_bytes());
         if let Some(reason) = record.reason {
-            text_member(out, "fallback_reason", reason.as_str());
+            text_member(out, b",\"fallback_reason\":", reason.as_str().as_bytes());
         }
-        for (name, flag) in [("stream", record.stream), ("fallback", record.fallback)] {
-            key(out, name);
-            out.extend_from_slice(if flag { b"true" } else { b"false" });
-        }
-        number_member(out, "attempts", u64::from(record.attempts));
-        number_member(out, "bytes_in", record.bytes_in);
-        number_member(out, "bytes_out", record.bytes_out);
-        number_member(out, "received_us", u64::from(record.received_us));
-        number_member(out, "upstream_us", u64::from(record.upstream_us));
-        number_member(out, "first_byte_us", u64::from(record.first_byte_us));
-        number_member(out, "total_us", u64::from(record.total_us));
-        number_member(out, "core", u64::from(record.core));
+        flag_member(out, b",\"stream\":", record.stream);
+        flag_member(out, b",\"fallback\":", record.fallback);
+        number_member(out, b",\"attempts\":", u64::from(record.attempts));
+        number_member(out, b",\"bytes_in\":", record.bytes_in);
+        number_member(out, b",\"bytes_out\":", record.bytes_out);
+        number_member(out, b",\"received_us\":", u64::from(record.received_us));
+        number_member(out, b",\"upstream_us\":", u64::from(record.upstream_us));
+        number_member(out, b",\"first_byte_us\":", u64::from(record.first_byte_us));
+        number_member(out, b",\"total_us\":", u64::from(record.total_us));
+        number_member(out, b",\"core\":", u64::from(record.core));
         if let Some(client) = record.client {
-            key(out, "client");
-            out.push(b'"');
+            out.extend_from_slice(b",\"client\":\"");
             address(out, client);
             out.push(b'"');
         }
@@ -189,22 +186,22 @@ fn outcome_text(outcome: Outcome) -> &'static str {
     }
 }
 
-fn key(out: &mut Vec<u8>, name: &str) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":");
-}
-
-fn text_member(out: &mut Vec<u8>, name: &str, value: &str) {
-    if !value.is_empty() {
-        key(out, name);
-        write_string(value, out);
+/// A text that is not empty, behind its name; the name comes with its punctuation, so that it is one copy.
+fn text_member(out: &mut Vec<u8>, name: &[u8], utf8: &[u8]) {
+    if !utf8.is_empty() {
+        out.extend_from_slice(name);
+        write_utf8(utf8, out);
     }
 }
 
-fn number_member(out: &mut Vec<u8>, name: &str, value: u64) {
-    key(out, name);
+fn number_member(out: &mut Vec<u8>, name: &[u8], value: u64) {
+    out.extend_from_slice(name);
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+fn flag_member(out: &mut Vec<u8>, name: &[u8], value: bool) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(if value { b"true" } else { b"false" });
 }
 
 /// An IP address; the common form without the detours of `fmt`.

@@ -100,7 +100,7 @@ pub async fn relay(
             stream.close(context, work, request, complete);
         }
         if request.record.first_byte_us == 0 && !work.parts.is_empty() {
-            request.record.first_byte_us = request.since(context.core);
+            request.answered(context.core);
         }
         if !work.parts.is_empty() {
             down.send(context.core, &mut work.parts, write_ms).await?;

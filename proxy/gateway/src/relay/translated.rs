@@ -51,7 +51,7 @@ pub async fn unary(
             )));
         }
     }
-    let body = context.core.buffers.gather(&work.answer);
+    let body = context.core.net.buffers.gather(&work.answer);
     work.answer.clear();
     let status = work.response.status;
     let mut error_field = None;
@@ -91,7 +91,7 @@ pub async fn unary(
     }
     work.parts.text().extend_from_slice(&work.out.buf[from..]);
     request.record.bytes_out = length;
-    request.record.first_byte_us = request.since(context.core);
+    request.answered(context.core);
     settle(context, answer);
     down.send(
         context.core,
@@ -141,7 +141,7 @@ pub async fn stream(
         }
         if !begun && (transcoder.has_output() || end.is_some()) {
             begun = true;
-            request.record.first_byte_us = request.since(context.core);
+            request.answered(context.core);
             head::write_own(
                 work,
                 request,

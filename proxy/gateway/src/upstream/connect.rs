@@ -29,8 +29,8 @@ pub async fn race(core: &Rc<Core>, addresses: &[SocketAddr], deadline_ms: u64) -
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     loop {
         match waiting.next() {
-            Some(&address) => running.push(net::connect(address, &core.buffers, &core.deadlines, move |deadline| {
-                deadline.set(deadline_ms);
+            Some(&address) => running.push(net::connect(address, &core.net, move |deadline| {
+                deadline.set(deadline_ms)
             })),
             None if running.is_empty() => return Err(last),
             None => {}

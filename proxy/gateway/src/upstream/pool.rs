@@ -1,6 +1,6 @@
 //! Idle keep-alive connections of one core, per origin, last in first out.
 //!
-//! Invariants: an idle connection has its next read in flight, so that a close by the provider is known before the
+//! Invariants: an idle connection is watched, so that a close by the provider is known before the
 //! connection is used; no more than the configured number per origin; pools follow their origin when the configuration
 //! changes and are dropped with it. Deliberately absent: sharing between cores.
 
@@ -64,14 +64,14 @@ impl Pools {
     }
 
     /// Keeps a connection for reuse, unless the pool is full or of another generation.
-    pub fn checkin(&self, origin: OriginId, generation: u64, mut stream: Stream, now_ms: u64, idle_max: u32) {
+    pub fn checkin(&self, origin: OriginId, generation: u64, stream: Stream, now_ms: u64, idle_max: u32) {
         let mut state = self.0.borrow_mut();
         if state.snapshot.generation() != generation {
             return;
         }
         let idle = &mut state.idle[origin.index()];
         if idle.len() < idle_max as usize {
-            stream.arm();
+            stream.forget_task();
             idle.push((stream, now_ms));
         }
     }

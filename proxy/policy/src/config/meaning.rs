@@ -9,7 +9,7 @@ use sluice_wire::limits;
 use super::check::{Mistakes, suggestion};
 use super::names::Names;
 use super::tree::{Node, Step};
-use super::{AuthName, Aws, ClientAuth, Config, Key, Provider};
+use super::{AuthName, Aws, Balance, ClientAuth, Config, Key, Provider, Route, WeightedTarget};
 use crate::vendors;
 
 /// Adds every mistake of meaning.
@@ -86,6 +86,33 @@ impl Checker<'_> {
         if limits.in_flight_body_bytes < limits.body_bytes {
             let message = format!("must not be less than limits.body_bytes ({})", limits.body_bytes);
             self.within(&["limits", "in_flight_body_bytes"], |c| c.add(message));
+        }
+        let (breaker, retries, keys) = (&self.config.breaker, &self.config.retries, &self.config.key_rest);
+        for (section, longest, at_least, (most, least)) in [
+            (
+                "breaker",
+                "probe_interval_max",
+                "probe_interval",
+                (breaker.probe_interval_max, breaker.probe_interval),
+            ),
+            (
+                "retries",
+                "delay_max",
+                "first_delay",
+                (retries.delay_max, retries.first_delay),
+            ),
+            ("key_rest", "rest_max", "rest", (keys.rest_max, keys.rest)),
+            (
+                "key_rest",
+                "probe_interval_max",
+                "probe_interval",
+                (keys.probe_interval_max, keys.probe_interval),
+            ),
+        ] {
+            if most < least {
+                let message = format!("must not be less than {section}.{at_least} ({least})");
+                self.within(&[section, longest], |c| c.add(message));
+            }
         }
         let upstream = &self.config.upstream;
         if upstream.dns_ttl_max < upstream.dns_ttl_min {
@@ -252,8 +279,9 @@ impl Checker<'_> {
                     self.within(&["models"], |c| c.at(at, |c| c.add(message)));
                 }
             }
+            self.targets(&names, route);
             for (at, fallback) in route.fallbacks.iter().enumerate() {
-                self.within(&["fallbacks"], |c| c.at(at, |c| c.fallback(&names, fallback)));
+                self.within(&["fallbacks"], |c| c.at(at, |c| c.target(&names, fallback)));
             }
             self.path.truncate(self.path.len() - 2);
         }
@@ -270,9 +298,35 @@ impl Checker<'_> {
         }
     }
 
-    fn fallback(&mut self, names: &Names, fallback: &str) {
+    /// What a route says of the targets that requests go to first.
+    fn targets(&mut self, names: &Names, route: &Route) {
+        for (at, target) in route.targets.iter().enumerate() {
+            self.within(&["targets"], |c| {
+                c.at(at, |c| {
+                    c.within(&["model"], |c| c.target(names, &target.model));
+                    let twin = |other: &WeightedTarget| other.model == target.model;
+                    if route.targets[..at].iter().any(twin) {
+                        c.within(&["model"], |c| c.add("this target is in the list already"));
+                    }
+                });
+            });
+        }
+        if route.targets.is_empty() && route.balance != Balance::Weighted {
+            self.within(&["balance"], |c| {
+                c.add_at_key("there is nothing to choose from without targets")
+            });
+        }
+        for (key, sample) in [("canary", &route.canary), ("shadow", &route.shadow)] {
+            if let Some(sample) = sample {
+                self.within(&[key, "model"], |c| c.target(names, &sample.model));
+            }
+        }
+    }
+
+    /// A name that must mean one target.
+    fn target(&mut self, names: &Names, fallback: &str) {
         if fallback.contains('*') {
-            self.add("a fallback is one model; a * cannot stand in it");
+            self.add("a target is one model; a * cannot stand in it");
             return;
         }
         match names.split(fallback) {

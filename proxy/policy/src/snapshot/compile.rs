@@ -11,13 +11,14 @@ use sluice_wire::limits;
 use sluice_wire::provider::Quirks;
 
 use super::{
-    Downstream, Key, KeyId, Origin, OriginId, Overrides, Pattern, Provider, ProviderId, Route, RouteId, Secret,
+    Downstream, Key, KeyId, Member, Origin, OriginId, Overrides, Pattern, Provider, ProviderId, Route, RouteId, Secret,
     SecretRef, SignedBy, Signing, Snapshot, Target, Timeouts, TlsId, Warning,
 };
 use crate::config::names::Names;
 use crate::config::url::{BaseUrl, UrlTemplate};
 use crate::config::values::DurationMs;
 use crate::config::{self, AuthName, Aws, AwsSource, Config, ProviderTls, SecretPlace, TimeoutOverrides};
+use crate::health::Settings;
 use crate::vendors::Auth;
 
 type Secrets<'a> = &'a dyn Fn(&SecretRef) -> Result<Option<String>, String>;
@@ -64,6 +65,11 @@ pub(super) fn compile(config: &Config, generation: u64, secrets: Secrets<'_>) ->
             .flat_map(|proxy| proxy.trusted.iter().copied())
             .collect(),
         upstream: config.upstream.clone(),
+        settings: Settings {
+            breaker: (&config.breaker).into(),
+            retries: (&config.retries).into(),
+            keys: (&config.key_rest).into(),
+        },
         log: config.log.clone(),
         keys_len: compiler.keys_len,
     };
@@ -352,14 +358,33 @@ fn compile_route(names: &Names, route: &config::Route) -> Route {
             model: name[model_at..].into(),
         })
     };
-    let fallbacks = route
-        .fallbacks
-        .iter()
-        .filter_map(target)
-        .take(limits::TARGETS_MAX - 1)
-        .collect();
+    let member = |member: &config::WeightedTarget| {
+        Some(Member {
+            target: target(&member.model)?,
+            weight: weight(member.weight),
+            priority: member.priority,
+        })
+    };
+    // Of 2^32; the cast saturates.
+    let sample = |sample: &config::Sample| Some((target(&sample.model)?, (sample.share * 2f64.powi(32)) as u32));
     Route {
-        fallbacks,
+        members: route
+            .targets
+            .iter()
+            .filter_map(member)
+            .take(limits::ROUTE_TARGETS_MAX)
+            .collect(),
+        balance: route.balance,
+        canary: route.canary.as_ref().and_then(sample),
+        shadow: route.shadow.as_ref().and_then(sample),
+        fallbacks: route
+            .fallbacks
+            .iter()
+            .filter_map(target)
+            .take(limits::FALLBACKS_MAX)
+            .collect(),
+        sticky: route.sticky.as_ref().map(|name| name.to_ascii_lowercase().into()),
+        fallback_on: route.fallback_on.clone().into(),
         overrides: overrides(&route.timeouts),
     }
 }

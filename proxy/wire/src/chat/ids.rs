@@ -32,10 +32,7 @@ pub fn tool_id<'t>(id: &'t Text<'_>, rule: ToolIdRule) -> Text<'t> {
     if fits {
         return id.borrowed();
     }
-    // FNV-1a over 64 bits; ids within one conversation are few, and an accidental collision needs billions of them.
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-    });
+    let hash = id_hash(id.as_json());
     match rule {
         ToolIdRule::Nine => {
             const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
@@ -49,6 +46,18 @@ pub fn tool_id<'t>(id: &'t Text<'_>, rule: ToolIdRule) -> Text<'t> {
         }
         _ => Text::owned(format!("call_{hash:016x}")),
     }
+}
+
+/// FNV-1a over 64 bits; ids within one conversation are few, and an accidental collision needs billions of them.
+pub(crate) fn id_hash(id: &str) -> u64 {
+    id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    })
+}
+
+/// The id of a call that came without one: the `nth` part of the answer whose id has the hash `answer`.
+pub(crate) fn made_id<'t>(answer: u64, nth: usize) -> Text<'t> {
+    Text::owned(format!("call_{answer:x}_{nth}"))
 }
 
 #[cfg(test)]

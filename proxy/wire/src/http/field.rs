@@ -40,7 +40,7 @@ macro_rules! field_ids {
                 match name.len() {
                     // The last byte tells most names of one length apart, cheaply.
                     $( $len if (name[$len - 1] | 0x20) == $name[$len - 1] && same(name, $name) => Self::$variant, )*
-                    10.. if name.get(..9).is_some_and(|head| same(head, b"x-sluice-")) => Self::Sluice,
+                    10.. if name[2] | 0x20 == b's' && same(&name[..9], b"x-sluice-") => Self::Sluice,
                     _ => Self::Other,
                 }
             }

@@ -31,6 +31,29 @@ impl Summary {
     pub(super) fn keep_alive(&self, version: Version) -> bool {
         !self.close && (version == Version::Http11 || self.persist)
     }
+
+    /// Whether a `Connection` field names other fields.
+    pub(super) fn names_fields(&self) -> bool {
+        self.names_fields
+    }
+
+    /// Takes in a field whose value is `value`, at `span`.
+    #[inline]
+    pub(super) fn add(&mut self, id: FieldId, span: Span, value: &[u8]) -> Result<(), HeadError> {
+        match id {
+            FieldId::Host => once(&mut self.host, span, HeadError::HostRepeated)?,
+            FieldId::ContentLength => once(&mut self.length, decimal(value)?, HeadError::LengthRepeated)?,
+            FieldId::TransferEncoding if value.eq_ignore_ascii_case(b"chunked") => {
+                once(&mut self.chunked, (), HeadError::CodingRepeated)?;
+            }
+            FieldId::TransferEncoding => return Err(HeadError::CodingUnknown),
+            FieldId::Connection => connection(value, self)?,
+            FieldId::Expect if value.eq_ignore_ascii_case(b"100-continue") => self.expect_continue = true,
+            FieldId::Expect => self.expect_other = true,
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 /// Fills `fields` from what httparse found, and sums up what they say. All names and values are slices of `buf`, which holds
@@ -61,19 +84,7 @@ pub(super) fn collect(
             hop: id.is_hop_by_hop(),
         };
         fields.push(field);
-        match id {
-            FieldId::Other => {}
-            FieldId::Host => once(&mut summary.host, field.value, HeadError::HostRepeated)?,
-            FieldId::ContentLength => once(&mut summary.length, decimal(header.value)?, HeadError::LengthRepeated)?,
-            FieldId::TransferEncoding if header.value.eq_ignore_ascii_case(b"chunked") => {
-                once(&mut summary.chunked, (), HeadError::CodingRepeated)?;
-            }
-            FieldId::TransferEncoding => return Err(HeadError::CodingUnknown),
-            FieldId::Connection => connection(header.value, &mut summary)?,
-            FieldId::Expect if header.value.eq_ignore_ascii_case(b"100-continue") => summary.expect_continue = true,
-            FieldId::Expect => summary.expect_other = true,
-            _ => {}
-        }
+        summary.add(id, field.value, header.value)?;
     }
     if summary.names_fields {
         mark_named(fields, buf);

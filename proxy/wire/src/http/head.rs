@@ -9,7 +9,8 @@ use std::mem::MaybeUninit;
 use httparse::Status;
 
 pub use super::error::HeadError;
-use super::{Field, FieldId, Framing, Method, Span, Version, field, framing, target};
+use super::framing::Summary;
+use super::{Field, FieldId, Framing, Method, Span, Version, field, framing, plain, target};
 use crate::limits::{HEAD_BYTES_MAX, HEADER_FIELDS_MAX, METHOD_BYTES_MAX, TARGET_BYTES_MAX};
 
 /// A request head. Reuse it: [`RequestHead::parse`] overwrites everything.
@@ -104,6 +105,30 @@ impl RequestHead {
     }
 
     fn parse_window(&mut self, buf: &[u8]) -> Result<bool, HeadError> {
+        if self.parse_plain(buf).is_some() {
+            #[cfg(any(test, fuzzing))]
+            assert!(
+                agree(self, |other| other.parse_carefully(buf)),
+                "two ways to read a head"
+            );
+            return Ok(true);
+        }
+        self.parse_carefully(buf)
+    }
+
+    /// The quick way; `None` leaves the decision to the careful one.
+    pub(super) fn parse_plain(&mut self, buf: &[u8]) -> Option<()> {
+        let line = plain::request_line(buf)?;
+        let mut summary = Summary::default();
+        self.head_bytes = plain::fields(buf, line.end, &mut self.fields, &mut summary)?;
+        self.method = Method::of(line.method.of(buf));
+        self.method_span = line.method;
+        self.target = line.target;
+        self.version = plain::VERSION;
+        self.settle(buf, &summary).ok()
+    }
+
+    fn parse_carefully(&mut self, buf: &[u8]) -> Result<bool, HeadError> {
         let Some(lead) = leading_empty_line(buf)? else {
             return Ok(false);
         };
@@ -132,14 +157,19 @@ impl RequestHead {
         let line_end = usize::from(self.target.end) + " HTTP/1.1\r\n".len();
         check_crlf(buf, line_end)?;
         let summary = framing::collect(&mut self.fields, buf, parsed.headers, head_bytes)?;
-        self.framing = framing::of_request(&summary, self.version)?;
+        self.settle(buf, &summary)?;
+        Ok(true)
+    }
+
+    /// What follows from the fields.
+    fn settle(&mut self, buf: &[u8], summary: &Summary) -> Result<(), HeadError> {
+        self.framing = framing::of_request(summary, self.version)?;
         self.keep_alive = summary.keep_alive(self.version);
         self.expect_continue = summary.expect_continue && self.version == Version::Http11;
         if summary.expect_other && self.version == Version::Http11 {
             return Err(HeadError::Expectation);
         }
-        target::split(self, buf, summary.host)?;
-        Ok(true)
+        target::split(self, buf, summary.host)
     }
 }
 
@@ -184,6 +214,29 @@ impl ResponseHead {
     }
 
     fn parse_window(&mut self, buf: &[u8], to_head: bool) -> Result<bool, HeadError> {
+        if self.parse_plain(buf, to_head).is_some() {
+            #[cfg(any(test, fuzzing))]
+            assert!(
+                agree(self, |other| other.parse_carefully(buf, to_head)),
+                "two ways to read a head"
+            );
+            return Ok(true);
+        }
+        self.parse_carefully(buf, to_head)
+    }
+
+    /// The quick way; `None` leaves the decision to the careful one.
+    pub(super) fn parse_plain(&mut self, buf: &[u8], to_head: bool) -> Option<()> {
+        let line = plain::status_line(buf)?;
+        let mut summary = Summary::default();
+        self.head_bytes = plain::fields(buf, line.end, &mut self.fields, &mut summary)?;
+        self.status = line.status;
+        self.reason = line.reason;
+        self.version = plain::VERSION;
+        self.settle(&summary, to_head).ok()
+    }
+
+    fn parse_carefully(&mut self, buf: &[u8], to_head: bool) -> Result<bool, HeadError> {
         if matches!(buf.first(), Some(b'\r' | b'\n')) {
             return Err(HeadError::StatusLine);
         }
@@ -209,9 +262,15 @@ impl ResponseHead {
         let reason_from = "HTTP/1.1 200 ".len();
         self.reason = Span::new(reason_from.min(line_end - 2), line_end - 2);
         let summary = framing::collect(&mut self.fields, buf, parsed.headers, self.head_bytes)?;
-        self.framing = framing::of_response(&summary, self.version, status, to_head)?;
-        self.keep_alive = summary.keep_alive(self.version) && self.framing != Framing::UntilClose;
+        self.settle(&summary, to_head)?;
         Ok(true)
+    }
+
+    /// What follows from the fields.
+    fn settle(&mut self, summary: &Summary, to_head: bool) -> Result<(), HeadError> {
+        self.framing = framing::of_response(summary, self.version, self.status, to_head)?;
+        self.keep_alive = summary.keep_alive(self.version) && self.framing != Framing::UntilClose;
+        Ok(())
     }
 }
 
@@ -281,6 +340,17 @@ impl Progress {
             Err(HeadError::HeadTooLarge)
         }
     }
+}
+
+/// Whether the careful way reads a head as the quick way did, which left it in `head`. Tests and fuzz targets ask this of
+/// every head.
+#[cfg(any(test, fuzzing))]
+fn agree<H: Default + std::fmt::Debug>(
+    head: &H,
+    parse_carefully: impl FnOnce(&mut H) -> Result<bool, HeadError>,
+) -> bool {
+    let mut other = H::default();
+    parse_carefully(&mut other) == Ok(true) && format!("{head:?}") == format!("{other:?}")
 }
 
 /// Bytes of the one empty line that may stand before a request line; `None` if more must arrive to tell.

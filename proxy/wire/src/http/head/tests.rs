@@ -565,3 +565,15 @@ fn bad_responses_are_refused_by_the_rule_they_break() {
         );
     }
 }
+
+#[test]
+fn the_quick_way_keeps_the_limit_of_fields() {
+    let head = |fields: usize| format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(fields));
+    assert!(
+        response(head(HEADER_FIELDS_MAX).as_bytes(), false).is_ok_and(|head| head.fields.len() == HEADER_FIELDS_MAX)
+    );
+    assert_eq!(
+        response(head(HEADER_FIELDS_MAX + 1).as_bytes(), false).map(drop),
+        Err(HeadError::TooManyFields)
+    );
+}

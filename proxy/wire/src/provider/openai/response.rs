@@ -10,7 +10,7 @@ use std::borrow::Cow;
 
 use crate::chat::{
     ChatResponse, Choice, Citation, Content, Finish, JsonError, Kind, Location, Out, Part, Reader, Text, ToolIdRule,
-    Usage, tool_id,
+    Usage, id_hash, made_id, tool_id,
 };
 use crate::dialect::Dialect;
 use crate::error::ApiError;
@@ -52,7 +52,21 @@ fn response(body: &[u8]) -> Result<ChatResponse<'_>, JsonError> {
     if !chosen || response.choices.is_empty() {
         return Err(JsonError::Expected("any choice"));
     }
+    name_calls(&mut response);
     Ok(response)
+}
+
+/// Gives an id to each call that came without one (Google's do), because other dialects tie the result to it.
+fn name_calls(response: &mut ChatResponse<'_>) {
+    let answer = id_hash(response.id.as_json());
+    let parts = response.choices.iter_mut().flat_map(|choice| &mut choice.parts);
+    for (nth, part) in parts.enumerate() {
+        if let Content::ToolCall { id, .. } = &mut part.content
+            && id.is_empty()
+        {
+            *id = made_id(answer, nth);
+        }
+    }
 }
 
 /// Seconds since the epoch; some vendors send fractions, or nothing of use.

@@ -4,7 +4,7 @@ use super::super::response::{annotations, created, finish, usage};
 use super::super::{error_object, request::Detail};
 use crate::chat::{
     ChatEvent, Citation, Delta, ErrorKind, Finish, JsonError, Kind, Open, Raw, Reader, StreamEnd, Text, UpstreamError,
-    Usage,
+    Usage, id_hash, made_id,
 };
 use crate::error::{ApiError, Code};
 use crate::limits::{STREAM_CHOICES_MAX, STREAM_PARTS_MAX};
@@ -118,7 +118,7 @@ impl State {
         let chunk = Chunk::parse(&mut reader)?;
         if !self.started && (chunk.error.is_none() || !chunk.choices.is_empty()) {
             self.started = true;
-            self.salt = hash(chunk.id.as_json());
+            self.salt = id_hash(chunk.id.as_json());
             sink(ChatEvent::Start {
                 id: chunk.id,
                 model: chunk.model,
@@ -285,7 +285,7 @@ impl ChoiceState {
     }
 
     fn call(&mut self, call: CallDelta<'_>, salt: u64, sink: Sink<'_>) -> Result<(), Broken> {
-        let id_hash = hash(call.id.as_json());
+        let id_hash = id_hash(call.id.as_json());
         // Vendors number calls, or repeat index 0 with a new id, or give neither and mean the last one.
         let known = self
             .calls
@@ -300,7 +300,7 @@ impl ChoiceState {
             Some(at) => self.calls[at].part,
             None => {
                 let id = if call.id.is_empty() {
-                    Text::owned(format!("call_{salt:x}_{}", self.parts))
+                    made_id(salt, self.parts as usize)
                 } else {
                     call.id
                 };
@@ -323,13 +323,6 @@ impl ChoiceState {
         }
         Ok(())
     }
-}
-
-/// FNV-1a.
-fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-    })
 }
 
 fn too_long(error: SseError) -> ApiError {

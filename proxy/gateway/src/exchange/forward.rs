@@ -1,0 +1,299 @@
+//! From the plan of a request to its answer: targets in order, their keys, and what follows a failure.
+//!
+//! Invariants: nothing is tried after the first byte to the client; a target that was silent is not tried twice; a provider
+//! that said when to come back is not asked before; retries at one target stay within its budget; a target that is passed
+//! over only because it failed before is tried once all the same if nothing else was. Deliberately absent: one attempt
+//! (`attempt.rs`), and what is remembered of it (`ticket.rs`).
+
+use sluice_policy::health::Blocked;
+use sluice_policy::route::{KeysOut, Plan, PlannedTarget};
+use sluice_policy::snapshot::Resolved;
+use sluice_wire::error::{ApiError, Code};
+
+use super::ticket::{PassedOver, Place, Ticket};
+use super::{Context, End, Request};
+use crate::attempt::{self, Answer, Failure, Next, failure, limits};
+use crate::connection::Downstream;
+use crate::net;
+use crate::record::Label;
+use crate::relay::{self, Undelivered};
+use crate::scratch::Work;
+
+/// Shortest time that a probe is given to connect and to answer before the next target, in milliseconds.
+const PROBE_MS_MIN: u32 = 1_000;
+/// The same for a target that has never answered.
+const PROBE_MS_UNKNOWN: u32 = 5_000;
+/// Longest `Retry-After` of a failing target that a request waits for, in milliseconds.
+const RETRY_AFTER_MS_MAX: u64 = 1_000;
+
+/// How far a request has come.
+#[derive(Default)]
+struct Course {
+    last: Option<Failure>,
+    attempted: bool,
+    retries: u8,
+    /// The first target that was passed over for its past alone.
+    resort: Option<usize>,
+    /// The target that was looked at last.
+    index: usize,
+}
+
+/// Which target it is, and what else there is.
+#[derive(Clone, Copy)]
+struct Turn {
+    index: usize,
+    last_resort: bool,
+    /// Whether no other target comes after it.
+    is_last: bool,
+}
+
+/// Tries the plan's targets, and each target's keys, until one answers.
+pub(super) async fn forward(
+    context: &Context<'_>,
+    down: &mut Downstream,
+    work: &mut Work,
+    request: &mut Request,
+    resolved: &Resolved<'_>,
+    plan: &Plan,
+) -> Result<(), End> {
+    let snapshot = &*context.plane.snapshot;
+    let mut course = Course::default();
+    for index in 0..=plan.len() {
+        let last_resort = index == plan.len();
+        let Some(index) = (if last_resort { course.last_resort() } else { Some(index) }) else {
+            break;
+        };
+        let Some(target) = plan.target(snapshot, resolved, context.own_fallbacks, index) else {
+            break;
+        };
+        if target.provider.dialect != context.dialect && !context.endpoint.is_translatable() {
+            continue;
+        }
+        let turn = Turn {
+            index,
+            last_resort,
+            is_last: last_resort || index + 1 == plan.len(),
+        };
+        if try_target(context, down, work, request, target, &mut course, turn).await? {
+            return Ok(());
+        }
+        if context.core.clock.tick_ms() >= context.total_at_ms {
+            break;
+        }
+    }
+    let looked_at = plan.target(snapshot, resolved, context.own_fallbacks, course.index);
+    request.trace = looked_at.map(|target| request.trace_of(target.provider, target.model));
+    Err(course.into_end())
+}
+
+/// Tries one target; true if it answered and the client has the answer.
+async fn try_target(
+    context: &Context<'_>,
+    down: &mut Downstream,
+    work: &mut Work,
+    request: &mut Request,
+    mut target: PlannedTarget<'_>,
+    course: &mut Course,
+    turn: Turn,
+) -> Result<bool, End> {
+    let place = Place::of(context, &target);
+    if let Some(slot) = place.slot {
+        let settings = &context.plane.snapshot.settings().retries;
+        context.plane.health.target(slot).earn_retry(settings);
+    }
+    course.index = turn.index;
+    let mut tried = target.provider.excluded_keys(target.model);
+    loop {
+        let (ticket, choice) = match Ticket::enter(context, &target, place, tried, turn.last_resort) {
+            Ok(entered) => entered,
+            Err(why) => {
+                course.pass_over(context, request, &target, turn, why);
+                return Ok(false);
+            }
+        };
+        tried |= 1 << choice;
+        let key = &target.provider.keys[choice];
+        request.record.provider = Label::new(&target.provider.name);
+        request.record.fallback = target.is_fallback;
+        request.record.key = Label::new(&key.name);
+        if ticket.is_probe() && !turn.is_last {
+            shorten(context, &mut target, place);
+        }
+        course.attempted = true;
+        request.ticket = Some(ticket);
+        let failure = match attempt::run(context, down, work, request, &target, key).await? {
+            Ok(mut answer) => match verdict(context, down, work, &mut answer, &target, turn).await? {
+                Some(failure) => failure,
+                None => {
+                    limits::observe(context, work, &answer, key);
+                    match relay::deliver(context, down, work, request, &target, answer).await {
+                        Ok(()) => {
+                            request.settle_delivered(context.core, target.is_fallback);
+                            return Ok(true);
+                        }
+                        Err(Undelivered::Ended(end)) => {
+                            request.settle_ended(&end);
+                            return Err(end);
+                        }
+                        Err(Undelivered::Failed(failure)) => failure,
+                    }
+                }
+            },
+            Err(failure) => failure,
+        };
+        let next = failure.next;
+        let pause_ms = course.note(context, request, place, turn, failure);
+        let over = context.core.clock.tick_ms() >= context.total_at_ms;
+        match pause_ms {
+            _ if over => return Ok(false),
+            Some(pause_ms) => {
+                // Another key does as well; the same one may be the only one.
+                tried &= !(1 << choice);
+                context.core.meter.retries.add(1);
+                if pause_ms > 0 {
+                    down.while_present(net::sleep_ms(pause_ms)).await?;
+                }
+            }
+            None if next == Next::OtherKey && !turn.last_resort => {}
+            None => return Ok(false),
+        }
+    }
+}
+
+/// If the provider's verdict on the request is one that another model may not share, and another follows: that failure.
+async fn verdict(
+    context: &Context<'_>,
+    down: &mut Downstream,
+    work: &mut Work,
+    answer: &mut Answer,
+    target: &PlannedTarget<'_>,
+    turn: Turn,
+) -> Result<Option<Failure>, End> {
+    let is_verdict = matches!(work.response.status, 400 | 413 | 422);
+    if !is_verdict || turn.is_last || !context.plane.snapshot.heeds_verdicts(context.route) {
+        return Ok(None);
+    }
+    // Boxed: it is rare, and its state would make every connection's task larger.
+    Ok(Box::pin(failure::verdict(context, down, work, answer, target.provider)).await?)
+}
+
+/// A probe may fail: it must not keep the client from the next target for long.
+fn shorten(context: &Context<'_>, target: &mut PlannedTarget<'_>, place: Place) {
+    let usual_us = place.slot.map_or(0, |slot| {
+        context.plane.health.target(slot).usual_latency_us(context.stream)
+    });
+    let patience_ms = match usual_us {
+        0 => PROBE_MS_UNKNOWN,
+        us => (us / 1000).saturating_mul(4).max(PROBE_MS_MIN),
+    };
+    let timeouts = &mut target.timeouts;
+    timeouts.connect_ms = timeouts.connect_ms.min(PROBE_MS_MIN);
+    timeouts.first_byte_ms = timeouts.first_byte_ms.min(patience_ms);
+    timeouts.first_token_ms = timeouts.first_token_ms.min(patience_ms);
+}
+
+impl Course {
+    /// Takes note of a failed attempt; how long to pause if the same target is to be tried again.
+    fn note(
+        &mut self,
+        context: &Context<'_>,
+        request: &mut Request,
+        place: Place,
+        turn: Turn,
+        failure: Failure,
+    ) -> Option<u64> {
+        let core = context.core;
+        core.meter.attempts_failed.add(1);
+        core.meter.failures.add(failure.code);
+        let in_time = core.clock.tick_ms() < context.total_at_ms;
+        if let Some(ticket) = request.ticket.take() {
+            ticket.failed(&failure, in_time);
+        }
+        request.record.reason.get_or_insert(failure.code);
+        let pause_ms = self.retry(context, place, turn, &failure);
+        self.last = Some(failure.prefer_over(self.last.take()));
+        pause_ms
+    }
+
+    /// How long to pause before the same target is tried again, if it may be and its budget allows it.
+    fn retry(&mut self, context: &Context<'_>, place: Place, turn: Turn, failure: &Failure) -> Option<u64> {
+        let settings = &context.plane.snapshot.settings().retries;
+        let worth_it = match failure.code {
+            Code::UpstreamError => matches!(failure.status, 500 | 502 | 503 | 504 | 529),
+            // Where there is another target, that is the better answer to a provider that cannot be reached.
+            Code::UpstreamConnectFailed => turn.is_last,
+            _ => false,
+        };
+        if !worth_it || turn.last_resort || self.retries >= settings.per_request {
+            return None;
+        }
+        let core = context.core;
+        let state = context.plane.health.target(place.slot?);
+        let now_ms = core.clock.shared_ms();
+        let said_ms = u64::from(failure.retry_after_s.unwrap_or(0)) * 1000;
+        let pause_ms = settings.delay_ms(u32::from(self.retries), core.random()).max(said_ms);
+        let in_time = core.clock.tick_ms() + pause_ms < context.total_at_ms;
+        if said_ms > RETRY_AFTER_MS_MAX || !in_time || !state.is_passable(now_ms + pause_ms) {
+            return None;
+        }
+        if !state.take_retry(now_ms, settings) {
+            core.meter.retries_denied.add(1);
+            return None;
+        }
+        self.retries += 1;
+        Some(pause_ms)
+    }
+
+    /// A target is not tried, because of what is remembered of it.
+    fn pass_over(
+        &mut self,
+        context: &Context<'_>,
+        request: &mut Request,
+        target: &PlannedTarget<'_>,
+        turn: Turn,
+        why: PassedOver,
+    ) {
+        let now_ms = context.core.clock.shared_ms();
+        let seconds =
+            |until_ms: u64| u32::try_from(until_ms.saturating_sub(now_ms).div_ceil(1000).max(1)).unwrap_or(u32::MAX);
+        let failure = match why {
+            PassedOver::Keys(KeysOut {
+                rest_ms: Some(rest_ms),
+                said_ms,
+                ..
+            }) => Failure::resting(target.provider, seconds(said_ms.unwrap_or(rest_ms)), said_ms.is_some()),
+            PassedOver::Keys(KeysOut { refused: true, .. }) => Failure::new(Code::UpstreamAuth, target.provider),
+            // All that there are have been tried.
+            PassedOver::Keys(_) => return,
+            PassedOver::Target(Blocked { until_ms, said }) => {
+                if !said && !turn.last_resort {
+                    self.resort.get_or_insert(turn.index);
+                }
+                Failure::left_alone(target.provider, seconds(until_ms))
+            }
+        };
+        context.core.meter.passed_over.add(1);
+        request.record.reason.get_or_insert(failure.code);
+        if request.record.provider.as_bytes().is_empty() {
+            request.record.provider = Label::new(&target.provider.name);
+        }
+        self.last = Some(failure.prefer_over(self.last.take()));
+    }
+
+    /// The target to try although it failed before, if nothing else has been tried.
+    fn last_resort(&self) -> Option<usize> {
+        self.resort.filter(|_| !self.attempted)
+    }
+
+    fn into_end(self) -> End {
+        match self.last {
+            Some(failure) => failure.into_end(),
+            None => ApiError::new(
+                Code::UnsupportedRoute,
+                "no target of this model's route speaks the dialect that this path needs",
+            )
+            .with_param("model")
+            .into(),
+        }
+    }
+}

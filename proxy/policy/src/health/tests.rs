@@ -1,0 +1,3 @@
+//! What breakers, keys and budgets do together.
+
+mod simulation;
