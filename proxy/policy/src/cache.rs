@@ -29,7 +29,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use lookup::{By, Controls, Frames, Hit, Mode, Outcome, Rules};
+pub use lookup::{By, Controls, FrameRules, Hit, Mode, Outcome, Rules, SIMILARITY_DEFAULT, SIMILARITY_FLOOR};
 pub use query::{Query, Ticket};
 pub use store::{Limits, Purge, Size, What};
 

@@ -49,7 +49,7 @@ pub struct Rules {
     /// Matches by meaning that are checked against the provider, per million.
     pub audit_per_million: u32,
     /// Near-duplicate frames, if they are matched.
-    pub frames: Option<Frames>,
+    pub frames: Option<FrameRules>,
 }
 
 impl Default for Rules {
@@ -69,14 +69,14 @@ impl Default for Rules {
 
 /// How camera frames are matched.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frames {
+pub struct FrameRules {
     /// Smallest difference of a block's mean that tells two scenes apart, in grey levels.
     pub threshold: u8,
     /// The part that matters; `None`: all.
     pub region: Option<Arc<Region>>,
 }
 
-impl Default for Frames {
+impl Default for FrameRules {
     fn default() -> Self {
         Self {
             threshold: FRAME_THRESHOLD_DEFAULT,
@@ -227,7 +227,7 @@ impl Cache {
         Err(refusal)
     }
 
-    fn by_frames(&self, query: &Query, rules: &Frames, time: Time) -> Option<Found> {
+    fn by_frames(&self, query: &Query, rules: &FrameRules, time: Time) -> Option<Found> {
         let frames = query.frames()?;
         self.store.originals(frames.key).iter().find_map(|&id| {
             let entry = self.store.get(id)?;

@@ -383,7 +383,7 @@ fn near_frames_are_served_for_the_original_alone() {
         query
     };
     let framed = Rules {
-        frames: Some(Frames::default()),
+        frames: Some(FrameRules::default()),
         ..rules()
     };
     let mut cache = cache();

@@ -44,7 +44,7 @@ fn slot(tokens: &mut [Token], value: usize) -> Slot {
         && let Some(role) = role
     {
         first = role;
-        while first > 0 && !tokens[first].after_break && names_a_thing(&tokens[first - 1], &tokens[role]) {
+        while first > 0 && !tokens[first].after_break && names_a_thing(&tokens[first - 1]) {
             first -= 1;
         }
     }
@@ -102,8 +102,7 @@ fn left(tokens: &[Token], value: usize) -> (Option<usize>, i8) {
 }
 
 /// Whether a token in front of a role belongs to the name of the thing: "PCB rev", "part part no.".
-fn names_a_thing(token: &Token, role: &Token) -> bool {
-    let _ = role;
+fn names_a_thing(token: &Token) -> bool {
     token.kind == Kind::Upper || (token.word.generic && token.kind == Kind::Word && !token.word.negates)
 }
 

@@ -275,8 +275,8 @@ fn a_small_edit_is_refused_unless_it_is_opted_for() {
             "Is the seal of housing H29 on line 6 scratched?",
         ),
         (
-            "Do agency workers get holiday pay?",
-            "Do freelance contractors abroad get holiday pay?",
+            "Which holiday pay rules cover agency workers?",
+            "Which holiday pay rules cover freelance contractors abroad?",
         ),
     ];
     refused(Refusal::SmallEdit, &edits);
@@ -301,7 +301,11 @@ fn texts_with_little_in_common_are_not_the_same_in_other_words() {
         Refusal::Apart,
         &[
             (
-                "Explain heat treatment.",
+                "Do agency workers get holiday pay?",
+                "Do freelance contractors abroad get holiday pay?",
+            ),
+            (
+                "Explain laser cutting.",
                 "Explain conveyor belts, packing stations and pallet wrapping.",
             ),
             (
