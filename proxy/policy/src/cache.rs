@@ -176,7 +176,9 @@ impl Cache {
             self.epochs
                 .retain(|key, _| !key.starts_with(&*epoch_key(tenant, Some(""))));
         }
-        *self.epochs.entry(epoch_key(tenant, label)).or_default() += 1_u64 << 20 * u32::from(label.is_none());
+        // A tenant's step outweighs all steps of its labels, so that forgetting those never brings an old epoch back.
+        let step = if label.is_some() { 1 } else { 1 << 32 };
+        *self.epochs.entry(epoch_key(tenant, label)).or_default() += step;
         let what = label.map_or(What::All, What::Context);
         self.store.purge(&Purge {
             tenant: Some(tenant),

@@ -204,7 +204,7 @@ impl Audits {
 
 /// Whether a served match is one of the `per_million` that are checked; `random` is any number.
 pub fn is_audited(random: u32, per_million: u32) -> bool {
-    u64::from(random) * 1_000_000 >> 32 < u64::from(per_million)
+    (u64::from(random) * 1_000_000) >> 32 < u64::from(per_million)
 }
 
 /// The rate of failure whose chance of showing at most `failures` in `trials` is 5 %.
