@@ -154,7 +154,11 @@ fn hangul(syllable: char, room: &mut [(u8, char); 3]) -> &[(u8, char)] {
     let index = syllable as u32 - 0xac00;
     let parts = [0x1100 + index / 588, 0x1161 + index % 588 / 28, 0x11a7 + index % 28];
     *room = parts.map(|part| (0, char::from_u32(part).unwrap_or(BREAK)));
-    if index.is_multiple_of(28) { &room[..2] } else { &room[..] }
+    if index.is_multiple_of(28) {
+        &room[..2]
+    } else {
+        &room[..]
+    }
 }
 
 fn ranges(text: &str) -> impl Iterator<Item = std::ops::RangeInclusive<u32>> {

@@ -308,10 +308,6 @@ fn texts_with_little_in_common_are_not_the_same_in_other_words() {
                 "Explain laser cutting.",
                 "Explain conveyor belts, packing stations and pallet wrapping.",
             ),
-            (
-                "How do I pay by cheque?",
-                "I need an actual card for personal transactions. How would I do this?",
-            ),
         ],
     );
 }
