@@ -9,10 +9,12 @@ pub mod certificates;
 pub mod frames;
 pub mod gateway;
 pub mod http;
+pub mod netns;
 pub mod origin;
 pub mod setup;
 pub mod sim;
 pub mod temp;
+pub mod traffic;
 pub mod wait;
 
 pub use gateway::Gateway;

@@ -32,6 +32,9 @@ struct Count {
 /// # Errors
 /// When one failed, or could not be started.
 pub fn run(args: &Args) -> Result<()> {
+    if let Some(why) = packet_filter_missing() {
+        println!("left out: tests in which packets are lost: {why}");
+    }
     let mut total = Count::default();
     let mut failed = Vec::new();
     for command in steps(args)? {
@@ -79,6 +82,29 @@ fn steps(args: &Args) -> Result<Vec<Command>> {
         steps.push(with(&format!("xtask fuzz --seconds {}", args.fuzz_seconds))?);
     }
     Ok(steps)
+}
+
+/// Why packets cannot be dropped by the tests that want to, after having tried to install what is missing.
+fn packet_filter_missing() -> Option<&'static str> {
+    let succeeds = |program: &str, words: &[&str]| {
+        let mut command = Command::new(program);
+        command
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let works = || succeeds("unshare", &["--net", "nft", "add", "table", "inet", "test"]);
+    if works() {
+        return None;
+    }
+    if !succeeds("unshare", &["--net", "true"]) {
+        return Some("no network namespace can be made (that needs root)");
+    }
+    let install = ["install", "--yes", "--no-install-recommends", "nftables", "iproute2"];
+    let installed = succeeds("apt-get", &install) || succeeds("apt-get", &["update"]) && succeeds("apt-get", &install);
+    (!installed || !works()).then_some("nft is missing and could not be installed")
 }
 
 fn has_nextest() -> bool {

@@ -60,6 +60,8 @@ pub struct Ending {
     pub output_tokens: u64,
     /// When the last byte was written, 0 if none was; monotonic microseconds.
     pub last_write_us: u64,
+    /// Events of a stream that were written, 0 for a unary answer.
+    pub events: u32,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -70,6 +72,7 @@ struct Row {
     output_tokens: u64,
     cancelled: u64,
     in_flight: u64,
+    in_flight_max: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +84,9 @@ struct Attempt {
     output_tokens: u64,
     row: u32,
     connection: u32,
+    events: u32,
+    /// Attempts in flight when this one had arrived, itself included.
+    beside: u32,
     status: u16,
     outcome: Outcome,
     path: u16,
@@ -98,6 +104,8 @@ pub struct Bill {
     next: u64,
     epoch: u32,
     violations: HashMap<&'static str, u64>,
+    in_flight: u64,
+    in_flight_max: u64,
     /// TLS handshakes done in full.
     pub tls_full: u64,
     /// TLS handshakes resumed.
@@ -141,6 +149,8 @@ impl Default for Bill {
             next: 0,
             epoch: 0,
             violations: HashMap::new(),
+            in_flight: 0,
+            in_flight_max: 0,
             tls_full: 0,
             tls_resumed: 0,
             connections: 0,
@@ -169,6 +179,9 @@ impl Bill {
         let entry = &mut self.rows[row as usize];
         entry.requests += 1;
         entry.in_flight += 1;
+        entry.in_flight_max = entry.in_flight_max.max(entry.in_flight);
+        self.in_flight += 1;
+        self.in_flight_max = self.in_flight_max.max(self.in_flight);
         let attempt = Attempt {
             time_us: now_us,
             end_us: 0,
@@ -177,6 +190,8 @@ impl Bill {
             output_tokens: 0,
             row,
             connection,
+            events: 0,
+            beside: self.in_flight as u32,
             status: 0,
             outcome: Outcome::InFlight,
             path,
@@ -217,6 +232,7 @@ impl Bill {
         if id.epoch != self.epoch {
             return;
         }
+        self.in_flight -= 1;
         let row = &mut self.rows[id.row as usize];
         row.in_flight -= 1;
         row.input_tokens += ending.input_tokens;
@@ -228,6 +244,7 @@ impl Bill {
             attempt.last_write_us = ending.last_write_us;
             attempt.input_tokens = ending.input_tokens;
             attempt.output_tokens = ending.output_tokens;
+            attempt.events = ending.events;
         }
     }
 
@@ -243,6 +260,7 @@ impl Bill {
         self.next = 0;
         self.epoch = self.epoch.wrapping_add(1);
         self.violations.clear();
+        (self.in_flight, self.in_flight_max) = (0, 0);
         (self.tls_full, self.tls_resumed, self.connections) = (0, 0, 0);
     }
 
@@ -261,6 +279,7 @@ impl Bill {
             out.push('}');
             add(&mut total, row);
         }
+        total.in_flight_max = self.in_flight_max;
         out.push_str("],\"total\":{");
         write_row(&mut out, &total);
         let _ = write!(
@@ -306,7 +325,7 @@ impl Bill {
         let _ = write!(
             out,
             "{{\"number\":{number},\"time_us\":{},\"end_us\":{},\"last_write_us\":{},\"key\":{},\"model\":{},\"path\":{},\"connection\":{},\
-             \"stream\":{},\"status\":{},\"outcome\":\"{}\",\"input_tokens\":{},\"output_tokens\":{}}}",
+             \"stream\":{},\"status\":{},\"outcome\":\"{}\",\"events\":{},\"in_flight\":{},\"input_tokens\":{},\"output_tokens\":{}}}",
             attempt.time_us,
             attempt.end_us,
             attempt.last_write_us,
@@ -317,6 +336,8 @@ impl Bill {
             attempt.stream,
             attempt.status,
             attempt.outcome.name(),
+            attempt.events,
+            attempt.beside,
             attempt.input_tokens,
             attempt.output_tokens
         );
@@ -380,13 +401,14 @@ fn write_row(out: &mut String, row: &Row) {
         .collect();
     let _ = write!(
         out,
-        "\"requests\":{},\"statuses\":{{{}}},\"input_tokens\":{},\"output_tokens\":{},\"cancelled\":{},\"in_flight\":{}",
+        "\"requests\":{},\"statuses\":{{{}}},\"input_tokens\":{},\"output_tokens\":{},\"cancelled\":{},\"in_flight\":{},\"in_flight_max\":{}",
         row.requests,
         statuses.join(","),
         row.input_tokens,
         row.output_tokens,
         row.cancelled,
-        row.in_flight
+        row.in_flight,
+        row.in_flight_max
     );
 }
 
@@ -405,6 +427,7 @@ mod tests {
             input_tokens: 3,
             output_tokens: 4,
             last_write_us: 8,
+            events: 2,
         }
     }
 
@@ -421,6 +444,25 @@ mod tests {
         assert_eq!(json["rows"][1]["key"], "b");
         assert_eq!(json["total"]["statuses"]["200"], 3);
         assert_eq!(json["total"]["input_tokens"], 9);
+    }
+
+    #[test]
+    fn the_most_at_once_are_remembered_per_row_and_in_all() {
+        let (mut bill, mut memo) = (Bill::default(), Memo::default());
+        let ids: Vec<AttemptId> = ["a", "a", "b"]
+            .iter()
+            .map(|key| bill.begin(&mut memo, (key, "m", "/p"), 1, 5))
+            .collect();
+        ids.into_iter().for_each(|id| bill.end(id, end(Outcome::Cancelled)));
+        let json: serde_json::Value = serde_json::from_str(&bill.to_json()).expect("JSON");
+        assert_eq!(json["rows"][0]["in_flight_max"], 2);
+        assert_eq!(json["rows"][1]["in_flight_max"], 1);
+        assert_eq!(json["total"]["in_flight_max"], 3);
+        assert_eq!(json["total"]["in_flight"], 0);
+        let attempts = bill.attempts_json(&Filter::default());
+        let json: serde_json::Value = serde_json::from_str(&attempts).expect("JSON");
+        assert_eq!(json["attempts"][1]["in_flight"], 2);
+        assert_eq!(json["attempts"][1]["events"], 2);
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub fn plain(exchange: &Exchange, worker: &Worker, out: &mut Vec<u8>, body: &[u8
     if !exchange.bodiless {
         out.extend_from_slice(body);
     }
-    charge(exchange, worker, Outcome::Complete, exchange.reply.output, 0);
+    charge(exchange, worker, Outcome::Complete, (exchange.reply.output, 0), 0);
 }
 
 /// Charges for an answer that could not even be begun.
@@ -47,7 +47,7 @@ pub fn abandon(connection: &Connection, exchange: &Exchange) {
         exchange,
         &connection.worker,
         Outcome::Cancelled,
-        0,
+        (0, 0),
         connection.sender.last_write_us,
     );
 }
@@ -68,7 +68,7 @@ pub async fn deliver(connection: &mut Connection, exchange: Exchange) -> After {
             connection,
             &exchange,
             Outcome::Cancelled,
-            share.min(exchange.reply.output),
+            (share.min(exchange.reply.output), 0),
         );
         return After::Gone;
     }
@@ -100,7 +100,7 @@ async fn unary(connection: &mut Connection, exchange: &Exchange, behaviour: &Beh
         Place::MidBody(at) | Place::MidStream(at) => head_end + at.unwrap_or((end - head_end) / 2).min(end - head_end),
     });
     connection.out.truncate(at.unwrap_or(end));
-    let output = exchange.reply.output;
+    let output = (exchange.reply.output, 0);
     if !write_paced(connection, behaviour).await {
         finish(connection, exchange, Outcome::Cancelled, output);
         return After::Gone;
@@ -190,7 +190,7 @@ async fn write_paced(connection: &mut Connection, behaviour: &Behaviour) -> bool
     true
 }
 
-async fn end_cut(connection: &mut Connection, exchange: &Exchange, cut: Cut, output: u64) -> After {
+async fn end_cut(connection: &mut Connection, exchange: &Exchange, cut: Cut, output: Output) -> After {
     match cut.how {
         How::Reset => {
             finish(connection, exchange, Outcome::Cut, output);
@@ -208,7 +208,7 @@ async fn end_cut(connection: &mut Connection, exchange: &Exchange, cut: Cut, out
     }
 }
 
-fn finish(connection: &Connection, exchange: &Exchange, outcome: Outcome, output: u64) {
+fn finish(connection: &Connection, exchange: &Exchange, outcome: Outcome, output: Output) {
     charge(
         exchange,
         &connection.worker,
@@ -218,7 +218,10 @@ fn finish(connection: &Connection, exchange: &Exchange, outcome: Outcome, output
     );
 }
 
-fn charge(exchange: &Exchange, worker: &Worker, outcome: Outcome, output: u64, last_write_us: u64) {
+/// What was generated, in tokens, and how many events of it were written.
+type Output = (u64, u32);
+
+fn charge(exchange: &Exchange, worker: &Worker, outcome: Outcome, (output, events): Output, last_write_us: u64) {
     let Some(attempt) = exchange.attempt else { return };
     let billed = exchange.reply.status < 300 && !exchange.behaviour.as_ref().is_some_and(|b| b.unbilled);
     let input = if billed { exchange.reply.input } else { 0 };
@@ -237,6 +240,7 @@ fn charge(exchange: &Exchange, worker: &Worker, outcome: Outcome, output: u64, l
             input_tokens: input,
             output_tokens: output,
             last_write_us,
+            events,
         },
     );
 }
@@ -250,6 +254,8 @@ struct Streaming<'a> {
     /// Tokens rendered, and tokens written.
     rendered: u64,
     written: u64,
+    /// Events written.
+    events_written: usize,
     /// Body bytes written, framing included.
     bytes: usize,
     sequence: u32,
@@ -265,6 +271,7 @@ impl<'a> Streaming<'a> {
             events: 0,
             rendered: 0,
             written: 0,
+            events_written: 0,
             bytes: 0,
             sequence: 0,
             chunks: 0,
@@ -279,23 +286,27 @@ impl<'a> Streaming<'a> {
         let after = self.send(connection, stream).await;
         match after {
             Ok(()) if self.behaviour.truncate > 0 => {
-                finish(connection, self.exchange, Outcome::Cut, self.written);
+                finish(connection, self.exchange, Outcome::Cut, self.output());
                 After::Close
             }
             Ok(()) => {
-                finish(connection, self.exchange, Outcome::Complete, self.written);
+                finish(connection, self.exchange, Outcome::Complete, self.output());
                 if self.exchange.keep_alive && !self.behaviour.until_close {
                     After::Next
                 } else {
                     After::Close
                 }
             }
-            Err(Some(cut)) => end_cut(connection, self.exchange, cut, self.written).await,
+            Err(Some(cut)) => end_cut(connection, self.exchange, cut, self.output()).await,
             Err(None) => {
-                finish(connection, self.exchange, Outcome::Cancelled, self.written);
+                finish(connection, self.exchange, Outcome::Cancelled, self.output());
                 After::Gone
             }
         }
+    }
+
+    fn output(&self) -> Output {
+        (self.written, self.events_written as u32)
     }
 
     /// Sends everything; `Err(Some)` at the scripted cut, `Err(None)` when the client is gone.
@@ -460,6 +471,7 @@ impl<'a> Streaming<'a> {
             return Err(None);
         }
         self.written = self.rendered;
+        self.events_written = self.events;
         cut_here.map_or(Ok(()), |cut| Err(Some(cut)))
     }
 }

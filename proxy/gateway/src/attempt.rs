@@ -16,9 +16,11 @@ use sluice_wire::http::body::BodyDecoder;
 use sluice_wire::limits::{HEAD_BYTES_MAX, INTERIM_RESPONSES_MAX};
 
 pub use self::failure::{Failure, Next, Rejection};
+use crate::admission::Place;
 use crate::buffer::{Block, Chunk, Size};
-use crate::connection::{ClientGone, Downstream};
+use crate::connection::ClientGone;
 use crate::exchange::{Context, Request};
+use crate::presence::Presence;
 use crate::scratch::Work;
 use crate::upstream::{self, Upstream};
 
@@ -36,7 +38,13 @@ pub struct Answer {
     pub reusable: bool,
     /// When the request had been sent, in milliseconds of the core's clock.
     pub sent_at_ms: u64,
+    /// The request's place at the provider, if those are limited: held until the answer is dropped.
+    #[expect(dead_code, reason = "what counts is how long it lives")]
+    pub place: Option<Place>,
 }
+
+/// The bytes of a complete head, those behind it, and when the request had been sent.
+type Heard = (Chunk, Chunk, u64);
 
 /// How an attempt on one connection failed.
 enum Broken {
@@ -52,13 +60,23 @@ enum Broken {
 /// [`ClientGone`] outside; inside, why this attempt gave no such answer.
 pub async fn run(
     context: &Context<'_>,
-    down: &mut Downstream,
+    down: &mut impl Presence,
     work: &mut Work,
     request: &mut Request,
     target: &PlannedTarget<'_>,
     key: &Key,
 ) -> Result<Result<Answer, Failure>, ClientGone> {
     let core = context.core;
+    let entering = core.gates.enter(
+        &context.plane.snapshot,
+        target.provider,
+        context.limit_at_ms(),
+        &core.meter,
+    );
+    let place = match down.while_present(entering).await? {
+        Ok(place) => place,
+        Err(overloaded) => return Ok(Err(Failure::overloaded(&overloaded, target.provider))),
+    };
     let mut fresh = false;
     loop {
         if let Err(refusal) = request::write(context, work, target, key) {
@@ -69,23 +87,36 @@ pub async fn run(
             request.record.attempts = request.record.attempts.saturating_add(1);
         }
         let now_ms = core.clock.tick_ms();
-        let connect_by = context.total_at_ms.min(now_ms + u64::from(target.timeouts.connect_ms));
+        let connect_by = context
+            .limit_at_ms()
+            .min(now_ms + u64::from(target.timeouts.connect_ms));
         let obtained = upstream::obtain(core, context.plane, key.origin, fresh, connect_by);
         let mut upstream = match down.while_present(obtained).await? {
             Ok(upstream) => upstream,
+            // What ran out was the request's time, not the connection's.
+            Err(Code::UpstreamConnectFailed) if context.is_late() => {
+                return Ok(Err(Failure::new(Code::UpstreamTimeout, target.provider)));
+            }
             Err(code) => return Ok(Err(Failure::new(code, target.provider))),
         };
         let reused = upstream.reused;
         match ask(context, down, work, request, target, &mut upstream).await? {
-            Ok((head_bytes, rest, sent_at_ms)) => {
-                return accept(work, upstream, head_bytes, rest, sent_at_ms, context, down, target).await;
+            Ok(heard) => {
+                let place = observed(place, work.response.status, request.record.upstream_us);
+                return accept(work, upstream, heard, place, context, down, target).await;
             }
-            Err(Broken::Silent) if reused && !fresh => {
+            // It may have been closed for being idle, and it may be what a sick provider does: the budget knows the difference.
+            Err(Broken::Silent) if reused && !fresh && request.may_repeat() => {
                 core.meter.stale_connections.add(1);
                 fresh = true;
             }
             Err(Broken::Silent) => return Ok(Err(Failure::new(Code::UpstreamReset, target.provider))),
-            Err(Broken::Failed(failure)) => return Ok(Err(failure)),
+            Err(Broken::Failed(failure)) => {
+                if let Some(place) = place.filter(|_| failure.code == Code::UpstreamTimeout) {
+                    place.observe(None);
+                }
+                return Ok(Err(failure));
+            }
         }
     }
 }
@@ -93,15 +124,20 @@ pub async fn run(
 /// Sends what is in `work.parts` and reads until the final head of the answer is complete.
 async fn ask(
     context: &Context<'_>,
-    down: &mut Downstream,
+    down: &mut impl Presence,
     work: &mut Work,
     request: &mut Request,
     target: &PlannedTarget<'_>,
     upstream: &mut Upstream,
-) -> Result<Result<(Chunk, Chunk, u64), Broken>, ClientGone> {
+) -> Result<Result<Heard, Broken>, ClientGone> {
     let core = context.core;
-    let patience_ms = u64::from(target.timeouts.first_byte_ms);
-    let deadline = |now_ms: u64| context.total_at_ms.min(now_ms + patience_ms);
+    let patience_ms = if context.stream {
+        // Before the first token comes the head.
+        target.timeouts.first_byte_ms.min(target.timeouts.first_token_ms)
+    } else {
+        target.timeouts.first_byte_ms
+    };
+    let deadline = |now_ms: u64| context.limit_at_ms().min(now_ms + u64::from(patience_ms));
     upstream.stream.deadline().set(deadline(core.clock.tick_ms()));
     let begun_us = core.clock.now_us();
     let sent = down.while_present(upstream.stream.send(&mut work.parts)).await?;
@@ -171,7 +207,7 @@ enum HeadFailure {
 /// Reads until the head that begins with `bytes` is complete; gives the bytes of the head and those behind it.
 async fn complete_head(
     context: &Context<'_>,
-    down: &mut Downstream,
+    down: &mut impl Presence,
     work: &mut Work,
     upstream: &mut Upstream,
     mut bytes: Chunk,
@@ -207,15 +243,26 @@ async fn complete_head(
     Ok(Ok((head_bytes, bytes)))
 }
 
+/// Tells the gate what an answer's head says of the provider's load.
+fn observed(place: Option<Place>, status: u16, latency_us: u32) -> Option<Place> {
+    if let Some(place) = &place {
+        match status {
+            200..=299 => place.observe(Some(u64::from(latency_us))),
+            429 | 503 | 529 => place.observe(None),
+            _ => {}
+        }
+    }
+    place
+}
+
 /// Decides whether the answer whose head has arrived is one for the client.
 async fn accept(
     work: &mut Work,
     upstream: Upstream,
-    head_bytes: Chunk,
-    rest: Chunk,
-    sent_at_ms: u64,
+    (head_bytes, rest, sent_at_ms): Heard,
+    place: Option<Place>,
     context: &Context<'_>,
-    down: &mut Downstream,
+    down: &mut impl Presence,
     target: &PlannedTarget<'_>,
 ) -> Result<Result<Answer, Failure>, ClientGone> {
     let decoder = BodyDecoder::new(work.response.framing);
@@ -227,6 +274,7 @@ async fn accept(
         decoder,
         reusable,
         sent_at_ms,
+        place,
     };
     let (next, code) = match work.response.status {
         200..=299 | 400 | 404..=428 | 430..=499 => return Ok(Ok(answer)),

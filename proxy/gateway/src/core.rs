@@ -12,6 +12,7 @@ use rtrb::Producer;
 use sluice_policy::meter::CoreMeter;
 use sluice_wire::sigv4::Signer;
 
+use crate::admission::Gates;
 use crate::clock::Clock;
 use crate::net::Net;
 use crate::parts::Parts;
@@ -35,6 +36,8 @@ pub struct Core {
     pub clock: Clock,
     /// Idle connections to providers.
     pub pools: Pools,
+    /// Places at providers whose concurrency is limited.
+    pub gates: Gates,
     /// What this core counts; read by the control thread.
     pub meter: Arc<CoreMeter>,
     /// Copies of requests under way to shadow targets.
@@ -66,9 +69,12 @@ impl Core {
         meter: Arc<CoreMeter>,
         seed: u64,
     ) -> Self {
+        let gates = Gates::default();
+        gates.follow(&plane.snapshot);
         Self {
             index,
             net,
+            gates,
             clock: Clock::start(),
             pools: Pools::new(&plane),
             meter,
@@ -94,6 +100,7 @@ impl Core {
     /// Serves requests that begin from now on by `plane`.
     pub fn set_plane(&self, plane: Arc<Plane>) {
         self.pools.follow(&plane);
+        self.gates.follow(&plane.snapshot);
         *self.plane.borrow_mut() = Rc::new(plane);
     }
 

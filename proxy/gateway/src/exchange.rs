@@ -4,10 +4,12 @@
 //! byte to the client; every request leaves exactly one record. Deliberately absent: how bytes are read (`intake.rs`),
 //! carried to a provider (`attempt.rs`) and brought back (`relay.rs`).
 
+use std::cell::Cell;
 use std::rc::Rc;
 
+use sluice_policy::patience::{self, Patience};
 use sluice_policy::route::{self, Situation};
-use sluice_policy::snapshot::{Provider, Resolved, RouteId, Snapshot, Target};
+use sluice_policy::snapshot::{Key, Provider, Resolved, RouteId, Snapshot, Target};
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
 use sluice_wire::http::{FieldId, Framing, Method, Version};
@@ -27,6 +29,8 @@ use crate::scratch::{Asked, Scratch, Work};
 
 mod fallbacks;
 mod forward;
+mod hedge;
+mod resume;
 mod shadow;
 mod ticket;
 
@@ -70,6 +74,31 @@ impl Request {
         if let Some(ticket) = &mut self.ticket {
             ticket.answered();
         }
+    }
+
+    /// The same request for a second attempt beside the one under way.
+    fn fork(&self) -> Self {
+        let mut record = self.record;
+        record.attempts = 0;
+        Self {
+            record,
+            ticket: None,
+            trace: None,
+            ..*self
+        }
+    }
+
+    /// An attempt is given up because another one began its answer sooner.
+    fn loses(&mut self, provider: &Provider, key: &Key, ticket: Ticket) {
+        self.record.given_up = Label::new(&provider.name);
+        self.record.given_up_key = Label::new(&key.name);
+        ticket.given_up();
+    }
+
+    /// Whether the attempt under way may be sent once more, on a connection of its own: that is a retry like any other, as far
+    /// as the target's budget goes.
+    pub fn may_repeat(&self) -> bool {
+        self.ticket.as_ref().is_none_or(Ticket::take_retry)
     }
 
     /// The answer has been delivered.
@@ -123,9 +152,27 @@ pub struct Context<'a> {
     pub body_bytes: u64,
     /// When it must have ended, in milliseconds of the core's clock.
     pub total_at_ms: u64,
+    /// The same for what it waits for now: earlier than `total_at_ms` until the answer has begun.
+    limit_at_ms: Cell<u64>,
 }
 
 impl Context<'_> {
+    /// When what the request waits for now must have come, in milliseconds of the core's clock: the first byte of an answer
+    /// while nothing has been sent to the client, then its end.
+    pub fn limit_at_ms(&self) -> u64 {
+        self.limit_at_ms.get()
+    }
+
+    /// Whether the request has no time left.
+    pub fn is_late(&self) -> bool {
+        self.core.clock.tick_ms() >= self.limit_at_ms()
+    }
+
+    /// The client's answer begins: from now on only the end of the request is due.
+    pub fn begins(&self) {
+        self.limit_at_ms.set(self.total_at_ms);
+    }
+
     /// What choices depend on, now.
     pub fn situation(&self) -> Situation<'_> {
         Situation {
@@ -236,6 +283,7 @@ async fn serve(
         .and_then(|name| asked.head.named(&asked.head_bytes, name.as_bytes()))
         .map(route::session_hash);
     let total_ms = snapshot.timeouts(resolved.route, resolved.provider).total_ms;
+    let patience = patience_of(asked, snapshot.downstream().sdk_timeouts, total_ms)?;
     let context = Context {
         core,
         plane: &plane,
@@ -250,7 +298,8 @@ async fn serve(
             .map_or_else(|| scan == Scan::Json && asked.keys.stream(), |(_, stream)| *stream),
         path_model,
         body_bytes: body.bytes,
-        total_at_ms: core.clock.tick_ms() + u64::from(total_ms),
+        total_at_ms: core.clock.tick_ms() + u64::from(patience.total_ms),
+        limit_at_ms: Cell::new(core.clock.tick_ms() + u64::from(patience.answer_ms)),
     };
     let plan = route::plan(snapshot, &resolved, &own_fallbacks, &context.situation())?;
     shadow::send(&context, &resolved);
@@ -330,6 +379,9 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         model: Label::EMPTY,
         provider: Label::EMPTY,
         key: Label::EMPTY,
+        resumed: false,
+        given_up: Label::EMPTY,
+        given_up_key: Label::EMPTY,
         reason: None,
         client: Some(down.client.ip()),
         bytes_in: 0,
@@ -395,6 +447,21 @@ fn model_of(asked: &Asked, scan: Scan, endpoint: Endpoint) -> Result<Option<&str
         .with_param("model")),
         None => Ok(None),
     }
+}
+
+/// How long the client waits, by what it says and what it is allowed.
+fn patience_of(asked: &Asked, heed_sdks: bool, total_ms: u32) -> Result<Patience, ApiError> {
+    let head = &asked.head;
+    let value = |id: FieldId| head.field(id).map(|field| field.value.of(&asked.head_bytes));
+    let own = head
+        .field(FieldId::Sluice)
+        .and_then(|_| head.named(&asked.head_bytes, patience::TIMEOUT_FIELD.as_bytes()));
+    let said = patience::Said {
+        own,
+        read: value(FieldId::StainlessReadTimeout).filter(|_| heed_sdks),
+        head: value(FieldId::StainlessTimeout).filter(|_| heed_sdks),
+    };
+    patience::of(total_ms, &said)
 }
 
 /// Where a request goes that is about no model: the default provider if it speaks OpenAI's dialect, else the first that does.

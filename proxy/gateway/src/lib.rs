@@ -3,6 +3,7 @@
 //! Invariants: the data plane (`worker`, `core`, `connection`, `exchange`, …) and the control thread (`control`) meet only in
 //! `mesh`, `plane` and the counters. Deliberately absent: parsing and decisions.
 
+mod admission;
 mod attempt;
 mod buffer;
 mod clock;
@@ -16,6 +17,7 @@ mod mesh;
 mod net;
 mod parts;
 mod plane;
+mod presence;
 mod record;
 mod relay;
 mod reply;

@@ -376,6 +376,9 @@ fn more_than_nothing(sent: usize) -> io::Result<usize> {
     Ok(sent)
 }
 
+/// How long a provider may leave bytes unacknowledged before its connection counts as broken, in milliseconds.
+const UNACKED_MS_MAX: u64 = 10_000;
+
 /// Connects to an address; the deadline that `started` is given bounds it, if the caller sets it there.
 ///
 /// # Errors
@@ -386,6 +389,8 @@ pub async fn connect(address: SocketAddr, net: &Net, started: impl FnOnce(&Deadl
         socket2::Type::STREAM.nonblocking().cloexec(),
         Some(socket2::Protocol::TCP),
     )?;
+    // A peer that acknowledges nothing is not slow but gone: what waits for it ends long before its answer is due.
+    let _ = socket.set_tcp_user_timeout(Some(Duration::from_millis(UNACKED_MS_MAX)));
     match socket.connect(&address.into()) {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}

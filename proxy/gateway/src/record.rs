@@ -93,6 +93,12 @@ pub struct Record {
     pub provider: Label<32>,
     /// The name of the key that was used last.
     pub key: Label<32>,
+    /// The provider whose answer was given up because another one began sooner; it may charge for it.
+    pub given_up: Label<32>,
+    /// The key of that provider.
+    pub given_up_key: Label<32>,
+    /// True if another target brought a stream to its end that was cut.
+    pub resumed: bool,
     /// Why the first target did not answer, if it did not.
     pub reason: Option<Code>,
     /// The client's address.

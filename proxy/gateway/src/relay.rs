@@ -15,6 +15,7 @@ use sluice_wire::http::{FieldId, Framing};
 
 use self::head::BodyFrame;
 pub use self::head::write_trace;
+pub use self::translated::{Unfinished, give_up, go_on};
 use crate::attempt::{Answer, Failure};
 use crate::buffer::{Chunk, Size};
 use crate::connection::{ClientGone, Downstream};
@@ -28,6 +29,8 @@ const COLLECTED_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub enum Undelivered {
     /// Nothing has been sent: another target may answer.
     Failed(Failure),
+    /// A stream was cut after it had begun, and another target may go on with it.
+    Cut(Box<Unfinished>),
     /// The request is over.
     Ended(End),
 }
@@ -64,7 +67,8 @@ pub async fn deliver(
     // Draining may have begun since the request was read: the client is told that its connection ends here.
     request.keep_alive &= !context.core.is_draining();
     let mode = mode(work, &answer);
-    if target.provider.dialect != context.dialect {
+    let resumable = context.plane.snapshot.resumes(context.route) && context.endpoint.is_translatable();
+    if target.provider.dialect != context.dialect || resumable && matches!(mode, Mode::Events) {
         return match mode {
             Mode::Events => translated::stream(context, down, work, request, target, answer).await,
             Mode::Collect | Mode::Pass => translated::unary(context, down, work, request, target, answer).await,
@@ -205,6 +209,7 @@ async fn pass(
     };
     work.parts.clear();
     head::write(work, &answer.head_bytes, request, target, frame);
+    context.begins();
     request.answered(context.core);
     let collected = work.answer.iter().map(|chunk| chunk.len()).sum();
     emit(work, request, frame, collected, |work| {
@@ -271,7 +276,7 @@ async fn next_piece(
         let stream = &mut answer.upstream.stream;
         let silence_ms = u64::from(target.timeouts.stream_idle_ms);
         let by_ms = deadline_ms.unwrap_or_else(|| context.core.clock.tick_ms() + silence_ms);
-        stream.deadline().set(by_ms.min(context.total_at_ms));
+        stream.deadline().set(by_ms.min(context.limit_at_ms()));
         if answer
             .decoder
             .remaining()

@@ -61,6 +61,8 @@ pub struct Work {
     pub whole: Chunk,
     /// A translation under construction.
     pub out: Out,
+    /// The beginning of the answer, if a target is to go on with it (`exchange/resume.rs`).
+    pub beginning: Option<Box<str>>,
     /// What the translation of the request lost.
     pub notes: Notes,
 }
@@ -82,5 +84,6 @@ impl Scratch {
         work.out.begin(&[]);
         work.out.buf.shrink_to(TRANSLATION_BYTES_KEPT);
         work.notes.clear();
+        work.beginning = None;
     }
 }

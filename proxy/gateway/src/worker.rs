@@ -128,6 +128,7 @@ async fn serve(worker: Worker) {
         ticks += 1;
         let now_ms = core.clock.tick();
         core.meter.deadlines_passed.add(core.net.deadlines.sweep(now_ms) as u64);
+        core.meter.waiting.set(core.gates.sweep(now_ms) as u64);
         if !obey(&core, &mut orders, &fds, now_ms) {
             break;
         }

@@ -5,6 +5,7 @@
 //! files and variables, and anything compiled for the request path (`snapshot.rs`).
 
 mod check;
+pub mod concurrency;
 mod meaning;
 pub(crate) mod names;
 pub mod provider;
@@ -20,9 +21,10 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use concurrency::Concurrency;
 pub use provider::{AuthName, Aws, AwsAccessKey, AwsSource, DialectName, Key, Provider, ProviderTls, SecretPlace};
 pub use provider::{TimeoutOverrides, Timeouts};
-pub use routing::{Balance, Breaker, KeyRest, Retries, Route, Sample, Verdict, WeightedTarget};
+pub use routing::{Balance, Breaker, Hedge, KeyRest, Resume, Retries, Route, Sample, Verdict, WeightedTarget};
 pub use server::{ClientAuth, Limits, Log, LogFormat, LogLevel, LogRequests, ProxyProtocol, Server, ServerTimeouts};
 pub use server::{ServerTls, Upstream};
 

@@ -8,6 +8,7 @@ mod breaker;
 mod budget;
 pub(crate) mod hash;
 mod key;
+mod late;
 mod target;
 mod window;
 mod word;

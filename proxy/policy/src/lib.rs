@@ -5,10 +5,12 @@
 //! wire (`sluice-wire`).
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod cache;
 pub mod config;
 pub mod health;
 pub mod meter;
+pub mod patience;
 pub mod route;
 pub mod snapshot;
 pub mod vendors;

@@ -95,10 +95,13 @@ meter! {
     Counter responses_5xx = "sluice_responses_5xx_total", "Answers with a 5xx status.";
     Counter clients_gone = "sluice_clients_gone_total", "Requests whose client closed the connection before the answer was complete.";
     Counter streams_interrupted = "sluice_streams_interrupted_total", "Streams that a provider cut after the first byte.";
+    Counter streams_resumed = "sluice_streams_resumed_total", "Streams that were cut and that another target brought to their end.";
     Counter attempts = "sluice_upstream_attempts_total", "Requests sent to providers.";
     Counter attempts_failed = "sluice_upstream_attempts_failed_total", "Attempts that did not give an answer for the client.";
     Counter fallbacks = "sluice_fallbacks_total", "Requests answered by another target than the first.";
     Counter retries = "sluice_upstream_retries_total", "Attempts at a target that the same request had asked before.";
+    Counter hedges = "sluice_hedges_total", "Second targets asked beside a late first one.";
+    Counter hedges_won = "sluice_hedges_won_total", "Of those, answers that the second target began first.";
     Counter retries_denied = "sluice_upstream_retries_denied_total", "Retries that were not made because the target's budget was spent.";
     Counter passed_over = "sluice_targets_passed_over_total", "Targets that a request did not try, because they or their keys rest.";
     Counter breakers_opened = "sluice_breakers_opened_total", "Times that a target was found to fail and left alone.";
@@ -108,6 +111,9 @@ meter! {
     Counter shadows = "sluice_shadow_requests_total", "Copies of requests sent to shadow targets.";
     Counter shadows_failed = "sluice_shadow_requests_failed_total", "Copies of requests that got no complete answer.";
     Counter stale_connections = "sluice_upstream_stale_connections_total", "Pooled connections that the provider had closed, replaced without counting an attempt.";
+    Counter queued = "sluice_requests_queued_total", "Requests that waited for a place at a provider whose concurrency is limited.";
+    Counter overloads = "sluice_overloads_total", "Times that there was no place for a request at a provider whose concurrency is limited.";
+    Gauge waiting = "sluice_requests_waiting", "Requests that wait for a place at a provider now.";
     Counter upstream_connects = "sluice_upstream_connects_total", "Connections made to providers.";
     Counter upstream_reuses = "sluice_upstream_reuses_total", "Requests sent over a pooled connection.";
     Gauge upstream_idle = "sluice_upstream_idle_connections", "Idle connections in the pools.";

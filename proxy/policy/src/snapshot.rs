@@ -14,10 +14,11 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::ApiError;
-use sluice_wire::provider::Quirks;
+use sluice_wire::provider::{self, Quirks};
 
 use self::rules::Overrides;
 pub(crate) use self::rules::{Member, Route};
+use crate::admission;
 use crate::config::names::Names;
 use crate::config::values::Network;
 use crate::config::{Config, Log, ProviderTls, Upstream};
@@ -146,6 +147,8 @@ pub struct Downstream {
     pub connections_max: u32,
     /// Most bytes of request bodies that one core holds.
     pub in_flight_body_bytes_max: u64,
+    /// Whether what an SDK says of its own patience counts.
+    pub sdk_timeouts: bool,
 }
 
 /// An address that connections are pooled by. Between snapshots, [`Snapshot::same_origin`] says which is which.
@@ -241,6 +244,10 @@ pub struct Provider {
     pub keys: Box<[Key]>,
     /// Timeouts as far as a route does not override them.
     pub timeouts: Timeouts,
+    /// Whether its models go on with the beginning of an answer; `None`: see [`Provider::takes_beginnings`].
+    pub prefill: Option<bool>,
+    /// How many requests one core has there at a time; `None`: any number.
+    pub concurrency: Option<admission::Limits>,
     /// Names of the header fields that [`Key::head`] sets, in lower case: the client's own are left out.
     pub header_names: Box<[Box<str>]>,
     /// The models it lists.
@@ -254,6 +261,12 @@ impl Provider {
     /// Whether it has a usable key, or needs none.
     pub fn available(&self) -> bool {
         !self.keys.is_empty()
+    }
+
+    /// Whether `model` goes on with the beginning of an answer that it is given.
+    pub fn takes_beginnings(&self, model: &str) -> bool {
+        self.prefill
+            .unwrap_or_else(|| provider::takes_beginnings(self.dialect, model))
     }
 
     /// The keys that may not be used for `model`, as a mask over [`Provider::keys`].

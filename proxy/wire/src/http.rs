@@ -5,6 +5,7 @@
 //! spoken to over HTTP/1.1), and any decision about a field's fate.
 
 pub mod body;
+pub mod date;
 mod error;
 mod field;
 mod framing;

@@ -54,6 +54,8 @@ pub const TRANSLATED_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Tokens of an answer where the dialect demands a number and nobody gave one (`max_tokens_default`): no Claude model has a
 /// lower limit of its own.
 pub const MAX_TOKENS_DEFAULT: u32 = 4096;
+/// Longest answer that another provider is asked to go on with after its stream was cut, in bytes of text.
+pub const RESUMED_TEXT_BYTES_MAX: usize = 64 * 1024;
 /// Shortest string that a translated body references in its source instead of copying, in bytes.
 pub const SPLICE_BYTES_MIN: usize = 4 * 1024;
 /// Most losses that one translated request names in its warning header.
@@ -157,6 +159,10 @@ pub const CACHE_TAGS_MAX: usize = 16;
 pub const CACHE_FRAME_BLOCKS_MAX: usize = 131_072;
 /// Frames that a new one is compared with, of one key.
 pub const CACHE_FRAMES_PER_KEY_MAX: usize = 64;
+/// Requests that one core has at a provider at a time, where that is limited and no number is given.
+pub const CONCURRENCY_DEFAULT: u32 = 1024;
+/// Requests that wait for a place at such a provider, on each core.
+pub const QUEUE_DEFAULT: u32 = 256;
 /// Entries of each ring between a core and the control thread.
 pub const RING_ENTRIES: usize = 4096;
 

@@ -18,8 +18,10 @@
 pub mod anthropic;
 pub mod bedrock;
 mod fields;
+mod joint;
 pub mod openai;
 
+use self::joint::Joint;
 use crate::chat::{ChatEvent, ChatRequest, ChatResponse, Notes, Out, StreamEnd, ToolIdRule, UpstreamError, Usage};
 use crate::dialect::Dialect;
 use crate::error::ApiError;
@@ -215,6 +217,16 @@ pub fn write_own_error(dialect: Dialect, error: &ApiError, out: &mut Out) {
     }
 }
 
+/// Whether models of that dialect commonly go on with the beginning of an answer that they are given as a last message of the
+/// assistant's. Vendors of OpenAI's dialect that do have switches of their own for it.
+pub fn takes_beginnings(dialect: Dialect, model: &str) -> bool {
+    match dialect {
+        Dialect::OpenAi => false,
+        Dialect::Anthropic => true,
+        Dialect::Bedrock => model.contains("claude"),
+    }
+}
+
 /// The header field that an answer with a provider's error carries beside its body, if the dialect has one.
 pub fn error_field(dialect: Dialect, error: &UpstreamError) -> Option<(&'static str, &'static str)> {
     (dialect == Dialect::Bedrock).then(|| ("x-amzn-errortype", bedrock::error_type(error)))
@@ -323,6 +335,8 @@ pub struct Transcoder {
     usage: Option<Usage>,
     output: bool,
     error: Option<UpstreamError>,
+    /// If the stream may have to be continued by another provider.
+    joint: Option<Box<Joint>>,
 }
 
 impl Transcoder {
@@ -335,6 +349,29 @@ impl Transcoder {
             usage: None,
             output: false,
             error: None,
+            joint: None,
+        }
+    }
+
+    /// The same for a stream that another provider may go on with if it is cut.
+    pub fn resumable(from: Dialect, to: Dialect, reply: &Reply<'_>) -> Self {
+        Self {
+            joint: Some(Box::default()),
+            ..Self::new(from, to, reply)
+        }
+    }
+
+    /// The text that another provider may go on from, now that the stream was cut; `None`: none can.
+    pub fn continuation(&self) -> Option<&str> {
+        self.joint.as_ref()?.continuation()
+    }
+
+    /// A provider of that dialect goes on from [`Transcoder::continuation`].
+    pub fn resume(&mut self, from: Dialect) {
+        self.decoder = StreamDecoder::new(from);
+        self.error = None;
+        if let Some(joint) = &mut self.joint {
+            joint.resume();
         }
     }
 
@@ -346,10 +383,11 @@ impl Transcoder {
             usage,
             output,
             error,
+            joint,
         } = self;
         decoder.push(bytes, &mut |event| {
             watch(&event, usage, output, error);
-            encoder.push(&event, out);
+            write(joint, encoder, &event, out);
         })
     }
 
@@ -362,10 +400,11 @@ impl Transcoder {
             usage,
             output,
             error,
+            joint,
         } = self;
         decoder.finish(&mut |event| {
             watch(&event, usage, output, error);
-            encoder.push(&event, out);
+            write(joint, encoder, &event, out);
         })
     }
 
@@ -392,6 +431,13 @@ impl Transcoder {
     /// Events that could not be read and were skipped.
     pub fn malformed(&self) -> u32 {
         self.decoder.malformed()
+    }
+}
+
+fn write(joint: &mut Option<Box<Joint>>, encoder: &mut StreamEncoder, event: &ChatEvent<'_>, out: &mut Out) {
+    match joint {
+        Some(joint) => joint.pass(event, &mut |event| encoder.push(event, out)),
+        None => encoder.push(event, out),
     }
 }
 

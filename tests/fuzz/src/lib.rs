@@ -38,3 +38,8 @@ pub fn arrivals(seed: u8, bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
         &bytes[..arrived]
     })
 }
+
+/// Whether `text` is JSON by its grammar. Numbers of any size are (RFC 8259 §6), though few programs can hold them.
+pub fn is_json(text: &[u8]) -> bool {
+    serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok()
+}

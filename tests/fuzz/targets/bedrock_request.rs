@@ -4,6 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
+use sluice_fuzz::is_json;
 use sluice_wire::chat::{Notes, Out};
 use sluice_wire::dialect::Dialect;
 use sluice_wire::provider::{self, Ingress, Quirks, Reply, Target};
@@ -39,11 +40,7 @@ fuzz_target!(|body: &[u8]| {
                 continue;
             }
             let written = out.collect(body);
-            assert!(
-                serde_json::from_slice::<Value>(&written).is_ok(),
-                "{}",
-                String::from_utf8_lossy(&written)
-            );
+            assert!(is_json(&written), "{}", String::from_utf8_lossy(&written));
             if dialect == Dialect::Bedrock {
                 again(&written, &target);
             }
@@ -55,11 +52,7 @@ fuzz_target!(|body: &[u8]| {
             out.begin(body);
             provider::write_response(dialect, &response, &REPLY, &mut out);
             let written = out.collect(body);
-            assert!(
-                serde_json::from_slice::<Value>(&written).is_ok(),
-                "{}",
-                String::from_utf8_lossy(&written)
-            );
+            assert!(is_json(&written), "{}", String::from_utf8_lossy(&written));
         }
     }
 });
@@ -71,7 +64,13 @@ fn again(body: &[u8], target: &Target<'_>) {
     let (mut out, mut notes) = (Out::default(), Notes::default());
     out.begin(&[]);
     provider::write_request(Dialect::Bedrock, &request, target, &mut out, &mut notes).expect("nothing new to refuse");
-    let second: Value = serde_json::from_slice(&out.collect(&[])).expect("valid");
-    let first: Value = serde_json::from_slice(body).expect("valid");
-    assert_eq!(first, second);
+    let written = out.collect(&[]);
+    assert!(is_json(&written), "{}", String::from_utf8_lossy(&written));
+    // A number that no `Value` can hold cannot be compared either.
+    if let (Ok(first), Ok(second)) = (
+        serde_json::from_slice::<Value>(body),
+        serde_json::from_slice::<Value>(&written),
+    ) {
+        assert_eq!(first, second);
+    }
 }

@@ -9,15 +9,17 @@ use sluice_policy::snapshot::Provider;
 use sluice_wire::chat::{ErrorKind, Out, UpstreamError};
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code, Fault};
-use sluice_wire::http::FieldId;
 use sluice_wire::http::head::ResponseHead;
+use sluice_wire::http::{FieldId, date};
 use sluice_wire::provider::{self as dialects, ErrorHead};
 
 use super::Answer;
+use crate::admission::Overloaded;
 use crate::buffer::Chunk;
-use crate::connection::{ClientGone, Downstream};
+use crate::connection::ClientGone;
 use crate::exchange::{Context, End};
 use crate::parts::Parts;
+use crate::presence::Presence;
 use crate::reply;
 use crate::scratch::Work;
 
@@ -127,6 +129,16 @@ impl Failure {
         }
     }
 
+    /// There is no place at the provider: nothing was sent, and the next target may have one.
+    pub fn overloaded(overloaded: &Overloaded, provider: &Provider) -> Self {
+        let message = format!("{}: {}", provider.name, explain(Code::Overloaded));
+        let refusal = ApiError::new(Code::Overloaded, message).with_retry_after_s(overloaded.retry_after_s);
+        Self {
+            told: Told::Refusal(refusal),
+            ..Self::new(Code::Overloaded, provider)
+        }
+    }
+
     /// The provider reported an error inside its answer, before the first token.
     pub fn reported(error: UpstreamError, provider: &Provider) -> Self {
         let (next, code) = match error.kind {
@@ -203,7 +215,7 @@ impl Failure {
 /// [`ClientGone`].
 pub async fn reject(
     context: &Context<'_>,
-    down: &mut Downstream,
+    down: &mut impl Presence,
     work: &mut Work,
     mut answer: Answer,
     provider: &Provider,
@@ -215,7 +227,7 @@ pub async fn reject(
         .response
         .field(FieldId::ContentType)
         .map(|field| field.value.of(&head_bytes).into());
-    let by_ms = context.total_at_ms.min(context.core.clock.tick_ms() + REJECTION_MS);
+    let by_ms = context.limit_at_ms().min(context.core.clock.tick_ms() + REJECTION_MS);
     let mut body = Vec::new();
     let complete = down.while_present(collect(&mut answer, work, &mut body, by_ms)).await?;
     if complete && answer.reusable && answer.rest.is_empty() {
@@ -254,14 +266,14 @@ pub async fn reject(
 /// [`ClientGone`].
 pub async fn verdict(
     context: &Context<'_>,
-    down: &mut Downstream,
+    down: &mut impl Presence,
     work: &mut Work,
     answer: &mut Answer,
     provider: &Provider,
 ) -> Result<Option<Failure>, ClientGone> {
     let mut decoder = answer.decoder.clone();
     let (mut raw, mut body) = (Vec::new(), Vec::new());
-    let by_ms = context.total_at_ms.min(context.core.clock.tick_ms() + REJECTION_MS);
+    let by_ms = context.limit_at_ms().min(context.core.clock.tick_ms() + REJECTION_MS);
     answer.upstream.stream.deadline().set(by_ms);
     let mut bytes = 0;
     let mut complete = decoder.is_done();
@@ -329,12 +341,25 @@ fn is_of_target(error: &UpstreamError) -> bool {
 /// What the head of an error answer says.
 pub fn error_head<'h>(response: &ResponseHead, head_bytes: &'h [u8]) -> ErrorHead<'h> {
     let text = |value: &'h [u8]| std::str::from_utf8(value).ok().map(str::trim);
-    let retry_after = response
-        .field(FieldId::RetryAfter)
-        .and_then(|field| text(field.value.of(head_bytes)));
+    let value = |id| response.field(id).map(|field| field.value.of(head_bytes));
+    let retry_after = value(FieldId::RetryAfter);
+    let in_ms = || {
+        text(response.named(head_bytes, b"retry-after-ms")?)?
+            .parse::<f64>()
+            .ok()
+    };
+    let seconds = match retry_after.and_then(text).map(str::parse::<u32>) {
+        Some(Ok(seconds)) => Some(seconds),
+        // A date (RFC 9110 §10.2.3), held against the provider's own clock.
+        Some(Err(_)) => retry_after
+            .zip(value(FieldId::Date))
+            .and_then(|(at, now)| date::seconds_between(now, at)),
+        // What some providers say beside or in place of it; the cast saturates.
+        None => in_ms().map(|ms| (ms / 1000.0).ceil() as u32),
+    };
     ErrorHead {
         status: response.status,
-        retry_after_s: retry_after.and_then(|value| value.parse().ok()),
+        retry_after_s: seconds,
         error_type: response.named(head_bytes, b"x-amzn-errortype").and_then(text),
     }
 }
@@ -418,6 +443,7 @@ fn explain(code: Code) -> &'static str {
         Code::UpstreamReset => "the provider closed the connection before it answered",
         Code::UpstreamTimeout => "the provider did not answer in time",
         Code::UpstreamAuth => "the provider refuses the gateway's key; the operator must check it",
+        Code::Overloaded => "as many requests as the gateway may have there are under way; try again later",
         Code::UpstreamProtocolError => "the provider's answer cannot be understood",
         _ => "the provider did not give an answer",
     }

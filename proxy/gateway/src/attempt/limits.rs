@@ -28,11 +28,7 @@ pub fn observe(context: &Context<'_>, work: &Work, answer: &Answer, key: &Key) {
     let mut limits = [Limit::default(); KINDS];
     let mut any = false;
     for field in &work.response.fields {
-        // The shortest name has 24 bytes: most fields are told apart without looking at them.
-        if field.id != FieldId::Other || field.name.len() < 24 {
-            continue;
-        }
-        let Some((kind, is_limit)) = kind_of(field.name.of(&answer.head_bytes)) else {
+        let Some((kind, is_limit)) = kind_of(field.id) else {
             continue;
         };
         let number = number(field.value.of(&answer.head_bytes));
@@ -56,25 +52,28 @@ pub fn observe(context: &Context<'_>, work: &Work, answer: &Answer, key: &Key) {
 }
 
 /// Which kind of limit a field is about, and whether it says the limit itself rather than what remains.
-fn kind_of(name: &[u8]) -> Option<(usize, bool)> {
-    const NAMES: [(&[u8], usize, bool); 10] = [
-        (b"x-ratelimit-remaining-requests", 0, false),
-        (b"x-ratelimit-limit-requests", 0, true),
-        (b"x-ratelimit-remaining-tokens", 1, false),
-        (b"x-ratelimit-limit-tokens", 1, true),
-        (b"anthropic-ratelimit-requests-remaining", 0, false),
-        (b"anthropic-ratelimit-requests-limit", 0, true),
-        (b"anthropic-ratelimit-input-tokens-remaining", 2, false),
-        (b"anthropic-ratelimit-input-tokens-limit", 2, true),
-        (b"anthropic-ratelimit-output-tokens-remaining", 3, false),
-        (b"anthropic-ratelimit-output-tokens-limit", 3, true),
-    ];
-    let same = |known: &&(&[u8], usize, bool)| known.0.len() == name.len() && known.0.eq_ignore_ascii_case(name);
-    NAMES.iter().find(same).map(|&(_, kind, is_limit)| (kind, is_limit))
+fn kind_of(id: FieldId) -> Option<(usize, bool)> {
+    Some(match id {
+        FieldId::RequestsLeft | FieldId::AnthropicRequestsLeft => (0, false),
+        FieldId::RequestsLimit | FieldId::AnthropicRequestsLimit => (0, true),
+        FieldId::TokensLeft => (1, false),
+        FieldId::TokensLimit => (1, true),
+        FieldId::AnthropicInputLeft => (2, false),
+        FieldId::AnthropicInputLimit => (2, true),
+        FieldId::AnthropicOutputLeft => (3, false),
+        FieldId::AnthropicOutputLimit => (3, true),
+        _ => return None,
+    })
 }
 
-fn number(value: &[u8]) -> Option<u64> {
-    std::str::from_utf8(value).ok()?.trim().parse().ok()
+/// A decimal number of at most 19 digits, which 64 bits hold.
+fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || digits.len() > 19 {
+        return None;
+    }
+    digits.iter().try_fold(0, |number: u64, &digit| {
+        digit.is_ascii_digit().then(|| number * 10 + u64::from(digit - b'0'))
+    })
 }
 
 /// What is left, in thousandths of the limit.
@@ -87,24 +86,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_recognised_in_any_case_and_only_whole() {
-        assert_eq!(kind_of(b"X-RateLimit-Remaining-Requests"), Some((0, false)));
-        assert_eq!(kind_of(b"x-ratelimit-limit-tokens"), Some((1, true)));
-        assert_eq!(
-            kind_of(b"anthropic-ratelimit-output-tokens-remaining"),
-            Some((3, false))
-        );
-        assert_eq!(kind_of(b"x-ratelimit-reset-requests"), None);
-        assert_eq!(kind_of(b"x-ratelimit-limit-tokens-and-more"), None);
-    }
-
-    #[test]
     fn what_is_left_is_a_share_of_the_limit() {
         assert_eq!(left_milli(5, 100), Some(50));
         assert_eq!(left_milli(200, 100), Some(1000));
         assert_eq!(left_milli(u64::MAX, u64::MAX), Some(1000));
         assert_eq!(left_milli(0, 0), None);
-        assert_eq!(number(b" 12 "), Some(12));
+        assert_eq!(number(b"12"), Some(12));
+        assert_eq!(number(b""), None);
+        assert_eq!(number(&[b'9'; 20]), None);
         assert_eq!(number(b"-1"), None);
         assert_eq!(number(b"1s"), None);
     }

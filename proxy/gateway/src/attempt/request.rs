@@ -6,6 +6,7 @@
 
 use sluice_policy::route::PlannedTarget;
 use sluice_policy::snapshot::Key;
+use sluice_wire::chat::{Content, Message, Part, Role, Text};
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code, write_string};
 use sluice_wire::http::{Field, FieldId, Method};
@@ -27,7 +28,7 @@ use crate::signing;
 pub fn write(context: &Context<'_>, work: &mut Work, target: &PlannedTarget<'_>, key: &Key) -> Result<(), ApiError> {
     work.parts.clear();
     work.notes.clear();
-    if target.provider.dialect == context.dialect {
+    if target.provider.dialect == context.dialect && work.beginning.is_none() {
         return write_spliced(context, &mut work.parts, target, key);
     }
     translate(context, work, target)?;
@@ -86,7 +87,17 @@ fn translate(context: &Context<'_>, work: &mut Work, target: &PlannedTarget<'_>)
         path_model: context.path_model,
         path_stream: context.stream,
     };
-    let request = provider::parse_request(context.dialect, &work.whole, &ingress)?;
+    let mut request = provider::parse_request(context.dialect, &work.whole, &ingress)?;
+    if let Some(beginning) = work.beginning.as_deref().filter(|text| !text.is_empty()) {
+        request.messages.push(Message {
+            role: Role::Assistant,
+            name: None,
+            parts: vec![Part::from(Content::Text {
+                text: Text::plain(beginning),
+                citations: Vec::new(),
+            })],
+        });
+    }
     work.out.begin(&work.whole);
     provider::write_request(
         target.provider.dialect,

@@ -24,6 +24,42 @@ pub struct RequestLog {
     sampled_below: u64,
     lines: Vec<u8>,
     day: (u64, [u8; 10]),
+    names: Names,
+}
+
+/// The members that say what was asked of whom; rendered anew only if they differ from those of the line before.
+#[derive(Default)]
+struct Names {
+    texts: [Vec<u8>; 5],
+    rendered: Vec<u8>,
+}
+
+impl Names {
+    fn of(&mut self, record: &Record) -> &[u8] {
+        const KEYS: [&[u8]; 5] = [
+            b",\"method\":",
+            b",\"path\":",
+            b",\"model\":",
+            b",\"provider\":",
+            b",\"key\":",
+        ];
+        let texts = [
+            record.method.as_bytes(),
+            record.path.as_bytes(),
+            record.model.as_bytes(),
+            record.provider.as_bytes(),
+            record.key.as_bytes(),
+        ];
+        if self.texts != texts {
+            self.rendered.clear();
+            for ((kept, text), key) in self.texts.iter_mut().zip(texts).zip(KEYS) {
+                kept.clear();
+                kept.extend_from_slice(text);
+                text_member(&mut self.rendered, key, text);
+            }
+        }
+        &self.rendered
+    }
 }
 
 enum Output {
@@ -49,6 +85,7 @@ impl RequestLog {
             sampled_below,
             lines: Vec::with_capacity(FLUSH_BYTES),
             day: (u64::MAX, [b' '; 10]),
+            names: Names::default(),
         })
     }
 
@@ -91,18 +128,24 @@ impl RequestLog {
         out.extend_from_slice(b"\",\"level\":\"info\",\"msg\":\"request\",\"id\":\"");
         out.extend_from_slice(&hex(record.id));
         out.push(b'"');
-        text_member(out, b",\"method\":", record.method.as_bytes());
-        text_member(out, b",\"path\":", record.path.as_bytes());
-        text_member(out, b",\"model\":", record.model.as_bytes());
-        text_member(out, b",\"provider\":", record.provider.as_bytes());
-        text_member(out, b",\"key\":", record.key.as_bytes());
+        out.extend_from_slice(self.names.of(record));
         number_member(out, b",\"status\":", u64::from(record.status));
-        text_member(out, b",\"outcome\":", outcome_text(record.outcome).as_bytes());
+        match record.outcome {
+            Outcome::Done => out.extend_from_slice(b",\"outcome\":\"ok\""),
+            other => text_member(out, b",\"outcome\":", outcome_text(other).as_bytes()),
+        }
         if let Some(reason) = record.reason {
             text_member(out, b",\"fallback_reason\":", reason.as_str().as_bytes());
         }
+        if !record.given_up.as_bytes().is_empty() {
+            text_member(out, b",\"given_up_provider\":", record.given_up.as_bytes());
+            text_member(out, b",\"given_up_key\":", record.given_up_key.as_bytes());
+        }
         flag_member(out, b",\"stream\":", record.stream);
         flag_member(out, b",\"fallback\":", record.fallback);
+        if record.resumed {
+            flag_member(out, b",\"resumed\":", true);
+        }
         number_member(out, b",\"attempts\":", u64::from(record.attempts));
         number_member(out, b",\"bytes_in\":", record.bytes_in);
         number_member(out, b",\"bytes_out\":", record.bytes_out);
@@ -271,6 +314,9 @@ mod tests {
             model: Label::new("evil\"\n\u{1b}[31m"),
             provider: Label::new("openai"),
             key: Label::new("PRIMARY"),
+            resumed: false,
+            given_up: Label::EMPTY,
+            given_up_key: Label::EMPTY,
             reason: Some(Code::UpstreamTimeout),
             client: Some([127, 0, 0, 1].into()),
             bytes_in: 1700,
@@ -297,6 +343,30 @@ mod tests {
         assert_eq!(value["model"], "evil\"\n\u{1b}[31m");
         assert_eq!(value["fallback_reason"], "upstream_timeout");
         assert_eq!(value["attempts"], 2);
+    }
+
+    #[test]
+    fn a_line_names_what_its_own_request_was_about() {
+        let mut log = RequestLog::open("stdout", true, 1.0).unwrap();
+        let other = Record {
+            model: Label::new("other"),
+            key: Label::EMPTY,
+            ..record()
+        };
+        for record in [&record(), &record(), &other, &record()] {
+            log.add(record);
+        }
+        let lines: Vec<serde_json::Value> = String::from_utf8(std::mem::take(&mut log.lines))
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(lines[2]["model"], "other");
+        assert!(lines[2].get("key").is_none());
+        for at in [0, 1, 3] {
+            assert_eq!(lines[at]["model"], "evil\"\n\u{1b}[31m");
+            assert_eq!(lines[at]["key"], "PRIMARY");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Invariants: nothing is tried after the first byte to the client; a target that was silent is not tried twice; a provider
 //! that said when to come back is not asked before; retries at one target stay within its budget; a target that is passed
-//! over only because it failed before is tried once all the same if nothing else was. Deliberately absent: one attempt
+//! over only because it failed before is tried once all the same if no other answers. Deliberately absent: one attempt
 //! (`attempt.rs`), and what is remembered of it (`ticket.rs`).
 
 use sluice_policy::health::Blocked;
@@ -10,25 +10,24 @@ use sluice_policy::route::{KeysOut, Plan, PlannedTarget};
 use sluice_policy::snapshot::Resolved;
 use sluice_wire::error::{ApiError, Code};
 
+use super::hedge::{self, Leg};
 use super::ticket::{PassedOver, Place, Ticket};
-use super::{Context, End, Request};
+use super::{Context, End, Request, resume};
 use crate::attempt::{self, Answer, Failure, Next, failure, limits};
 use crate::connection::Downstream;
 use crate::net;
 use crate::record::Label;
-use crate::relay::{self, Undelivered};
+use crate::relay::{self, Undelivered, Unfinished};
 use crate::scratch::Work;
 
-/// Shortest time that a probe is given to connect and to answer before the next target, in milliseconds.
-const PROBE_MS_MIN: u32 = 1_000;
-/// The same for a target that has never answered.
-const PROBE_MS_UNKNOWN: u32 = 5_000;
 /// Longest `Retry-After` of a failing target that a request waits for, in milliseconds.
 const RETRY_AFTER_MS_MAX: u64 = 1_000;
 
 /// How far a request has come.
 #[derive(Default)]
-struct Course {
+pub(super) struct Course {
+    /// Targets that were asked beside another one, as bits.
+    beside: u16,
     last: Option<Failure>,
     attempted: bool,
     retries: u8,
@@ -40,11 +39,13 @@ struct Course {
 
 /// Which target it is, and what else there is.
 #[derive(Clone, Copy)]
-struct Turn {
+struct Turn<'a> {
     index: usize,
     last_resort: bool,
     /// Whether no other target comes after it.
     is_last: bool,
+    /// The target that may be asked beside it.
+    rival: Option<(usize, PlannedTarget<'a>)>,
 }
 
 /// Tries the plan's targets, and each target's keys, until one answers.
@@ -69,15 +70,32 @@ pub(super) async fn forward(
         if target.provider.dialect != context.dialect && !context.endpoint.is_translatable() {
             continue;
         }
+        if !last_resort && course.beside >> index & 1 == 1 {
+            continue;
+        }
+        let is_last = last_resort || index + 1 == plan.len();
+        let hedged = !is_last && snapshot.hedge(context.route).is_some();
+        let rest = index + 1..if hedged { plan.len() } else { 0 };
         let turn = Turn {
             index,
             last_resort,
-            is_last: last_resort || index + 1 == plan.len(),
+            is_last,
+            rival: rest.into_iter().find_map(|rival| {
+                let target = plan.target(snapshot, resolved, context.own_fallbacks, rival)?;
+                let fits = target.provider.dialect == context.dialect || context.endpoint.is_translatable();
+                (fits && course.beside >> rival & 1 == 0).then_some((rival, target))
+            }),
         };
-        if try_target(context, down, work, request, target, &mut course, turn).await? {
-            return Ok(());
+        match try_target(context, down, work, request, target, &mut course, turn).await? {
+            Tried::Answered => return Ok(()),
+            Tried::Cut(unfinished) => {
+                let rest = resume::run(context, down, work, request, (resolved, plan), index, unfinished);
+                // Boxed: it is rare, and its state would make every connection's task larger.
+                return Box::pin(rest).await;
+            }
+            Tried::Failed => {}
         }
-        if context.core.clock.tick_ms() >= context.total_at_ms {
+        if context.is_late() {
             break;
         }
     }
@@ -86,7 +104,17 @@ pub(super) async fn forward(
     Err(course.into_end())
 }
 
-/// Tries one target; true if it answered and the client has the answer.
+/// What became of a target.
+enum Tried {
+    /// The client has its answer.
+    Answered,
+    /// It gave none.
+    Failed,
+    /// The client has a part of it, and another target may go on.
+    Cut(Box<Unfinished>),
+}
+
+/// Tries one target.
 async fn try_target(
     context: &Context<'_>,
     down: &mut Downstream,
@@ -94,21 +122,20 @@ async fn try_target(
     request: &mut Request,
     mut target: PlannedTarget<'_>,
     course: &mut Course,
-    turn: Turn,
-) -> Result<bool, End> {
+    turn: Turn<'_>,
+) -> Result<Tried, End> {
     let place = Place::of(context, &target);
-    if let Some(slot) = place.slot {
-        let settings = &context.plane.snapshot.settings().retries;
-        context.plane.health.target(slot).earn_retry(settings);
+    course.begin(context, place, turn);
+    if turn.last_resort && course.attempted && !Course::affords(context, place) {
+        return Ok(Tried::Failed);
     }
-    course.index = turn.index;
     let mut tried = target.provider.excluded_keys(target.model);
     loop {
         let (ticket, choice) = match Ticket::enter(context, &target, place, tried, turn.last_resort) {
             Ok(entered) => entered,
             Err(why) => {
                 course.pass_over(context, request, &target, turn, why);
-                return Ok(false);
+                return Ok(Tried::Failed);
             }
         };
         tried |= 1 << choice;
@@ -121,31 +148,38 @@ async fn try_target(
         }
         course.attempted = true;
         request.ticket = Some(ticket);
-        let failure = match attempt::run(context, down, work, request, &target, key).await? {
-            Ok(mut answer) => match verdict(context, down, work, &mut answer, &target, turn).await? {
-                Some(failure) => failure,
-                None => {
-                    limits::observe(context, work, &answer, key);
-                    match relay::deliver(context, down, work, request, &target, answer).await {
-                        Ok(()) => {
-                            request.settle_delivered(context.core, target.is_fallback);
-                            return Ok(true);
-                        }
-                        Err(Undelivered::Ended(end)) => {
-                            request.settle_ended(&end);
-                            return Err(end);
-                        }
-                        Err(Undelivered::Failed(failure)) => failure,
-                    }
+        let first = Leg { target, key, place };
+        let (answered, other) = match turn.rival.zip(hedge::delay_ms(context, place)) {
+            // Boxed: it is rare, and its state would make every connection's task larger.
+            Some((rival, delay_ms)) => {
+                Box::pin(hedge::race(
+                    context, down, work, request, course, first, rival, delay_ms,
+                ))
+                .await?
+            }
+            None => (attempt::run(context, down, work, request, &target, key).await?, None),
+        };
+        let leg = other.unwrap_or(first);
+        let failure = match answered {
+            Ok(answer) => match finish(context, down, work, request, answer, leg, turn).await? {
+                Finished::Failed(failure) => failure,
+                Finished::Answered(cut) => {
+                    context.core.meter.hedges_won.add(u64::from(other.is_some()));
+                    return Ok(cut.map_or(Tried::Answered, Tried::Cut));
                 }
             },
             Err(failure) => failure,
         };
+        if other.is_some() {
+            let last_resort = true;
+            course.note(context, request, leg.place, Turn { last_resort, ..turn }, failure);
+            return Ok(Tried::Failed);
+        }
         let next = failure.next;
         let pause_ms = course.note(context, request, place, turn, failure);
-        let over = context.core.clock.tick_ms() >= context.total_at_ms;
+        let over = context.is_late();
         match pause_ms {
-            _ if over => return Ok(false),
+            _ if over => return Ok(Tried::Failed),
             Some(pause_ms) => {
                 // Another key does as well; the same one may be the only one.
                 tried &= !(1 << choice);
@@ -155,8 +189,47 @@ async fn try_target(
                 }
             }
             None if next == Next::OtherKey && !turn.last_resort => {}
-            None => return Ok(false),
+            None => return Ok(Tried::Failed),
         }
+    }
+}
+
+/// What became of an answer.
+enum Finished {
+    /// Nothing of it reached the client.
+    Failed(Failure),
+    /// The client has it, or the part of it that came before it was cut.
+    Answered(Option<Box<Unfinished>>),
+}
+
+/// Delivers an answer.
+async fn finish(
+    context: &Context<'_>,
+    down: &mut Downstream,
+    work: &mut Work,
+    request: &mut Request,
+    mut answer: Answer,
+    leg: Leg<'_>,
+    turn: Turn<'_>,
+) -> Result<Finished, End> {
+    if let Some(failure) = verdict(context, down, work, &mut answer, &leg.target, turn).await? {
+        return Ok(Finished::Failed(failure));
+    }
+    limits::observe(context, work, &answer, leg.key);
+    match relay::deliver(context, down, work, request, &leg.target, answer).await {
+        Ok(()) => {
+            request.settle_delivered(context.core, leg.target.is_fallback);
+            Ok(Finished::Answered(None))
+        }
+        Err(Undelivered::Cut(unfinished)) => {
+            request.settle_ended(&End::Interrupted);
+            Ok(Finished::Answered(Some(unfinished)))
+        }
+        Err(Undelivered::Ended(end)) => {
+            request.settle_ended(&end);
+            Err(end)
+        }
+        Err(Undelivered::Failed(failure)) => Ok(Finished::Failed(failure)),
     }
 }
 
@@ -167,7 +240,7 @@ async fn verdict(
     work: &mut Work,
     answer: &mut Answer,
     target: &PlannedTarget<'_>,
-    turn: Turn,
+    turn: Turn<'_>,
 ) -> Result<Option<Failure>, End> {
     let is_verdict = matches!(work.response.status, 400 | 413 | 422);
     if !is_verdict || turn.is_last || !context.plane.snapshot.heeds_verdicts(context.route) {
@@ -179,15 +252,10 @@ async fn verdict(
 
 /// A probe may fail: it must not keep the client from the next target for long.
 fn shorten(context: &Context<'_>, target: &mut PlannedTarget<'_>, place: Place) {
-    let usual_us = place.slot.map_or(0, |slot| {
-        context.plane.health.target(slot).usual_latency_us(context.stream)
-    });
-    let patience_ms = match usual_us {
-        0 => PROBE_MS_UNKNOWN,
-        us => (us / 1000).saturating_mul(4).max(PROBE_MS_MIN),
-    };
+    let Some(slot) = place.slot else { return };
+    let patience_ms = context.plane.health.target(slot).probe_patience_ms(context.stream);
     let timeouts = &mut target.timeouts;
-    timeouts.connect_ms = timeouts.connect_ms.min(PROBE_MS_MIN);
+    timeouts.connect_ms = timeouts.connect_ms.min(patience_ms);
     timeouts.first_byte_ms = timeouts.first_byte_ms.min(patience_ms);
     timeouts.first_token_ms = timeouts.first_token_ms.min(patience_ms);
 }
@@ -199,13 +267,13 @@ impl Course {
         context: &Context<'_>,
         request: &mut Request,
         place: Place,
-        turn: Turn,
+        turn: Turn<'_>,
         failure: Failure,
     ) -> Option<u64> {
         let core = context.core;
         core.meter.attempts_failed.add(1);
         core.meter.failures.add(failure.code);
-        let in_time = core.clock.tick_ms() < context.total_at_ms;
+        let in_time = !context.is_late();
         if let Some(ticket) = request.ticket.take() {
             ticket.failed(&failure, in_time);
         }
@@ -215,8 +283,39 @@ impl Course {
         pause_ms
     }
 
+    /// A target's turn begins, which earns it a share of a retry.
+    fn begin(&mut self, context: &Context<'_>, place: Place, turn: Turn<'_>) {
+        if let Some(slot) = place.slot {
+            let settings = &context.plane.snapshot.settings().retries;
+            context.plane.health.target(slot).earn_retry(settings);
+        }
+        self.index = turn.index;
+    }
+
+    /// A target beside another one has had its turn.
+    pub(super) fn asked(&mut self, index: usize) {
+        self.beside |= 1 << index;
+    }
+
+    /// Takes note of the failure of an attempt beside another one that goes on.
+    pub(super) fn beside(
+        &mut self,
+        context: &Context<'_>,
+        request: &mut Request,
+        ticket: Option<Ticket>,
+        failure: Failure,
+    ) {
+        context.core.meter.attempts_failed.add(1);
+        context.core.meter.failures.add(failure.code);
+        if let Some(ticket) = ticket {
+            ticket.failed(&failure, !context.is_late());
+        }
+        request.record.reason.get_or_insert(failure.code);
+        self.last = Some(failure.prefer_over(self.last.take()));
+    }
+
     /// How long to pause before the same target is tried again, if it may be and its budget allows it.
-    fn retry(&mut self, context: &Context<'_>, place: Place, turn: Turn, failure: &Failure) -> Option<u64> {
+    fn retry(&mut self, context: &Context<'_>, place: Place, turn: Turn<'_>, failure: &Failure) -> Option<u64> {
         let settings = &context.plane.snapshot.settings().retries;
         let worth_it = match failure.code {
             Code::UpstreamError => matches!(failure.status, 500 | 502 | 503 | 504 | 529),
@@ -232,7 +331,7 @@ impl Course {
         let now_ms = core.clock.shared_ms();
         let said_ms = u64::from(failure.retry_after_s.unwrap_or(0)) * 1000;
         let pause_ms = settings.delay_ms(u32::from(self.retries), core.random()).max(said_ms);
-        let in_time = core.clock.tick_ms() + pause_ms < context.total_at_ms;
+        let in_time = core.clock.tick_ms() + pause_ms < context.limit_at_ms();
         if said_ms > RETRY_AFTER_MS_MAX || !in_time || !state.is_passable(now_ms + pause_ms) {
             return None;
         }
@@ -250,7 +349,7 @@ impl Course {
         context: &Context<'_>,
         request: &mut Request,
         target: &PlannedTarget<'_>,
-        turn: Turn,
+        turn: Turn<'_>,
         why: PassedOver,
     ) {
         let now_ms = context.core.clock.shared_ms();
@@ -280,9 +379,18 @@ impl Course {
         self.last = Some(failure.prefer_over(self.last.take()));
     }
 
-    /// The target to try although it failed before, if nothing else has been tried.
+    /// The target to try although it failed before, once no other has answered.
     fn last_resort(&self) -> Option<usize> {
-        self.resort.filter(|_| !self.attempted)
+        self.resort
+    }
+
+    /// Whether a target may be asked that the request would have done without, had another one answered: like a retry.
+    fn affords(context: &Context<'_>, place: Place) -> bool {
+        let settings = &context.plane.snapshot.settings().retries;
+        let now_ms = context.core.clock.shared_ms();
+        place
+            .slot
+            .is_some_and(|slot| context.plane.health.target(slot).take_retry(now_ms, settings))
     }
 
     fn into_end(self) -> End {

@@ -114,6 +114,19 @@ impl Ticket {
         self.target.is_some_and(|(_, permit, _)| permit.is_probe)
     }
 
+    /// Takes a retry from the target's budget; false if it is spent.
+    pub fn take_retry(&self) -> bool {
+        let Some((slot, ..)) = self.target else { return true };
+        let settings = &self.plane.snapshot.settings().retries;
+        let taken = self
+            .plane
+            .health
+            .target(slot)
+            .take_retry(self.core.clock.shared_ms(), settings);
+        self.core.meter.retries_denied.add(u64::from(!taken));
+        taken
+    }
+
     /// The answer has begun: its first token is there, or all of it.
     pub fn answered(&mut self) {
         let took_us = u32::try_from(self.core.clock.now_us() - self.begun_us).unwrap_or(u32::MAX);
@@ -125,6 +138,15 @@ impl Ticket {
         let is_slow = slow_ms > 0 && u64::from(took_us) > u64::from(slow_ms) * 1000;
         self.tell_target(if is_slow { Call::Slow } else { Call::Good });
         self.tell_key(KeyVerdict::Accepted);
+    }
+
+    /// The attempt is given up, because another target began its answer sooner: that it took as long is all that is known.
+    pub fn given_up(self) {
+        if let Some((slot, ..)) = self.target {
+            let took_us = u32::try_from(self.core.clock.now_us() - self.begun_us).unwrap_or(u32::MAX);
+            let now_ms = self.core.clock.shared_ms();
+            self.plane.health.target(slot).observe(took_us, self.streamed, now_ms);
+        }
     }
 
     /// The answer was cut after it had begun.

@@ -78,7 +78,7 @@ pub async fn relay(
                     return Err(Undelivered::Failed(failure(context, work, target, &chunk, sound)));
                 }
                 if sound {
-                    stream.begin(work, request, target, &answer);
+                    stream.begin(context, work, request, target, &answer);
                     stream.forward(work, request, chunk, step, with_done);
                 }
                 (step.done || !sound, sound)
@@ -165,10 +165,18 @@ impl Stream {
     }
 
     /// Writes the head before the first event.
-    fn begin(&mut self, work: &mut Work, request: &Request, target: &PlannedTarget<'_>, answer: &Answer) {
+    fn begin(
+        &mut self,
+        context: &Context<'_>,
+        work: &mut Work,
+        request: &Request,
+        target: &PlannedTarget<'_>,
+        answer: &Answer,
+    ) {
         let first_event = (self.content || self.done) && self.boundary.is_some();
         if !self.begun && (first_event || self.held_bytes > SSE_EVENT_BYTES_MAX) {
             self.begun = true;
+            context.begins();
             head::write(work, &answer.head_bytes, request, target, self.frame);
         }
     }

@@ -112,46 +112,121 @@ pub async fn stream(
     work: &mut Work,
     request: &mut Request,
     target: &PlannedTarget<'_>,
-    mut answer: Answer,
+    answer: Answer,
 ) -> Result<(), Undelivered> {
     request.record.stream = true;
-    let write_ms = context.plane.snapshot.downstream().write_ms;
-    let first_by_ms = answer.sent_at_ms + u64::from(target.timeouts.first_token_ms);
     let id = id_text(request);
     let reply = reply_of(context, target, request, &id);
+    let (from, to) = (target.provider.dialect, context.dialect);
+    let transcoder = if context.plane.snapshot.resumes(context.route) {
+        Transcoder::resumable(from, to, &reply)
+    } else {
+        Transcoder::new(from, to, &reply)
+    };
     // Boxed: only translated streams need it, and every connection's task would be as large as the largest.
-    let mut transcoder = Box::new(Transcoder::new(target.provider.dialect, context.dialect, &reply));
-    let frame = request.stream_frame();
-    let mut begun = false;
+    let unfinished = Box::new(Unfinished {
+        transcoder,
+        frame: request.stream_frame(),
+        begun: false,
+    });
     work.parts.clear();
     work.out.begin(&[]);
+    carry(context, down, work, request, target, answer, unfinished).await
+}
+
+/// A stream on its way to the client.
+pub struct Unfinished {
+    transcoder: Transcoder,
+    frame: BodyFrame,
+    begun: bool,
+}
+
+impl Unfinished {
+    /// The text that another provider may go on from.
+    pub fn continuation(&self) -> Option<&str> {
+        self.transcoder.continuation()
+    }
+}
+
+/// Goes on with a stream that was cut: `answer` is what `target` makes of its text.
+///
+/// # Errors
+/// [`Undelivered`].
+pub async fn go_on(
+    context: &Context<'_>,
+    down: &mut Downstream,
+    work: &mut Work,
+    request: &mut Request,
+    target: &PlannedTarget<'_>,
+    answer: Answer,
+    mut unfinished: Box<Unfinished>,
+) -> Result<(), Undelivered> {
+    unfinished.transcoder.resume(target.provider.dialect);
+    work.parts.clear();
+    work.out.begin(&[]);
+    carry(context, down, work, request, target, answer, unfinished).await
+}
+
+/// Nobody goes on with a stream that was cut: tells the client.
+pub async fn give_up(
+    context: &Context<'_>,
+    down: &mut Downstream,
+    work: &mut Work,
+    request: &mut Request,
+    mut unfinished: Box<Unfinished>,
+) -> End {
+    request.keep_alive = false;
+    work.parts.clear();
+    work.out.begin(&[]);
+    unfinished.transcoder.interrupt(&interrupted(), &mut work.out);
+    let bytes = work.out.buf.len();
+    emit(work, request, unfinished.frame, bytes, |work| {
+        work.parts.text().extend_from_slice(&work.out.buf)
+    });
+    let write_ms = context.plane.snapshot.downstream().write_ms;
+    match down.send(context.core, &mut work.parts, write_ms).await {
+        Ok(()) => End::Interrupted,
+        Err(gone) => gone.into(),
+    }
+}
+
+/// Carries one provider's events into the client's stream, to its end or until it is cut.
+async fn carry(
+    context: &Context<'_>,
+    down: &mut Downstream,
+    work: &mut Work,
+    request: &mut Request,
+    target: &PlannedTarget<'_>,
+    mut answer: Answer,
+    mut unfinished: Box<Unfinished>,
+) -> Result<(), Undelivered> {
+    let write_ms = context.plane.snapshot.downstream().write_ms;
+    let mut first_by_ms = Some(answer.sent_at_ms + u64::from(target.timeouts.first_token_ms));
+    let frame = unfinished.frame;
     loop {
-        let deadline_ms = (!begun).then_some(first_by_ms);
-        let piece = next_piece(context, down, work, &mut answer, target, deadline_ms).await?;
-        let (end, code) = take(&mut transcoder, work, piece);
-        if let Some(error) = transcoder.error().filter(|_| !begun) {
+        let piece = next_piece(context, down, work, &mut answer, target, first_by_ms).await?;
+        let (end, code) = take(&mut unfinished.transcoder, work, piece);
+        let begun = unfinished.begun;
+        if let Some(error) = unfinished.transcoder.error().filter(|_| !begun) {
             return Err(Undelivered::Failed(Failure::reported(error.clone(), target.provider)));
         }
         let failed = matches!(end, Some(StreamEnd::Interrupted | StreamEnd::Failed));
         if failed && !begun {
             return Err(Undelivered::Failed(Failure::new(code, target.provider)));
         }
-        if end == Some(StreamEnd::Interrupted) {
-            transcoder.interrupt(&interrupted(), &mut work.out);
+        let cut = failed && unfinished.continuation().is_some();
+        if end == Some(StreamEnd::Interrupted) && !cut {
+            unfinished.transcoder.interrupt(&interrupted(), &mut work.out);
         }
-        if !begun && (transcoder.has_output() || end.is_some()) {
-            begun = true;
+        if !begun && (unfinished.transcoder.has_output() || end.is_some()) {
+            unfinished.begun = true;
+            context.begins();
             request.answered(context.core);
-            head::write_own(
-                work,
-                request,
-                target,
-                provider::stream_content_type(context.dialect),
-                frame,
-                None,
-            );
+            let content_type = provider::stream_content_type(context.dialect);
+            head::write_own(work, request, target, content_type, frame, None);
         }
-        if begun {
+        if unfinished.begun {
+            first_by_ms = first_by_ms.filter(|_| work.out.buf.is_empty());
             let bytes = work.out.buf.len();
             emit(work, request, frame, bytes, |work| {
                 work.parts.text().extend_from_slice(&work.out.buf)
@@ -170,6 +245,7 @@ pub async fn stream(
                 settle(context, answer);
                 return Ok(());
             }
+            Some(_) if cut => return Err(Undelivered::Cut(unfinished)),
             Some(StreamEnd::Failed | StreamEnd::Interrupted) => {
                 request.keep_alive = false;
                 return Err(Undelivered::Ended(End::Interrupted));

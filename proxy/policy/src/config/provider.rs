@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sluice_wire::dialect::Dialect;
 use sluice_wire::limits;
 
+use super::concurrency::Concurrency;
 use super::url::UrlTemplate;
 use super::values::DurationMs;
 use crate::vendors::{self, Vendor};
@@ -49,6 +50,11 @@ pub struct Provider {
     pub tls: ProviderTls,
     /// Timeouts of requests to this provider, as far as they differ from the global ones.
     pub timeouts: TimeoutOverrides,
+    /// Whether its models take the beginning of an answer, as a last message of the assistant's, and go on with it. Default: true
+    /// for the anthropic dialect and for Claude on bedrock, else false.
+    pub prefill: Option<bool>,
+    /// How many requests one core has at this provider at a time. Default: any number.
+    pub concurrency: Option<Concurrency>,
 }
 
 impl Default for Provider {
@@ -65,6 +71,8 @@ impl Default for Provider {
             max_tokens_default: limits::MAX_TOKENS_DEFAULT,
             tls: ProviderTls::default(),
             timeouts: TimeoutOverrides::default(),
+            prefill: None,
+            concurrency: None,
         }
     }
 }
@@ -227,8 +235,8 @@ pub struct Timeouts {
     /// From the end of the request until the head of the answer. An answer that is not streamed begins only when all of it
     /// has been generated: give slow models more.
     pub first_byte: DurationMs,
-    /// Streamed answers: from the end of the request until the first event. Beyond: the next target, as long as nothing has
-    /// reached the client.
+    /// Streamed answers: from the end of the request until the first event, the head included. Beyond: the next target, as long
+    /// as nothing has reached the client.
     pub first_token: DurationMs,
     /// Longest silence within an answer that has begun.
     pub stream_idle: DurationMs,

@@ -47,6 +47,15 @@ pub struct Route {
     #[serde(default = "fallback_on")]
     #[schemars(length(max = 2))]
     pub fallback_on: Vec<Verdict>,
+    /// Whether a second target is asked beside the first one if that is late. Default: it is not.
+    #[serde(default)]
+    pub hedge: Option<Hedge>,
+    /// What happens to a streamed chat answer that is cut after it has begun: none (the client is told) or continue (the next
+    /// fallbacks that take the beginning of an answer are asked to go on from the text that the client has, see `prefill` of
+    /// a provider, as long as the answer is nothing but text). The answers of such a route are written anew rather than
+    /// forwarded as they came, and both providers charge for their part.
+    #[serde(default)]
+    pub resume: Resume,
     /// Timeouts of these requests, as far as they differ from the provider's and the global ones.
     #[serde(default)]
     pub timeouts: TimeoutOverrides,
@@ -54,6 +63,28 @@ pub struct Route {
 
 fn fallback_on() -> Vec<Verdict> {
     vec![Verdict::ContextLength]
+}
+
+/// What happens to a stream that is cut after it has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Resume {
+    /// The client is told.
+    #[default]
+    None,
+    /// Another target goes on.
+    Continue,
+}
+
+/// A second target, the next in the plan, is asked beside the first one if that is late; the first to begin its answer wins,
+/// and the other's connection is closed. Its provider may charge for what it did: the log's line says which it was. A second
+/// target takes a retry from its own budget, so that a slow provider does not double the load of the others.
+#[derive(Clone, Debug, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Hedge {
+    /// After how long. Default: the time that 95 of 100 answers of the first target needed to begin, once 20 are known.
+    pub delay: Option<DurationMs>,
 }
 
 /// One of several targets.
@@ -223,7 +254,7 @@ impl From<&Retries> for RetrySettings {
 pub struct KeyRest {
     /// Rest after a 429 without Retry-After. Doubled after each further one.
     pub rest: DurationMs,
-    /// Longest rest after a 429, whatever Retry-After says. At least `rest`.
+    /// Longest rest after a 429, and of a target after a 503 or 529, whatever Retry-After says. At least `rest`.
     pub rest_max: DurationMs,
     /// From a 401, 402 or 403 until a single request tries the key again. Doubled after each one that is refused. An operator
     /// can clear the key at once (POST /admin/keys/PROVIDER/KEY/clear).

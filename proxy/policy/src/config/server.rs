@@ -28,6 +28,11 @@ pub struct Server {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// How long the gateway waits for a client.
     pub timeouts: ServerTimeouts,
+    /// Whether the timeout that OpenAI's and Anthropic's SDKs announce with each request (`x-stainless-read-timeout`,
+    /// `x-stainless-timeout`) bounds the wait for the first byte of the answer, all attempts together. The client then gets a
+    /// 504 shortly before it would give up by itself, and its SDK does not send the request once more while the first still
+    /// runs.
+    pub sdk_timeouts: bool,
 }
 
 impl Default for Server {
@@ -39,6 +44,7 @@ impl Default for Server {
             tls: None,
             proxy_protocol: None,
             timeouts: ServerTimeouts::default(),
+            sdk_timeouts: true,
         }
     }
 }

@@ -210,6 +210,11 @@ impl Breaker {
         }
     }
 
+    /// How often the probe interval has been doubled, up to 12 times.
+    pub fn doublings(&self) -> u32 {
+        self.doublings.load(Ordering::Relaxed)
+    }
+
     /// Whether [`Breaker::admit`] would let a request pass, without letting it.
     pub fn is_passable(&self, now_ms: u64) -> bool {
         let state = self.word.load();

@@ -10,6 +10,7 @@ use sluice_wire::limits::{HEALTH_NAME_BYTES_MAX, HEALTH_TARGETS};
 
 use super::breaker::{Admission, Blocked, Breaker, Change, Permit, Standing};
 use super::budget::RetryBudget;
+use super::late::Late;
 use super::window::Call;
 use super::{BreakerSettings, RetrySettings};
 
@@ -22,6 +23,11 @@ const LATENCY_HALF_LIFE_MS: u64 = 10_000;
 /// Requests that may use a target as their last resort at a time: a provider that fails fast is tried by everyone, one that
 /// hangs holds no more than these.
 const LAST_RESORTS_MAX: u32 = 16;
+
+/// Shortest time for a probe, in milliseconds.
+const PROBE_MS_MIN: u32 = 1_000;
+/// The same at a target that has never answered.
+const PROBE_MS_UNKNOWN: u32 = 5_000;
 
 /// Words of a name.
 const NAME_WORDS: usize = HEALTH_NAME_BYTES_MAX / 8;
@@ -38,6 +44,8 @@ pub struct Target {
     last_resorts: AtomicU32,
     first_byte: Latency,
     first_token: Latency,
+    late_byte: Late,
+    late_token: Late,
     name: [AtomicU64; NAME_WORDS],
 }
 
@@ -96,6 +104,8 @@ impl Target {
             last_resorts: AtomicU32::new(0),
             first_byte: Latency::default(),
             first_token: Latency::default(),
+            late_byte: Late::default(),
+            late_token: Late::default(),
             name: [const { AtomicU64::new(0) }; NAME_WORDS],
         }
     }
@@ -175,8 +185,19 @@ impl Target {
 
     /// How long an answer took to begin, in microseconds: its first token if it was streamed.
     pub fn observe(&self, us: u32, streamed: bool, now_ms: u64) {
-        let latency = if streamed { &self.first_token } else { &self.first_byte };
+        let (latency, late) = if streamed {
+            (&self.first_token, &self.late_token)
+        } else {
+            (&self.first_byte, &self.late_byte)
+        };
         latency.add(us, now_ms);
+        late.add(us);
+    }
+
+    /// The time that 95 of 100 answers need at most to begin, in microseconds; `None`: too few were seen.
+    pub fn late_us(&self, streamed: bool) -> Option<u32> {
+        let late = if streamed { &self.late_token } else { &self.late_byte };
+        late.get()
     }
 
     /// How long answers take to begin, in microseconds, fading towards 0 without news.
@@ -192,10 +213,16 @@ impl Target {
         }
     }
 
-    /// How long answers took to begin when it was last heard of, in microseconds; 0: never.
-    pub fn usual_latency_us(&self, streamed: bool) -> u32 {
+    /// How long a probe may take when other targets wait, in milliseconds: four times what answers took to begin when they
+    /// last did, at least a second, and five if they never did. Twice as long after each probe that failed: should answers
+    /// have become slower meanwhile, a probe must be able to find that out.
+    pub fn probe_patience_ms(&self, streamed: bool) -> u32 {
         let latency = if streamed { &self.first_token } else { &self.first_byte };
-        latency.last()
+        let patience_ms = match latency.last() {
+            0 => PROBE_MS_UNKNOWN,
+            us => (us / 1000).saturating_mul(4).max(PROBE_MS_MIN),
+        };
+        patience_ms.saturating_mul(1 << self.breaker.doublings().min(16))
     }
 
     /// Attempts under way.
@@ -294,6 +321,8 @@ impl Health {
                 slot.breaker.reset(now_ms);
                 slot.first_byte.0.store(0, Ordering::Relaxed);
                 slot.first_token.0.store(0, Ordering::Relaxed);
+                slot.late_byte.forget();
+                slot.late_token.forget();
                 slot.write_name(provider, model);
                 Some(index)
             }
@@ -371,7 +400,44 @@ mod tests {
         assert_eq!(target.latency_us(true, 1_000), 9_000);
         assert_eq!(target.latency_us(true, 11_000), 4_500);
         assert_eq!(target.latency_us(true, 10_000_000), 0);
-        assert_eq!(target.usual_latency_us(true), 9_000);
+    }
+
+    #[test]
+    fn a_probe_gets_a_multiple_of_the_usual_time_and_more_after_each_that_failed() {
+        let target = Target::empty();
+        assert_eq!(target.probe_patience_ms(true), PROBE_MS_UNKNOWN);
+        target.observe(10_000, true, 1_000);
+        assert_eq!(target.probe_patience_ms(true), PROBE_MS_MIN);
+        assert_eq!(
+            target.probe_patience_ms(false),
+            PROBE_MS_UNKNOWN,
+            "whole answers take longer"
+        );
+        target.observe(2_000_000, false, 1_000);
+        assert_eq!(target.probe_patience_ms(false), 8_000);
+        let settings = BreakerSettings::default();
+        let mut now_ms = 2_000;
+        for expected_ms in [8_000, 16_000, 32_000] {
+            assert_eq!(target.probe_patience_ms(false), expected_ms);
+            // The first round opens it, each later one is a failed probe.
+            for _ in 0..settings.consecutive_failures {
+                if let Admission::Go(permit) = target.admit(now_ms, &settings) {
+                    let _ = target.report(permit, Call::Failed, now_ms, &settings);
+                    target.leave(false);
+                }
+            }
+            if let Standing::Open(until_ms) = target.breaker.standing() {
+                now_ms = until_ms;
+            }
+            if expected_ms == 8_000 {
+                let Admission::Go(permit) = target.admit(now_ms, &settings) else {
+                    panic!("a probe is due")
+                };
+                assert!(permit.is_probe);
+                let _ = target.report(permit, Call::Failed, now_ms, &settings);
+                now_ms += 60_000;
+            }
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::{
     Downstream, Key, KeyId, Member, Origin, OriginId, Overrides, Pattern, Provider, ProviderId, Route, RouteId, Secret,
     SecretRef, SignedBy, Signing, Snapshot, Target, Timeouts, TlsId, Warning,
 };
+use crate::admission;
 use crate::config::names::Names;
 use crate::config::url::{BaseUrl, UrlTemplate};
 use crate::config::values::DurationMs;
@@ -116,6 +117,13 @@ impl Compiler<'_> {
             restricted: keys.iter().any(|key| !key.models.is_empty()),
             keys,
             timeouts: overrides(&provider.timeouts).apply(timeouts(&self.config.timeouts)),
+            prefill: provider.prefill,
+            concurrency: provider.concurrency.as_ref().map(|concurrency| admission::Limits {
+                concurrency: concurrency.limit,
+                queue: concurrency.queue,
+                queue_ms: concurrency.queue_timeout.0,
+                adaptive: concurrency.adaptive,
+            }),
             header_names: header_names.into(),
             models: provider.models.iter().map(|model| model.as_str().into()).collect(),
             exact: HashMap::new(),
@@ -385,6 +393,8 @@ fn compile_route(names: &Names, route: &config::Route) -> Route {
             .collect(),
         sticky: route.sticky.as_ref().map(|name| name.to_ascii_lowercase().into()),
         fallback_on: route.fallback_on.clone().into(),
+        resume: route.resume,
+        hedge: route.hedge.as_ref().map(|hedge| hedge.delay.map(|delay| delay.0)),
         overrides: overrides(&route.timeouts),
     }
 }
@@ -450,5 +460,6 @@ fn downstream(config: &Config) -> Downstream {
         body_bytes_max: limits.body_bytes.0,
         connections_max: limits.connections,
         in_flight_body_bytes_max: limits.in_flight_body_bytes.0,
+        sdk_timeouts: config.server.sdk_timeouts,
     }
 }

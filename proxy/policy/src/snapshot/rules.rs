@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{Key, Provider, Resolved, RouteId, SignedBy, Snapshot, Target, Timeouts};
-use crate::config::{Balance, Verdict};
+use crate::config::{Balance, Resume, Verdict};
 use crate::health::KeyState;
 
 /// What happens to requests for certain models.
@@ -22,6 +22,10 @@ pub(crate) struct Route {
     /// Header field that names a session, in lower case.
     pub sticky: Option<Box<str>>,
     pub fallback_on: Box<[Verdict]>,
+    /// What happens to a stream that is cut.
+    pub resume: Resume,
+    /// Whether a second target is asked if the first is late, and after how long in milliseconds if that is fixed.
+    pub hedge: Option<Option<u32>>,
     pub(super) overrides: Overrides,
 }
 
@@ -74,6 +78,16 @@ impl Snapshot {
     /// The header field, in lower case, that names the session of requests by that route.
     pub fn session_field(&self, resolved: &Resolved<'_>) -> Option<&str> {
         self.route(resolved)?.sticky.as_deref()
+    }
+
+    /// Whether another target goes on with a stream that is cut after it has begun.
+    pub fn resumes(&self, route: Option<RouteId>) -> bool {
+        route.is_some_and(|route| self.routes[route.index()].resume == Resume::Continue)
+    }
+
+    /// Whether a second target is asked beside a late one, and after how many milliseconds if that is fixed.
+    pub fn hedge(&self, route: Option<RouteId>) -> Option<Option<u32>> {
+        self.routes[route?.index()].hedge
     }
 
     /// Whether a fallback may be tried after a provider has given that verdict on a request.

@@ -129,8 +129,32 @@ field_ids! {
     AnthropicBeta = b"anthropic-beta" / 14;
     /// `OpenAI-Organization`
     OpenaiOrganization = b"openai-organization" / 19;
+    /// `X-Stainless-Read-Timeout`
+    StainlessReadTimeout = b"x-stainless-read-timeout" / 24;
+    /// `X-Stainless-Timeout`
+    StainlessTimeout = b"x-stainless-timeout" / 19;
     /// `OpenAI-Project`
     OpenaiProject = b"openai-project" / 14;
+    /// `x-ratelimit-remaining-requests`
+    RequestsLeft = b"x-ratelimit-remaining-requests" / 30;
+    /// `x-ratelimit-limit-requests`
+    RequestsLimit = b"x-ratelimit-limit-requests" / 26;
+    /// `x-ratelimit-remaining-tokens`
+    TokensLeft = b"x-ratelimit-remaining-tokens" / 28;
+    /// `x-ratelimit-limit-tokens`
+    TokensLimit = b"x-ratelimit-limit-tokens" / 24;
+    /// `anthropic-ratelimit-requests-remaining`
+    AnthropicRequestsLeft = b"anthropic-ratelimit-requests-remaining" / 38;
+    /// `anthropic-ratelimit-requests-limit`
+    AnthropicRequestsLimit = b"anthropic-ratelimit-requests-limit" / 34;
+    /// `anthropic-ratelimit-input-tokens-remaining`
+    AnthropicInputLeft = b"anthropic-ratelimit-input-tokens-remaining" / 42;
+    /// `anthropic-ratelimit-input-tokens-limit`
+    AnthropicInputLimit = b"anthropic-ratelimit-input-tokens-limit" / 38;
+    /// `anthropic-ratelimit-output-tokens-remaining`
+    AnthropicOutputLeft = b"anthropic-ratelimit-output-tokens-remaining" / 43;
+    /// `anthropic-ratelimit-output-tokens-limit`
+    AnthropicOutputLimit = b"anthropic-ratelimit-output-tokens-limit" / 39;
 }
 
 impl FieldId {
