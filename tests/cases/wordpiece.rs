@@ -28,27 +28,31 @@ impl Reference {
         let vocabulary = concat!(env!("CARGO_MANIFEST_DIR"), "/../proxy/policy/model/vocab.txt");
         Self {
             normalizer: BertNormalizer::default(),
-            model: WordPiece::from_file(vocabulary).build().unwrap(),
+            model: WordPiece::from_file(vocabulary).build().expect("the vocabulary is one"),
         }
     }
 
     fn ids(&self, text: &str) -> Vec<u16> {
         let mut normalized = NormalizedString::from(text);
-        self.normalizer.normalize(&mut normalized).unwrap();
+        self.normalizer
+            .normalize(&mut normalized)
+            .expect("the reference takes every text");
         let mut split = PreTokenizedString::from(normalized.get());
-        BertPreTokenizer.pre_tokenize(&mut split).unwrap();
+        BertPreTokenizer
+            .pre_tokenize(&mut split)
+            .expect("the reference takes every text");
         let words = split.get_splits(OffsetReferential::Original, OffsetType::Byte);
         words
             .iter()
-            .flat_map(|(word, _, _)| self.model.tokenize(word).unwrap())
-            .map(|token| u16::try_from(token.id).unwrap())
+            .flat_map(|(word, _, _)| self.model.tokenize(word).expect("the reference takes every text"))
+            .map(|token| u16::try_from(token.id).expect("the reference takes every text"))
             .collect()
     }
 }
 
 /// Compares on all cores: the reference is slow.
 fn compare(texts: &[String]) {
-    let vocabulary = Vocabulary::parse(VOCABULARY).unwrap();
+    let vocabulary = Vocabulary::parse(VOCABULARY).expect("the vocabulary is one");
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     assert!(!texts.is_empty(), "nothing to compare");
     std::thread::scope(|scope| {
@@ -164,13 +168,17 @@ fn nfd(text: &str) -> String {
 
 fn normalize(normalizer: &BertNormalizer, text: &str) -> String {
     let mut normalized = NormalizedString::from(text);
-    normalizer.normalize(&mut normalized).unwrap();
+    normalizer
+        .normalize(&mut normalized)
+        .expect("the reference takes every text");
     normalized.get().to_owned()
 }
 
 fn is_alone(c: char) -> bool {
     let mut split = PreTokenizedString::from(format!("a{c}b"));
-    BertPreTokenizer.pre_tokenize(&mut split).unwrap();
+    BertPreTokenizer
+        .pre_tokenize(&mut split)
+        .expect("the reference takes every text");
     split.get_splits(OffsetReferential::Original, OffsetType::Byte).len() == 3
 }
 
@@ -223,7 +231,7 @@ fn tables() -> String {
     classes.remove("");
     let mut out = String::new();
     for (class, members) in &classes {
-        writeln!(out, "{class}{}", ranges(members)).unwrap();
+        writeln!(out, "{class}{}", ranges(members)).expect("a string takes everything");
     }
     if !ordered.is_empty() {
         // Ranks serve as well as the classes themselves, because they are only compared.
@@ -235,14 +243,14 @@ fn tables() -> String {
                 + 1
         };
         let ranks: Vec<String> = ordered.iter().map(|&c| format!("{:x}:{}", c as u32, rank(c))).collect();
-        writeln!(out, "order {}", ranks.join(" ")).unwrap();
+        writeln!(out, "order {}", ranks.join(" ")).expect("a string takes everything");
     }
     for (from, to) in maps {
-        write!(out, "map {:x}", from as u32).unwrap();
+        write!(out, "map {:x}", from as u32).expect("a string takes everything");
         for part in to.chars() {
             match part {
                 '!' => out.push_str(" !"),
-                part => write!(out, " {:x}", part as u32).unwrap(),
+                part => write!(out, " {:x}", part as u32).expect("a string takes everything"),
             }
         }
         out.push('\n');
@@ -259,8 +267,8 @@ fn ranges(members: &[char]) -> String {
     for run in members.chunk_by(|one, next| *one as u32 + 1 == *next as u32) {
         let (from, to) = (run[0] as u32, run[run.len() - 1] as u32);
         match from == to {
-            true => write!(out, " {from:x}").unwrap(),
-            false => write!(out, " {from:x}-{to:x}").unwrap(),
+            true => write!(out, " {from:x}").expect("a string takes everything"),
+            false => write!(out, " {from:x}-{to:x}").expect("a string takes everything"),
         }
     }
     out
