@@ -18,8 +18,8 @@ fn backed(one: &Sim, two: &Sim, cores: usize) -> Gateway {
         .provider("openai", &one.base_url(), &["sk-one"])
         .provider("backup", &two.base_url(), &["sk-backup"])
         .route(&["openai/main"], &["backup/spare"])
-        .set("/timeouts/first_byte", "300ms")
-        .set("/timeouts/first_token", "300ms")
+        .set("/providers/openai/timeouts/first_byte", "400ms")
+        .set("/providers/openai/timeouts/first_token", "400ms")
         .set("/breaker/probe_interval", "600ms")
         .set("/breaker/probe_interval_max", "600ms")
         .set("/retries/per_request", 0)
@@ -197,7 +197,7 @@ fn a_provider_that_says_when_to_come_back_is_left_alone_until_then() {
             refusals += 1;
             let seconds = answer.field("retry-after").and_then(|value| value.parse::<u32>().ok());
             assert!(
-                seconds.is_some_and(|seconds| (1..=2).contains(&seconds)),
+                seconds.is_some_and(|seconds| (1..=3).contains(&seconds)),
                 "{status}: {answer:?}"
             );
             None

@@ -14,8 +14,7 @@ fn resuming(one: &Sim, claude: &str) -> Setup {
         .vendor("claude", "anthropic", &claude.replace("/v1", ""), &["sk-two"])
         .route(&["openai/*"], &["claude/spare"])
         .set("/routes/0/resume", "continue")
-        .set("/timeouts/stream_idle", "400ms")
-        .set("/timeouts/first_token", "400ms")
+        .set("/providers/openai/timeouts/stream_idle", "1s")
 }
 
 fn chunks(answer: &Response) -> Vec<Value> {

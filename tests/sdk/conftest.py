@@ -89,8 +89,8 @@ def of_three(simulator, folder, name, **more):
 
 @pytest.fixture(scope="session")
 def gateway_of_three(simulator, tmp_path_factory):
-    """The gateway of the matrix, over plain HTTP."""
-    program = of_three(simulator, tmp_path_factory, "three")
+    """The gateway of the matrix, over plain HTTP. It retries nothing, so that attempts can be counted."""
+    program = of_three(simulator, tmp_path_factory, "three", retries={"per_request": 0})
     yield program
     assert program.stop() == 0, "the gateway did not drain"
 
@@ -109,6 +109,16 @@ def gateway_over_tls(simulator, tmp_path_factory):
     program = of_three(simulator, tmp_path_factory, "tls", server={"tls": tls})
     yield program, str(folder / "authorities.pem")
     assert program.stop() == 0, "the gateway did not drain"
+
+
+@pytest.fixture(autouse=True)
+def forgetful(request):
+    """What a gateway has learnt from one test changes nothing in the next."""
+    names = [name for name in ("gateway", "gateway_of_three", "gateway_over_tls") if name in request.fixturenames]
+    programs = [request.getfixturevalue(name) for name in names]
+    yield
+    for program in programs:
+        (program[0] if isinstance(program, tuple) else program).forget()
 
 
 @pytest.fixture(scope="session")

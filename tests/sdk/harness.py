@@ -88,7 +88,12 @@ class Gateway(Program):
         arguments = ["serve", "--config", str(path), "--cores", "1"]
         arguments += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
         super().__init__("SLUICE_PROGRAM", arguments, {"RUST_LOG": "error", **environment})
-        self.url = json.loads(self.first_line)["listen"][0]
+        line = json.loads(self.first_line)
+        self.url, self.admin_url = line["listen"][0], line["admin"]
+
+    def forget(self):
+        """Makes it forget which keys and targets failed."""
+        urllib.request.urlopen(urllib.request.Request(f"{self.admin_url}/admin/forget", method="POST")).close()
 
 
 def closed_port():

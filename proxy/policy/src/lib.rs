@@ -1,4 +1,4 @@
-//! What we decide: configuration, the compiled snapshot, and the plan of a request.
+//! What we decide: configuration, the compiled snapshot, what is remembered of targets and keys, and the plan of a request.
 //!
 //! Invariants: no IO, no clock, no randomness, no environment: files, seeds and secrets are passed in; no panic on any
 //! configuration or request. Deliberately absent: sockets, threads and files (`sluice`), and the meaning of bytes on the

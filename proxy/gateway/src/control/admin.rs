@@ -98,6 +98,7 @@ pub async fn serve(socket: tokio::net::TcpListener, status: Arc<Status>) {
         .route("/admin", get(overview))
         .route("/admin/keys/{provider}/{key}/clear", post(health::clear_key))
         .route("/admin/targets/reset", post(health::reset_target))
+        .route("/admin/forget", post(health::forget))
         .with_state(status);
     if let Err(error) = axum::serve(socket, routes).await {
         tracing::error!(%error, "the admin interface has stopped");

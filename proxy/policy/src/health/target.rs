@@ -342,6 +342,11 @@ impl Health {
         self.slots.iter().filter(known).map(Target::report_of).collect()
     }
 
+    /// Closes the breaker of every target.
+    pub fn reset_all(&self, now_ms: u64) {
+        self.slots.iter().for_each(|slot| slot.reset(now_ms));
+    }
+
     /// Closes the breaker of the target of that name, as [`TargetReport::name`] writes it; false if it is not remembered.
     pub fn reset(&self, name: &str, now_ms: u64) -> bool {
         let known = |slot: &&Target| slot.tag.load(Ordering::Relaxed) != 0 && slot.report_of().name == name;

@@ -138,6 +138,15 @@ pub async fn clear_key(State(status): State<Arc<Status>>, Path((provider, key)):
     }
 }
 
+/// `POST /admin/forget`: every key is used again, and requests pass to every target.
+pub async fn forget(State(status): State<Arc<Status>>) -> Response {
+    let plane = status.plane();
+    plane.keys.iter().for_each(|key| key.clear());
+    plane.health.reset_all(clock::shared_ms());
+    tracing::info!("an operator has cleared all keys and targets");
+    json(StatusCode::OK, r#"{"status":"forgotten"}"#)
+}
+
 /// Which target.
 #[derive(Deserialize)]
 pub struct Named {
