@@ -7,6 +7,7 @@
 
 pub mod admission;
 pub mod budget;
+pub mod cache;
 pub mod charge;
 pub mod config;
 pub mod glob;

@@ -147,6 +147,32 @@ pub const CONNECTIONS_DEFAULT: u32 = 16_384;
 pub const IN_FLIGHT_BODY_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
 /// Idle keep-alive connections that a core keeps per origin, default (`upstream.idle_connections`).
 pub const IDLE_CONNECTIONS_DEFAULT: u32 = 1024;
+/// Longest text that is matched by meaning, in bytes; a longer one is matched exactly or not at all.
+pub const CACHE_TEXT_BYTES_MAX: usize = 16 * 1024;
+/// Entries of one bucket that are compared one by one; beyond, the bucket gets a graph.
+pub const CACHE_SCAN_ENTRIES_MAX: usize = 2_000;
+/// Nearest entries of a bucket that the pair guard looks at.
+pub const CACHE_CANDIDATES: usize = 4;
+/// Entries of one core's cache, the most that may be configured.
+pub const CACHE_ENTRIES_MAX: usize = 1 << 20;
+/// Largest answer that is kept, in bytes.
+pub const CACHE_ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Requests in flight that others may wait for, of one core.
+pub const CACHE_FLIGHTS_MAX: usize = 4096;
+/// Requests that wait for one provider call.
+pub const CACHE_WAITERS_MAX: u32 = 1024;
+/// Pairs of templates that evidence is kept for, of one core.
+pub const CACHE_TEMPLATE_PAIRS_MAX: usize = 65_536;
+/// Namespaces that audits are counted for, of one core.
+pub const CACHE_NAMESPACES_MAX: usize = 4096;
+/// Epochs that are kept: one a tenant, one a value of a tenant's context.
+pub const CACHE_EPOCHS_MAX: usize = 65_536;
+/// Tags of one cached answer.
+pub const CACHE_TAGS_MAX: usize = 16;
+/// Blocks of 8 by 8 pixels of one camera frame (8 megapixels).
+pub const CACHE_FRAME_BLOCKS_MAX: usize = 131_072;
+/// Frames that a new one is compared with, of one key.
+pub const CACHE_FRAMES_PER_KEY_MAX: usize = 64;
 /// Requests that one core has at a provider at a time, where that is limited and no number is given.
 pub const CONCURRENCY_DEFAULT: u32 = 1024;
 /// Requests that wait for a place at such a provider, on each core.
@@ -171,6 +197,9 @@ const _: () = {
         "a signed request must have room for its token"
     );
     assert!(AWS_SESSION_TOKEN_BYTES_MAX < METADATA_ANSWER_BYTES_MAX);
+    assert!(CACHE_CANDIDATES < CACHE_SCAN_ENTRIES_MAX && CACHE_SCAN_ENTRIES_MAX < CACHE_ENTRIES_MAX);
+    assert!(CACHE_ENTRIES_MAX < u32::MAX as usize, "entry ids are 32 bits wide");
+    assert!(CACHE_ANSWER_BYTES_MAX <= TRANSLATED_BODY_BYTES_MAX);
     assert!(PROXY_V2_BYTES_MAX < RECV_LARGE_BYTES);
     assert!(SEND_PARTS_MAX <= 1024, "IOV_MAX");
     assert!(BODY_BYTES_DEFAULT <= IN_FLIGHT_BODY_BYTES_DEFAULT);
