@@ -149,8 +149,11 @@ def test_a_provider_without_a_usable_key(openai_client):
 
 
 def test_the_applications_own_time_limit(openai_client):
-    with pytest.raises(openai.APITimeoutError):
-        ask(openai_client, "openai/gpt-4o-mini", "latency_ms=20000", timeout=0.3)
+    # The SDK says how long it waits, and the gateway answers shortly before; on a busy machine the SDK may be first.
+    with pytest.raises((openai.APITimeoutError, openai.InternalServerError)) as caught:
+        ask(openai_client, "openai/gpt-4o-mini", "latency_ms=20000", timeout=1.5)
+    if isinstance(caught.value, openai.InternalServerError):
+        assert (caught.value.status_code, caught.value.code) == (504, "upstream_timeout")
     assert ask(openai_client, "openai/gpt-4o-mini").choices
 
 
