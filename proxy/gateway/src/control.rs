@@ -4,6 +4,7 @@
 //! Deliberately absent: the data plane. What crosses is `mesh.rs`, [`Plane`] and the counters.
 
 pub mod admin;
+pub mod ask;
 mod build;
 mod credentials;
 mod log;

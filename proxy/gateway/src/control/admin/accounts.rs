@@ -53,7 +53,10 @@ impl Accounts {
         let shared = Arc::new(self);
         let routes = Router::new()
             .route("/{kind}", get(answers::list).post(changes::add))
-            .route("/{kind}/{name}", patch(changes::alter).delete(changes::remove))
+            .route(
+                "/{kind}/{name}",
+                get(answers::one).patch(changes::alter).delete(changes::remove),
+            )
             .route("/{kind}/{name}/budgets", post(changes::add_budget))
             .route("/{kind}/{name}/limits", post(changes::add_limit))
             .route("/keys/{name}/rotate", post(changes::rotate))
@@ -104,7 +107,7 @@ impl From<StoreError> for Refusal {
         match error {
             StoreError::Refused(why) if why == "there is no such thing" => Self::Missing,
             StoreError::Refused(why) => Self::Wrong(why),
-            StoreError::Closed => Self::Unavailable,
+            StoreError::Closed | StoreError::Fenced => Self::Unavailable,
         }
     }
 }

@@ -14,6 +14,7 @@ const SETTINGS: Settings = Settings {
     cores: 3,
     ledger_days: 30,
     sums_days: 400,
+    webhook: None,
 };
 
 struct Place(PathBuf);
@@ -61,7 +62,7 @@ fn budget(scope: i64, limit: u64, soft: Option<u64>) -> BudgetRow {
 }
 
 /// A customer, a team and a key, each with a budget; the key's with a soft limit and a limit of requests at a time.
-fn populate(tx: &mut Tx<'_>, limit: u64) -> rusqlite::Result<i64> {
+fn populate(tx: &mut Tx<'_>, limit: u64) -> crate::control::store::Result<i64> {
     let key = VirtualKey::from_random(&[1; 32]);
     let key = NewKey {
         digest: key.digest(),
@@ -230,8 +231,7 @@ fn changes_come_into_force_without_losing_what_is_used() {
         treasury.close().await;
         let rows = store
             .ask(|tx| {
-                tx.sql
-                    .query_row("SELECT count(*) FROM ledger", [], |row| row.get::<_, i64>(0))
+                tx.sql.one("SELECT count(*) FROM ledger", &[])?.get::<i64>(0)
             })
             .await;
         assert_eq!(rows, Ok(3));
