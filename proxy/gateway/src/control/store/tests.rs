@@ -327,9 +327,9 @@ fn spend_down(place: &Place) {
                 .unwrap(),
                 None => {
                     let file = rusqlite::Connection::open(place.path()).unwrap();
-                    let columns = super::tx::VAULT_COLUMNS;
+                    let columns = tx::VAULT_COLUMNS;
                     let rows = sql::Sql::Sqlite(&file).query(&format!("SELECT {columns} FROM budgets"), &[]).unwrap();
-                    let (_, vault) = super::tx::read_vault(&rows[0]).unwrap();
+                    let (_, vault) = tx::read_vault(&rows[0]).unwrap();
                     vault.spent.0 + vault.leased(0).0
                 }
             };

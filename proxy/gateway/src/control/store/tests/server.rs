@@ -150,7 +150,7 @@ fn what_one_replica_changes_the_others_hear_of_in_under_two_seconds() {
         let begun = Instant::now();
         block_on(async {
             let name = format!("team-{}", fastrand::u32(..));
-            let change = move |tx: &mut Tx<'_>| tx.add_scope(&super::change(), ScopeKind::Team, &name, None, None);
+            let change = move |tx: &mut Tx<'_>| tx.add_scope(&change(), ScopeKind::Team, &name, None, None);
             one.ask(change).await.unwrap();
             other.changed().await;
         });
