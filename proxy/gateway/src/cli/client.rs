@@ -78,8 +78,18 @@ impl Access {
 fn configured_credential(config: Option<&Config>) -> Result<String, String> {
     let none = format!("the administrator's credential is missing: give it by {CREDENTIAL_VARIABLE} or --credential-file");
     let Some(config) = config else { return Err(none) };
-    let _ = config;
-    Err(none)
+    let place = config.accounts.as_ref().and_then(|accounts| accounts.admin_credential.as_ref());
+    let Some(place) = place else {
+        return Err(format!(
+            "{none}.\nThe configuration has no accounts.admin_credential; as long as it has none, keys and budgets cannot be administered"
+        ));
+    };
+    match (&place.env, &place.file) {
+        (Some(name), _) => std::env::var(name)
+            .map_err(|_| format!("{none}.\nThe configuration expects it in the variable {name}, which is not set here")),
+        (None, Some(path)) => read(path.as_ref()),
+        (None, None) => Err(none),
+    }
 }
 
 fn read(path: &std::path::Path) -> Result<String, String> {
