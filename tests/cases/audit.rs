@@ -223,3 +223,68 @@ fn mount_again(dir: &TempDir, size: &str) {
 fn unmount(dir: &TempDir) {
     let _ = Command::new("umount").arg("--lazy").arg(dir.path()).status();
 }
+
+/// Asks with a key until it is let in and held by the provider, or has been refused for a second; the connection, if let in.
+fn held(audit: &Audit, key: &str) -> Option<sluice_tests::Client> {
+    // A target without a second one beside it, which would hold as much again.
+    let body = r#"{"model":"unpaid/gpt-x","max_tokens":40,"messages":[{"role":"user","content":"Hold this."}]}"#;
+    let request = sluice_tests::Request::post("/v1/chat/completions", body);
+    let request = request.field("Authorization", &format!("Bearer {key}"));
+    let in_flight = |audit: &Audit| audit.sim.attempts().iter().filter(|attempt| attempt["outcome"] == "in_flight").count();
+    let before = in_flight(audit);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        let mut client = audit.replicas[0].client();
+        client.send(request.bytes());
+        client.stream.set_read_timeout(Some(Duration::from_millis(5))).expect("a socket has timeouts");
+        loop {
+            if in_flight(audit) > before {
+                client.stream.set_read_timeout(None).expect("a socket has timeouts");
+                return Some(client);
+            }
+            let mut first = [0; 1];
+            match client.stream.peek(&mut first) {
+                Ok(_) => break,
+                Err(_) => assert!(begun.elapsed() < Duration::from_secs(20), "neither let in nor refused"),
+            }
+        }
+        let status = client.response().status;
+        assert!(status == 402 || status == 503 || status == 401, "{status}");
+    }
+    None
+}
+
+fn key_of(audit: &Audit, name: &str, limit: u64) -> String {
+    let limit = format!("{}.{:09}", limit / USD, limit % USD);
+    let body = sluice_tests::json!({"name": name, "budgets": [{"limit": limit, "window": "total"}]});
+    let made = audit.admin("POST", "/keys", &body);
+    assert_eq!(made.status, 201, "{made:?}");
+    made.json()["key"].as_str().expect("a secret").to_owned()
+}
+
+#[test]
+fn a_budget_with_room_for_so_many_requests_admits_them_on_any_core() {
+    for cores in [1, 4] {
+        let audit = Audit::start(cores, 1, None, USD);
+        audit.sim.rules(&sluice_tests::json!([{"do": "latency_ms=60000"}]));
+        // What one request may cost at most: the smallest budget that admits it.
+        let (mut refused, mut admitted) = (0, USD / 100);
+        assert!(held(&audit, &key_of(&audit, "large", admitted)).is_some());
+        while admitted - refused > admitted / 100 {
+            let limit = refused.midpoint(admitted);
+            if held(&audit, &key_of(&audit, &format!("probe-{limit}"), limit)).is_some() {
+                admitted = limit;
+            } else {
+                refused = limit;
+            }
+        }
+        let worst = admitted;
+        for room in [3, 20, 100] {
+            let key = key_of(&audit, &format!("room-{room}"), room * worst);
+            let clients: Vec<_> = std::iter::from_fn(|| held(&audit, &key)).collect();
+            let admitted = clients.len() as u64;
+            println!("{cores} cores, room for {room} of {worst}: {admitted} admitted");
+            assert!(admitted <= room && admitted + 4.max(room / 16) >= room, "{admitted} of {room}");
+        }
+    }
+}

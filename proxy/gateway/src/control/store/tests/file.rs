@@ -1,6 +1,7 @@
 //! What is SQLite's alone: the file, its lock, and a disk that is full.
 
 use super::*;
+use crate::control::treasury::{Event, Settings, Treasury};
 
 fn feed(file: &mut File, budget: i64, plan: &Plan) -> Done {
     let (holder, plans) = (file.holder(), [(budget, plan.clone())]);
@@ -136,17 +137,41 @@ fn a_store_with_10_000_keys_and_a_million_requests_opens_in_under_a_second() {
         drop(database);
         let begun = Instant::now();
         let (opened, recovered) = File::open(&place.path(), NOW_S).unwrap();
-        database = opened;
-        let scopes = database.transact(|tx| tx.scopes()).unwrap();
-        best = best.min(begun.elapsed());
-        assert_eq!((scopes.scopes.len(), recovered.budgets), (10_000, 10_000));
-        assert_eq!(recovered.reclaimed, NanoUsd(10_000 * 1_000));
+        let opening = begun.elapsed();
+        assert_eq!((recovered.budgets, recovered.reclaimed), (10_000, NanoUsd(10_000 * 1_000)));
+        opened.close();
+        let begun = Instant::now();
+        let store = Store::open(&place.path(), NOW_S).unwrap().0;
+        let ready = block_on(async {
+            let (_treasury, mut events) = Treasury::start(store, settings()).await.unwrap();
+            let mut funds = 0;
+            while let Ok(event) = events.try_recv() {
+                match event {
+                    Event::Funds(accounts) => funds += accounts.len(),
+                    Event::Keyring(keyring) => assert!(!keyring.is_empty()),
+                    Event::Soft { .. } => {}
+                }
+            }
+            assert_eq!(funds, 10_000);
+            begun.elapsed()
+        });
+        println!("open and reclaim: {opening:?}; open, lease and make the keyring: {ready:?}");
+        best = best.min(opening + ready);
         if best.as_millis() < 500 {
             break;
         }
+        database = open(&place);
         let holder = database.holder();
         database.transact(|tx| tx.feed(holder, &plans, NOW_S)).unwrap();
     }
-    println!("open, reclaim and read 10,000 keys: {best:?}");
     assert!(best.as_millis() < 1_000, "{best:?}");
+}
+
+fn settings() -> Settings {
+    Settings {
+        cores: 4,
+        ledger_days: 90,
+        sums_days: 800,
+        webhook: None,
+    }
 }
