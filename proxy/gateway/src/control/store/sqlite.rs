@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::Context;
 use rusqlite::{Connection, TransactionBehavior};
 use sluice_policy::budget::{Holder, Vault};
+use sluice_policy::money::NanoUsd;
 
 use super::schema;
 use super::sql::{Error, Result, Sql, values};
@@ -48,41 +49,32 @@ impl File {
             .with_context(|| format!("{} is in use by another process", path.display()))?;
         let mut connection = connect(path).with_context(|| format!("cannot open {}", path.display()))?;
         schema::migrate(&mut connection).with_context(|| format!("cannot use {}", path.display()))?;
-        let vaults = load_vaults(&connection)?;
         let meta = |name: &str| {
             connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| {
                 row.get::<_, i64>(0)
             })
         };
         let (last_holder, commits) = (meta("holder")?, meta("commits")?);
+        let holder = Holder::try_from(last_holder).unwrap_or(0) + 1;
+        let (vaults, reclaimed) = load_vaults(&connection, holder, unix_s)?;
+        let recovered = Recovered {
+            reclaimed,
+            budgets: vaults.len(),
+        };
         let mut database = Self {
             path: path.to_owned(),
             data_version: data_version(&connection)?,
             connection: Some(connection),
             vaults,
-            holder: Holder::try_from(last_holder).unwrap_or(0) + 1,
+            holder,
             commits,
             _lock: lock,
         };
-        let holder = database.holder;
-        let recovered = database
-            .transact(|tx| {
-                tx.sql
-                    .execute("UPDATE meta SET value = ?1 WHERE name = 'holder'", values![holder])?;
-                let budgets: Vec<i64> = tx.vaults.keys().copied().collect();
-                let mut recovered = Recovered {
-                    budgets: budgets.len(),
-                    ..Recovered::default()
-                };
-                for budget in budgets {
-                    if tx.vaults.get(&budget).is_some_and(|vault| !vault.leases.is_empty()) {
-                        let lost = tx.vault(budget)?.reclaim(&|_| false, unix_s);
-                        recovered.reclaimed = recovered.reclaimed.saturating_add(lost);
-                    }
-                }
-                Ok(recovered)
-            })
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        let renamed = database.transact(|tx| {
+            let sql = "UPDATE meta SET value = ?1 WHERE name = 'holder'";
+            tx.sql.execute(sql, values![holder])
+        });
+        renamed.with_context(|| format!("cannot write {}", path.display()))?;
         Ok((database, recovered))
     }
 
@@ -102,7 +94,7 @@ impl File {
         let version = data_version(&transaction)?;
         if version != self.data_version {
             // Another process has written: an administrator's tool.
-            self.vaults = load_vaults(&transaction)?;
+            (self.vaults, _) = load_vaults(&transaction, self.holder, super::unix_s())?;
             self.data_version = version;
         }
         let sql = Sql::Sqlite(&transaction);
@@ -146,7 +138,7 @@ impl File {
         }
         let commits: i64 =
             connection.query_row("SELECT value FROM meta WHERE name = 'commits'", [], |row| row.get(0))?;
-        self.vaults = load_vaults(&connection)?;
+        (self.vaults, _) = load_vaults(&connection, self.holder, super::unix_s())?;
         self.data_version = data_version(&connection)?;
         self.connection = Some(connection);
         if commits > self.commits {
@@ -197,10 +189,21 @@ fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA data_version", [], |row| row.get(0))
 }
 
-fn load_vaults(connection: &Connection) -> Result<HashMap<i64, Vault>> {
+/// All vaults, where what others than `holder` have leased counts as spent: they are gone. That is written down only when a
+/// vault changes; until then, whoever reads the file finds the same anew.
+fn load_vaults(connection: &Connection, holder: Holder, unix_s: u64) -> Result<(HashMap<i64, Vault>, NanoUsd)> {
     let columns = tx::VAULT_COLUMNS;
     let rows = Sql::Sqlite(connection).query(&format!("SELECT {columns} FROM budgets"), &[])?;
-    rows.iter().map(tx::read_vault).collect()
+    let mut vaults = HashMap::with_capacity(rows.len());
+    let mut reclaimed = NanoUsd::ZERO;
+    for row in &rows {
+        let (budget, mut vault) = tx::read_vault(row)?;
+        if vault.leases.iter().any(|lease| lease.holder != holder) {
+            reclaimed = reclaimed.saturating_add(vault.reclaim(&|other| other == holder, unix_s));
+        }
+        vaults.insert(budget, vault);
+    }
+    Ok((vaults, reclaimed))
 }
 
 fn save_vault(sql: Sql<'_>, budget: i64, vault: &Vault) -> Result<()> {

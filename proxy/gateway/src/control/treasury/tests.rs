@@ -133,7 +133,7 @@ fn a_key_spends_its_budgets_and_its_owner_is_warned_once() {
         let caller = keyring.find(credential().expose().as_bytes(), unix_s()).unwrap();
         let budgets: Vec<BudgetId> = keyring.budgets(caller, "openai", "gpt-5").collect();
         assert_eq!(budgets.len(), 3);
-        let pass = || Pass::new(keyring.limits(caller, "openai", "gpt-5"), Ask::default(), unix_s());
+        let pass = || Pass::new(keyring.limits(caller, "openai", "gpt-5").cloned(), Ask::default(), unix_s());
         let held = (pass().unwrap(), pass().unwrap());
         assert!(pass().is_err(), "two at a time");
         drop(held);
@@ -185,7 +185,7 @@ fn changes_come_into_force_without_losing_what_is_used() {
         let mut keyring = Arc::new(Keyring::default());
         obey(&mut events, &[&purse], &mut keyring);
         let caller = keyring.find(credential().expose().as_bytes(), unix_s()).unwrap();
-        let held = Pass::new(keyring.limits(caller, "a", "b"), Ask::default(), unix_s()).unwrap();
+        let held = Pass::new(keyring.limits(caller, "a", "b").cloned(), Ask::default(), unix_s()).unwrap();
         let budgets: Vec<BudgetId> = keyring.budgets(caller, "a", "b").collect();
         purse
             .reserve(&budgets, NanoUsd(10), unix_s())

@@ -20,7 +20,8 @@ pub struct Tls(TlsConnector);
 /// A session to be made with the server of one name.
 pub struct Session {
     connector: TlsConnector,
-    name: ServerName<'static>,
+    /// A Unix socket has none, and no TLS.
+    name: Option<ServerName<'static>>,
 }
 
 /// A session.
@@ -47,7 +48,11 @@ where
     fn make_tls_connect(&mut self, name: &str) -> Result<Session, Self::Error> {
         Ok(Session {
             connector: self.0.clone(),
-            name: ServerName::try_from(name)?.to_owned(),
+            name: if name.is_empty() {
+                None
+            } else {
+                Some(ServerName::try_from(name)?.to_owned())
+            },
         })
     }
 }
@@ -61,7 +66,10 @@ where
     type Future = Pin<Box<dyn Future<Output = io::Result<Stream<S>>> + Send>>;
 
     fn connect(self, stream: S) -> Self::Future {
-        Box::pin(async move { Ok(Stream(self.connector.connect(self.name, stream).await?)) })
+        Box::pin(async move {
+            let name = self.name.ok_or(io::ErrorKind::InvalidInput)?;
+            Ok(Stream(self.connector.connect(name, stream).await?))
+        })
     }
 }
 

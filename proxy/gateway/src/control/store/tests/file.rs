@@ -32,8 +32,18 @@ fn leases_of_a_process_that_was_killed_count_as_spent_once() {
     let vault = database.transact(|tx| Ok(tx.vault(row)?.clone())).unwrap();
     assert_eq!((vault.spent.0, vault.leases.len()), (held as u64, 0));
     drop(database);
-    let (_, recovered) = File::open(&place.path(), NOW_S + 2).unwrap();
+    // Before anything was written, the next process finds the same, once; after that, nothing more.
+    let (mut database, recovered) = File::open(&place.path(), NOW_S + 2).unwrap();
+    assert_eq!(recovered.reclaimed.0, held as u64);
+    let spend = |tx: &mut Tx<'_>| Ok(tx.vault(row)?.settle(0, 0, NanoUsd(1), NOW_S + 2));
+    database.transact(spend).unwrap();
+    let vault = database.transact(|tx| Ok(tx.vault(row)?.clone())).unwrap();
+    assert_eq!(vault.spent.0, held as u64 + 1);
+    drop(database);
+    let (mut database, recovered) = File::open(&place.path(), NOW_S + 3).unwrap();
     assert_eq!(recovered.reclaimed, NanoUsd::ZERO);
+    let spent = database.transact(|tx| Ok(tx.vault(row)?.spent.0)).unwrap();
+    assert_eq!(spent, held as u64 + 1);
 }
 
 #[test]
