@@ -9,9 +9,9 @@ mod head;
 mod translated;
 
 use sluice_policy::route::PlannedTarget;
+use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
 use sluice_wire::http::body::{LAST_CHUNK, Step, write_chunk_head};
-use sluice_wire::dialect::Dialect;
 use sluice_wire::http::{self, FieldId};
 use sluice_wire::tally::Framing;
 
@@ -102,7 +102,12 @@ fn tally(work: &mut Work, target: &PlannedTarget<'_>, answer: &Answer, mode: &Mo
 
 fn is_frames(work: &Work, answer: &Answer) -> bool {
     let content_type = work.response.field(FieldId::ContentType);
-    content_type.is_some_and(|field| field.value.of(&answer.head_bytes).starts_with(b"application/vnd.amazon"))
+    content_type.is_some_and(|field| {
+        field
+            .value
+            .of(&answer.head_bytes)
+            .starts_with(b"application/vnd.amazon")
+    })
 }
 
 enum Mode {

@@ -81,14 +81,21 @@ fn main() {
     let request = |secret: &str| {
         let caller = keyring.find(secret.as_bytes(), NOW_S).expect("it is there");
         keyring.allows(caller, "openai", "gpt-5-mini").expect("it may");
-        let pass = Pass::new(keyring.limits(caller, "openai", "gpt-5-mini").cloned(), Ask::default(), NOW_S).expect("below");
+        let pass = Pass::new(
+            keyring.limits(caller, "openai", "gpt-5-mini").cloned(),
+            Ask::default(),
+            NOW_S,
+        )
+        .expect("below");
         let mut budgets = [BudgetId(0); 16];
         let mut len = 0;
         for id in keyring.budgets(caller, "openai", "gpt-5-mini").take(16) {
             budgets[len] = id;
             len += 1;
         }
-        let price = table.find_id("openai", Some("openai"), "gpt-5-mini").map(|id| &table.row(id).price);
+        let price = table
+            .find_id("openai", Some("openai"), "gpt-5-mini")
+            .map(|id| &table.row(id).price);
         let held = charge::hold(
             &purse,
             &budgets[..len],

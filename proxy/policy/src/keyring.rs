@@ -246,6 +246,20 @@ impl Keyring {
         Ok(())
     }
 
+    /// Whether a caller may use a provider for what is about no model.
+    ///
+    /// # Errors
+    /// It may not.
+    pub fn allows_provider(&self, caller: Caller, provider: &str) -> Result<(), NotAllowed> {
+        let allows =
+            |scope: &Scope| scope.providers.is_empty() || scope.providers.iter().any(|glob| glob.matches(provider));
+        if self.scopes_of(caller).all(allows) {
+            Ok(())
+        } else {
+            Err(NotAllowed::Provider)
+        }
+    }
+
     /// The budgets that a request of a caller to a provider's model is charged to: the key's first.
     pub fn budgets<'a>(
         &'a self,

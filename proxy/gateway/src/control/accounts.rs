@@ -125,7 +125,10 @@ impl Office {
     /// Gives back what was not spent. The cores have ended.
     pub async fn close(mut self) {
         self.flush();
-        if tokio::time::timeout(CLOSE_PATIENCE, self.treasury.close()).await.is_err() {
+        if tokio::time::timeout(CLOSE_PATIENCE, self.treasury.close())
+            .await
+            .is_err()
+        {
             tracing::warn!("the store did not answer in time; what is leased counts as spent");
         }
     }

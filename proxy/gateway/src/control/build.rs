@@ -53,7 +53,10 @@ pub async fn plane(
     let ready_body = ready_body(&snapshot, &warnings);
     let accounts = match &config.accounts {
         Some(accounts) => Some(Accounts {
-            keyring: older.and_then(|older| older.accounts.as_ref()).map(|accounts| accounts.keyring.clone()).unwrap_or_default(),
+            keyring: older
+                .and_then(|older| older.accounts.as_ref())
+                .map(|accounts| accounts.keyring.clone())
+                .unwrap_or_default(),
             prices: Arc::new(accounts::prices(accounts)?),
         }),
         None => None,

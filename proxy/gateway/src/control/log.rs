@@ -247,7 +247,11 @@ fn paid_members(out: &mut Vec<u8>, paid: &Paid) {
 }
 
 fn paid_text(paid: &Paid) -> String {
-    let key = if paid.key.as_bytes().is_empty() { "-" } else { paid.key.as_str() };
+    let key = if paid.key.as_bytes().is_empty() {
+        "-"
+    } else {
+        paid.key.as_str()
+    };
     format!(" key={key} cost={}", paid.cost)
 }
 

@@ -67,11 +67,14 @@ pub fn identify(core: &Core, plane: &Plane, asked: &Asked) -> Result<Option<Call
         )
     };
     let fields = asked.head.fields.iter().filter(|field| is_one(field.id));
-    let found = keyring::credential(
-        fields.map(|field| (field.name.of(&asked.head_bytes), field.value.of(&asked.head_bytes))),
-    );
+    let found =
+        keyring::credential(fields.map(|field| (field.name.of(&asked.head_bytes), field.value.of(&asked.head_bytes))));
     let Some(credential) = found else {
-        return if needed { Err(refuse(core, "no virtual key")) } else { Ok(None) };
+        return if needed {
+            Err(refuse(core, "no virtual key"))
+        } else {
+            Ok(None)
+        };
     };
     match accounts.keyring.find(credential, core.unix_s()) {
         Ok(caller) => Ok(Some(caller)),
@@ -152,14 +155,23 @@ fn limited_error(core: &Core, limited: Limited) -> ApiError {
 /// # Errors
 /// `model_not_allowed`, `provider_not_allowed`.
 pub fn may_use(context: &Context<'_>, target: &PlannedTarget<'_>) -> Result<(), ApiError> {
-    let Some(Payer { caller: Some(caller), .. }) = context.payer else {
+    let Some(Payer {
+        caller: Some(caller), ..
+    }) = context.payer
+    else {
         return Ok(());
     };
     let Some(accounts) = &context.plane.accounts else {
         return Ok(());
     };
     let (provider, model) = (&*target.provider.name, target.model);
-    accounts.keyring.allows(caller, provider, model).map_err(|why| {
+    // Lists and files are about no model; what is charged without naming one may be any.
+    let allowed = if model.is_empty() && !context.endpoint.is_charged() {
+        accounts.keyring.allows_provider(caller, provider)
+    } else {
+        accounts.keyring.allows(caller, provider, model)
+    };
+    allowed.map_err(|why| {
         context.core.meter.callers_forbidden.add(1);
         match why {
             NotAllowed::Model => ApiError::new(
@@ -182,7 +194,11 @@ fn demand_of(asked: &Asked, endpoint: Endpoint, body_bytes: u64) -> Demand {
     let output = if endpoint.dialect() == Dialect::Bedrock {
         converse_output(asked)
     } else {
-        let said = [keys.max_tokens(), keys.max_completion_tokens(), keys.max_output_tokens()];
+        let said = [
+            keys.max_tokens(),
+            keys.max_completion_tokens(),
+            keys.max_output_tokens(),
+        ];
         said.into_iter().flatten().max()
     };
     let mut answers = keys.n().unwrap_or(1).max(keys.best_of().unwrap_or(1));
@@ -191,8 +207,12 @@ fn demand_of(asked: &Asked, endpoint: Endpoint, body_bytes: u64) -> Demand {
     {
         // Each prompt of a list is answered; there are no more of them than commas and one.
         let text = pieces(asked, range);
-        let commas: usize = text.map(|piece| piece.iter().filter(|byte| **byte == b',').count()).sum();
-        let is_list = pieces(asked, range).next().is_some_and(|piece| piece.first() == Some(&b'['));
+        let commas: usize = text
+            .map(|piece| piece.iter().filter(|byte| **byte == b',').count())
+            .sum();
+        let is_list = pieces(asked, range)
+            .next()
+            .is_some_and(|piece| piece.first() == Some(&b'['));
         answers = answers.saturating_mul(if is_list { commas as u64 + 1 } else { 1 });
     }
     let tier = keys.service_tier().and_then(|range| {

@@ -14,7 +14,8 @@ use super::hedge::{self, Leg};
 use super::ticket::{PassedOver, Place, Ticket};
 use super::{Context, End, Request, account, resume, shadow};
 use crate::attempt::{self, Answer, Failure, Next, failure, limits};
-use crate::connection::Downstream;
+use crate::connection::{ClientGone, Downstream};
+use crate::deadline::TICK_MS;
 use crate::net;
 use crate::record::Label;
 use crate::relay::{self, Undelivered, Unfinished};
@@ -22,6 +23,9 @@ use crate::scratch::Work;
 
 /// Longest `Retry-After` of a failing target that a request waits for, in milliseconds.
 const RETRY_AFTER_MS_MAX: u64 = 1_000;
+
+/// How long a request waits for a lease that is late, in ticks: a quarter of a second.
+const LEASE_TICKS: u32 = 25;
 
 /// How far a request has come.
 #[derive(Default)]
@@ -147,7 +151,7 @@ async fn try_target(
             }
         };
         tried |= 1 << choice;
-        if let Err(refusal) = work.payment.hold(context, &target) {
+        if let Err(refusal) = hold(context, down, work, &target).await? {
             course.refuse(request, &target, refusal);
             return Ok(Tried::Failed);
         }
@@ -207,6 +211,32 @@ async fn try_target(
             None => return Ok(Tried::Failed),
         }
     }
+}
+
+/// Sets aside what an attempt may cost. Where only the lease of a budget is late, it is given a moment: the store has been told
+/// already how much is missing.
+async fn hold(
+    context: &Context<'_>,
+    down: &mut Downstream,
+    work: &mut Work,
+    target: &PlannedTarget<'_>,
+) -> Result<Result<(), ApiError>, ClientGone> {
+    let mut held = work.payment.hold(context, target);
+    for _ in 0..LEASE_TICKS {
+        match &held {
+            Err(refusal) if refusal.code == Code::BudgetStoreUnavailable && !context.is_late() => {}
+            _ => break,
+        }
+        down.while_present(net::sleep_ms(TICK_MS)).await?;
+        held = work.payment.hold(context, target);
+    }
+    let meter = &context.core.meter;
+    match &held {
+        Ok(()) => {}
+        Err(refusal) if refusal.code == Code::BudgetStoreUnavailable => meter.store_refusals.add(1),
+        Err(_) => meter.budget_refusals.add(1),
+    }
+    Ok(held)
 }
 
 /// What became of an answer.

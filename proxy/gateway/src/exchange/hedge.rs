@@ -139,7 +139,8 @@ async fn run<'a>(
         }
     };
     // What is in it now is the loser's.
-    work.payment.join(std::mem::take(&mut scratch.work.payment), context.core);
+    work.payment
+        .join(std::mem::take(&mut scratch.work.payment), context.core);
     context.core.return_scratch(scratch);
     result
 }

@@ -162,7 +162,11 @@ impl Payment {
     /// # Errors
     /// `budget_exceeded`, `budget_store_unavailable`, `price_unknown`.
     pub fn hold(&mut self, context: &Context<'_>, target: &PlannedTarget<'_>) -> Result<(), ApiError> {
-        match (&context.payer, &context.plane.accounts, context.plane.snapshot.accounts()) {
+        match (
+            &context.payer,
+            &context.plane.accounts,
+            context.plane.snapshot.accounts(),
+        ) {
             (Some(payer), Some(accounts), Some(settings)) if context.endpoint.is_charged() => {
                 self.hold_of(context, target, payer, accounts, settings)
             }
@@ -445,14 +449,7 @@ fn look(asked: &Asked) -> (bool, bool) {
 }
 
 #[cold]
-fn refusal(
-    core: &Core,
-    accounts: &Accounts,
-    payer: &Payer,
-    target: &PlannedTarget<'_>,
-    why: Unaffordable,
-) -> ApiError {
-    core.meter.budget_refusals.add(1);
+fn refusal(core: &Core, accounts: &Accounts, payer: &Payer, target: &PlannedTarget<'_>, why: Unaffordable) -> ApiError {
     let (provider, model) = (&target.provider.name, target.model);
     let Refused { budget, why, resets_s } = match why {
         Unaffordable::Budget(refused) => refused,
@@ -461,18 +458,19 @@ fn refusal(
             return ApiError::new(Code::PriceUnknown, message).with_param("model");
         }
         Unaffordable::Unpriced(_) => {
-            let message =
-                format!("the price of {provider}/{model} does not cover this request; limit its output, or leave out what it refers to");
+            let message = format!(
+                "the price of {provider}/{model} does not cover this request; limit its output, or leave out what it refers to"
+            );
             return ApiError::new(Code::PriceUnknown, message);
         }
     };
-    let name = payer
-        .caller
-        .map_or_else(|| "a budget".to_owned(), |caller| accounts.keyring.describe(caller, budget));
+    let name = payer.caller.map_or_else(
+        || "a budget".to_owned(),
+        |caller| accounts.keyring.describe(caller, budget),
+    );
     let in_s = resets_s.saturating_sub(core.unix_s());
     match why {
         Refusal::NotLeased => {
-            core.meter.store_refusals.add(1);
             let message = format!("nothing of {name} is at hand; the store of budgets has not granted it");
             ApiError::new(Code::BudgetStoreUnavailable, message).with_retry_after_s(1)
         }

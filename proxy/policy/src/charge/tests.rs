@@ -35,12 +35,7 @@ const DEMAND: Demand = Demand {
     tier: Tier::Standard,
 };
 
-fn hold_of(
-    purse: &Rc<Purse>,
-    price: Option<&Price>,
-    demand: &Demand,
-    enforce: Enforce,
-) -> Result<Held, Unaffordable> {
+fn hold_of(purse: &Rc<Purse>, price: Option<&Price>, demand: &Demand, enforce: Enforce) -> Result<Held, Unaffordable> {
     hold(purse, &BUDGET, price, OnUnknown::Refuse, demand, enforce, NOW_S)
 }
 

@@ -6,10 +6,10 @@
 use sluice_wire::dialect::Dialect;
 use sluice_wire::limits;
 
+use super::accounts::StorePlace;
 use super::check::{Mistakes, suggestion};
 use super::names::Names;
 use super::tree::{Node, Step};
-use super::accounts::StorePlace;
 use super::{AuthName, Aws, Balance, ClientAuth, Config, Key, Provider, Route, SecretPlace, WeightedTarget};
 use crate::vendors;
 

@@ -88,7 +88,12 @@ impl PriceTable {
         if (!self.own.is_empty() || !self.patterns.is_empty())
             && let Some(own) = name.join(provider, model)
         {
-            let pattern = || self.patterns.iter().find(|(glob, _)| glob.matches(own)).map(|(_, id)| id);
+            let pattern = || {
+                self.patterns
+                    .iter()
+                    .find(|(glob, _)| glob.matches(own))
+                    .map(|(_, id)| id)
+            };
             if let Some(id) = self.own.get(own).or_else(pattern) {
                 return Some(*id);
             }

@@ -127,7 +127,10 @@ pub fn usage_of(context: &Context<'_>, target: &PlannedTarget<'_>, is_billed: bo
         });
     }
     let Some(range) = keys.stream_options() else {
-        return Some(insert(context, With::Text("\"stream_options\":{\"include_usage\":true},")));
+        return Some(insert(
+            context,
+            With::Text("\"stream_options\":{\"include_usage\":true},"),
+        ));
     };
     let mut bytes = context.bytes(range);
     match bytes.next() {
