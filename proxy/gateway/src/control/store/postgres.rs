@@ -112,9 +112,9 @@ impl Server {
                 self.next_beat = Instant::now() + BEAT;
             }
             let wait = self.next_beat.saturating_duration_since(Instant::now());
-            let received = tokio::time::timeout(wait, queue.recv_many(batch, most));
             // Meanwhile the connection hears what others have changed.
-            if let Ok(count) = self.runtime.block_on(async { received.await }) {
+            let received = async { tokio::time::timeout(wait, queue.recv_many(batch, most)).await };
+            if let Ok(count) = self.runtime.block_on(received) {
                 return count > 0;
             }
         }
