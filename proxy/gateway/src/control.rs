@@ -5,6 +5,7 @@
 
 pub mod admin;
 mod build;
+mod cache;
 mod credentials;
 mod log;
 mod reload;
@@ -24,6 +25,7 @@ use sluice_policy::meter::CoreMeter;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::admin::Status;
+use self::cache::Desk;
 use self::credentials::InstanceCredentials;
 use self::log::RequestLog;
 use self::reload::Watch;
@@ -66,6 +68,7 @@ struct Control {
     config: Config,
     plane: Arc<Plane>,
     status: Arc<Status>,
+    cache: Arc<Desk>,
 }
 
 /// Runs the gateway until it is told to stop and has drained.
@@ -87,7 +90,7 @@ async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<C
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let plane = Arc::new(with_instance(plane, &mut instance).await);
+    let mut plane = with_instance(plane, &mut instance).await;
     let processors = core_affinity::get_core_ids().unwrap_or_default();
     let cores = overrides
         .cores
@@ -108,13 +111,16 @@ async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<C
         .with_context(|| format!("cannot listen on {admin_address} for the admin interface"))?;
     let admin_bound = admin_socket.local_addr()?;
 
-    let mut meters = Vec::new();
+    let meters: Vec<_> = sockets.iter().map(|_| Arc::new(CoreMeter::default())).collect();
+    let (cache_ends, cache_control): (Vec<_>, Vec<_>) = sockets.iter().map(|_| mesh::cache_rings()).unzip();
+    let cache = Desk::new(cache_control, meters.clone());
+    plane.cache = cache.plane(&config.cache, &plane.snapshot);
+    let plane = Arc::new(plane);
     let mut control_ends = Vec::new();
     let mut threads = Vec::new();
-    for (index, listeners) in sockets.drain(..).enumerate() {
-        let (core_end, control_end) = mesh::rings();
-        let meter = Arc::new(CoreMeter::default());
-        meters.push(meter.clone());
+    for (index, (listeners, cache_end)) in sockets.drain(..).zip(cache_ends).enumerate() {
+        let (core_end, control_end) = mesh::rings(cache_end);
+        let meter = meters[index].clone();
         control_ends.push(control_end);
         threads.push(worker::spawn(Worker {
             index,
@@ -131,7 +137,7 @@ async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<C
     let scheme = if plane.server_tls.is_some() { "https" } else { "http" };
     let json = is_json(config.log.format);
     announce(scheme, &bound, admin_bound, json);
-    let status = Arc::new(Status::new(meters, plane.clone()));
+    let status = Arc::new(Status::new(meters, plane.clone(), cache.clone()));
     tokio::spawn(admin::serve(admin_socket, status.clone()));
     let log = RequestLog::open(&config.log.requests.output, json, config.log.requests.sample)
         .with_context(|| format!("cannot write the request log to {}", config.log.requests.output))?;
@@ -146,6 +152,7 @@ async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<C
         config,
         plane,
         status,
+        cache,
     })
 }
 
@@ -169,7 +176,7 @@ impl Control {
         watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = fetch.tick() => self.fetch_records(),
+                _ = fetch.tick() => self.fetch(),
                 _ = watch.tick() => {
                     if self.watch.changed() {
                         self.reload("the configuration file has changed").await;
@@ -183,6 +190,11 @@ impl Control {
             }
         }
         self.drain(&mut stop, &mut interrupt).await
+    }
+
+    fn fetch(&mut self) {
+        self.fetch_records();
+        self.cache.fetch();
     }
 
     fn fetch_records(&mut self) {
@@ -222,7 +234,8 @@ impl Control {
                 self.config = config;
                 tracing::info!(generation, why, "the configuration is in force");
                 self.status.reloaded(generation);
-                let plane = with_instance(plane, &mut self.instance).await;
+                let mut plane = with_instance(plane, &mut self.instance).await;
+                plane.cache = self.cache.plane(&self.config.cache, &plane.snapshot);
                 self.publish(plane).await;
             }
             (_, Err(reason)) => {
@@ -296,7 +309,8 @@ impl Control {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
-        self.fetch_records();
+        self.fetch();
+        self.cache.write().await;
         tracing::info!("stopped");
         Ok(())
     }

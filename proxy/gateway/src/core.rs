@@ -13,7 +13,9 @@ use sluice_policy::meter::CoreMeter;
 use sluice_wire::sigv4::Signer;
 
 use crate::admission::Gates;
+use crate::cache::CoreCache;
 use crate::clock::Clock;
+use crate::mesh::CacheEnd;
 use crate::net::Net;
 use crate::parts::Parts;
 use crate::plane::Plane;
@@ -38,6 +40,8 @@ pub struct Core {
     pub pools: Pools,
     /// Places at providers whose concurrency is limited.
     pub gates: Gates,
+    /// Answers that are given again.
+    pub cache: CoreCache,
     /// What this core counts; read by the control thread.
     pub meter: Arc<CoreMeter>,
     /// Copies of requests under way to shadow targets.
@@ -66,17 +70,21 @@ impl Core {
         net: Net,
         plane: Arc<Plane>,
         records: Producer<Record>,
+        cache: CacheEnd,
         meter: Arc<CoreMeter>,
         seed: u64,
     ) -> Self {
         let gates = Gates::default();
         gates.follow(&plane.snapshot);
+        let cache = CoreCache::new(cache);
+        cache.follow(plane.cache.as_deref());
         Self {
             index,
             net,
             gates,
             clock: Clock::start(),
             pools: Pools::new(&plane),
+            cache,
             meter,
             shadows: Cell::new(0),
             plane: RefCell::new(Rc::new(plane)),
@@ -101,6 +109,7 @@ impl Core {
     pub fn set_plane(&self, plane: Arc<Plane>) {
         self.pools.follow(&plane);
         self.gates.follow(&plane.snapshot);
+        self.cache.follow(plane.cache.as_deref());
         *self.plane.borrow_mut() = Rc::new(plane);
     }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
+use sluice_policy::cache::Brain;
 use sluice_policy::health::{Health, KeyStanding, KeyState, Standing};
 use sluice_policy::snapshot::Snapshot;
 
@@ -36,6 +37,8 @@ pub struct Plane {
     pub keys: Arc<[Arc<KeyState>]>,
     /// What [`Plane::report`] says that does not change while the plane is in force, as JSON.
     pub ready_body: Bytes,
+    /// What every core's cache needs, if any route caches.
+    pub cache: Option<Arc<CachePlane>>,
     /// TLS of the listener, if it is on.
     pub server_tls: Option<Arc<ServerConfig>>,
 }
@@ -75,6 +78,16 @@ impl Plane {
         report["targets"] = targets.collect();
         report
     }
+}
+
+/// What every core's cache needs.
+pub struct CachePlane {
+    /// What all cores share.
+    pub brain: Arc<Brain>,
+    /// What each may hold.
+    pub limits: sluice_policy::cache::Limits,
+    /// How long after its time an answer may still be served, at most.
+    pub stale_ms: u64,
 }
 
 /// What is known of one origin at run time.

@@ -5,6 +5,8 @@
 //! is read and only read afterwards, so that it can be borrowed for as long as the request lives.
 //! Deliberately absent: meaning. Each field belongs to the module named beside it.
 
+use std::rc::Rc;
+
 use sluice_wire::chat::{Notes, Out};
 use sluice_wire::http::head::{RequestHead, ResponseHead};
 use sluice_wire::json::TopKeys;
@@ -12,6 +14,7 @@ use sluice_wire::multipart::Multipart;
 use sluice_wire::watch::StreamWatch;
 
 use crate::buffer::Chunk;
+use crate::cache::flight::Flight;
 use crate::parts::Parts;
 
 /// Pieces of bodies kept in the vectors below; more are dropped with their memory.
@@ -65,6 +68,8 @@ pub struct Work {
     pub beginning: Option<Box<str>>,
     /// What the translation of the request lost.
     pub notes: Notes,
+    /// Where the body of the client's answer is written down, if it may be given again (`exchange/cached.rs`).
+    pub tape: Option<Rc<Flight>>,
 }
 
 impl Scratch {
@@ -85,5 +90,6 @@ impl Scratch {
         work.out.buf.shrink_to(TRANSLATION_BYTES_KEPT);
         work.notes.clear();
         work.beginning = None;
+        work.tape = None;
     }
 }

@@ -105,13 +105,17 @@ async fn serve(worker: Worker) {
         seed,
         ..
     } = worker;
-    let CoreEnd { mut orders, records } = end;
+    let CoreEnd {
+        mut orders,
+        records,
+        cache,
+    } = end;
     let net = match Net::new() {
         Ok(net) => net,
         Err(error) => return tracing::error!(core = index, %error, "this core cannot run"),
     };
     monoio::spawn(net.readiness.clone().watch());
-    let core = Rc::new(Core::new(index, net, plane, records, meter, seed));
+    let core = Rc::new(Core::new(index, net, plane, records, cache, meter, seed));
     let mut fds = Vec::new();
     for listener in listeners {
         match Listener::new(listener) {
@@ -129,6 +133,7 @@ async fn serve(worker: Worker) {
         let now_ms = core.clock.tick();
         core.meter.deadlines_passed.add(core.net.deadlines.sweep(now_ms) as u64);
         core.meter.waiting.set(core.gates.sweep(now_ms) as u64);
+        core.cache.tick(core.clock.unix_us(core.clock.now_us()) / 1000, &core.meter);
         if !obey(&core, &mut orders, &fds, now_ms) {
             break;
         }

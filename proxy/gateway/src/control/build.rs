@@ -62,6 +62,7 @@ pub async fn plane(
         snapshot: Arc::new(snapshot),
         origins,
         ready_body,
+        cache: None,
         server_tls: config.server.tls.as_ref().map(server_config).transpose()?,
     };
     Ok((plane, warnings))
@@ -83,6 +84,7 @@ pub async fn with_new_addresses(plane: &Plane, config: &Config, resolver: &mut R
         health: plane.health.clone(),
         keys: plane.keys.clone(),
         ready_body: plane.ready_body.clone(),
+        cache: plane.cache.clone(),
         server_tls: plane.server_tls.clone(),
     })
 }
@@ -96,6 +98,7 @@ pub fn with_new_credentials(plane: &Plane, instance: &InstanceCredentials) -> Op
         health: plane.health.clone(),
         keys: plane.keys.clone(),
         ready_body: plane.ready_body.clone(),
+        cache: plane.cache.clone(),
         server_tls: plane.server_tls.clone(),
     })
 }

@@ -178,6 +178,9 @@ impl Stream {
             self.begun = true;
             context.begins();
             head::write(work, &answer.head_bytes, request, target, self.frame);
+            if let Some(tape) = &work.tape {
+                tape.begin();
+            }
         }
     }
 
@@ -195,6 +198,11 @@ impl Stream {
                 .iter()
                 .map(|&(start, end)| u64::from(end - start))
                 .sum::<u64>();
+            if let Some(tape) = &work.tape {
+                work.spans
+                    .iter()
+                    .for_each(|&(start, end)| tape.push(&chunk[start as usize..end as usize]));
+            }
             let bytes = chunk.slice(0, step.consumed);
             if work.parts.is_empty() {
                 work.parts.chunk_uncopied(bytes)
@@ -212,16 +220,26 @@ impl Stream {
         let (at_span, at_byte) = boundary.unwrap_or((0, 0));
         emit(work, request, self.frame, ready, |work| {
             let Work {
-                answer, parts, spans, ..
+                answer,
+                parts,
+                spans,
+                tape,
+                ..
             } = work;
-            answer.drain(..).for_each(|held| parts.chunk(held));
+            let mut give = |piece: Chunk| {
+                if let Some(tape) = tape {
+                    tape.push(&piece);
+                }
+                parts.chunk(piece);
+            };
+            answer.drain(..).for_each(&mut give);
             for (index, &(start, end)) in spans.iter().enumerate().take(at_span + 1) {
                 let end = if index == at_span {
                     start as usize + at_byte
                 } else {
                     end as usize
                 };
-                parts.chunk(chunk.slice(start as usize, end));
+                give(chunk.slice(start as usize, end));
             }
         });
         if ready > 0 {
@@ -252,8 +270,15 @@ impl Stream {
     fn release_held(&mut self, work: &mut Work, request: &mut Request) {
         let bytes = std::mem::take(&mut self.held_bytes);
         emit(work, request, self.frame, bytes, |work| {
-            let Work { answer, parts, .. } = work;
-            answer.drain(..).for_each(|held| parts.chunk(held));
+            let Work {
+                answer, parts, tape, ..
+            } = work;
+            for held in answer.drain(..) {
+                if let Some(tape) = tape {
+                    tape.push(&held);
+                }
+                parts.chunk(held);
+            }
         });
     }
 
@@ -279,6 +304,9 @@ impl Stream {
             self.release_held(work, request);
             if context.endpoint.stream_ends_with_done() && !self.done {
                 const DONE: &[u8] = b"data: [DONE]\n\n";
+                if let Some(tape) = &work.tape {
+                    tape.push(DONE);
+                }
                 emit(work, request, self.frame, DONE.len(), |work| {
                     work.parts.text().extend_from_slice(DONE)
                 });
