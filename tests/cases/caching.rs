@@ -113,8 +113,12 @@ fn a_stored_stream_is_replayed_and_becomes_a_whole_answer_if_it_says_what_was_us
 fn every_dialect_is_answered_again_in_its_own_words() {
     let sim = Sim::start();
     let gateway = caching(&sim, "exact")
-        .set("/routes/0", json!({"models": ["claude", "nova"], "targets": [{"model": "openai/m"}], "cache": {"mode": "exact"}}))
-        .set("/providers/openai/models", json!(["claude", "nova"]))
+        .set(
+            "/routes",
+            json!([{"models": ["openai/claude", "openai/nova"], "targets": [{"model": "openai/m"}],
+                "cache": {"mode": "exact"}}]),
+        )
+        .set("/cache/default/mode", "off")
         .start();
     let messages = |stream: bool| {
         let body = json!({"model": "openai/claude", "max_tokens": 50, "stream": stream,
@@ -172,7 +176,7 @@ fn what_is_not_a_complete_good_answer_to_a_plain_question_is_not_kept() {
             "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}),
         json!({"model": "openai/m", "messages": [{"role": "user", "content":
             [{"type": "image_url", "image_url": {"url": "https://camera.example/now.jpg"}}]}]}),
-        json!({"model": "openai/m", "new_field": 1, "messages": [{"role": "user", "content": "Hello"}]}),
+        json!({"model": "openai/m", "messages": [{"role": "user", "content": "Hello", "mystery": 1}]}),
     ] {
         let request = Request::post("/v1/chat/completions", body.to_string());
         for _ in 0..2 {

@@ -119,15 +119,17 @@ fn one_wrong_answer_found_by_the_audit_switches_matches_by_meaning_off() {
     let sim = Sim::start();
     sim.rules(&json!([{"do": {"say": "Torque is 12 Nm."}}]));
     let gateway = semantic(&sim).set("/cache/default/audit", 1.0).cores(2).start();
-    assert_eq!(use_of(&ask(&gateway, ONE)), "miss");
+    // One connection: one core.
+    let mut client = gateway.client();
+    let mut ask = |text: &str| client.ask(&asking("openai/m", text, false));
+    assert_eq!(use_of(&ask(ONE)), "miss");
     // All that are found are checked: this one agrees.
-    assert_eq!(use_of(&ask(&gateway, SAME)), "shadow");
+    assert_eq!(use_of(&ask(SAME)), "shadow");
     assert_eq!(gateway.admin("/admin/cache").json()["disagreed"], 0);
     sim.rules(&json!([{"do": {"say": "Torque is 25 Nm."}}]));
-    let fresh = asking("openai/m", &SAME.replace('3', "4"), false);
-    assert_eq!(use_of(&ask(&gateway, &ONE.replace('3', "4"))), "miss");
+    assert_eq!(use_of(&ask(&ONE.replace('3', "4"))), "miss");
     sim.rules(&json!([{"do": {"say": "Torque is 52 Nm."}}]));
-    let audited = gateway.ask(&fresh);
+    let audited = ask(&SAME.replace('3', "4"));
     assert_eq!((use_of(&audited), said(&audited)), ("shadow", "Torque is 52 Nm.".to_owned()));
     gateway.expect_metric("sluice_cache_switched_off", 1);
     let stats = gateway.admin("/admin/cache").json();

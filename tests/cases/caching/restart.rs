@@ -70,8 +70,9 @@ fn a_damaged_file_is_refused_and_written_anew() {
         std::fs::write(&file, damaged).unwrap();
         let gateway = kept(&sim, &folder).start();
         gateway.expect_metric("sluice_cache_snapshots_refused_total", 1);
-        assert_eq!(use_of(&gateway.ask(&request(0))), "miss");
-        assert_eq!(use_of(&gateway.ask(&request(0))), "hit");
+        let mut client = gateway.client();
+        assert_eq!(use_of(&client.ask(&request(0))), "miss");
+        assert_eq!(use_of(&client.ask(&request(0))), "hit");
         wait::until("the file is whole again", || {
             let bytes = std::fs::read(&file).unwrap();
             (bytes != damaged && bytes.starts_with(b"SLCACHE1")).then_some(())

@@ -42,7 +42,7 @@ impl Default for CacheStore {
 }
 
 /// Which chat requests may be answered from the cache, and how. Requests with tools, several answers (`n`), remote images or
-/// fields that the gateway does not know never are.
+/// parts that the gateway does not know never are.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheRules {
@@ -57,8 +57,8 @@ pub struct CacheRules {
     pub strict: bool,
     /// How long an answer is fresh. A request may shorten it (x-sluice-cache-ttl, in seconds).
     pub ttl: DurationMs,
-    /// How long an answer is still served after that while one request fetches a new one.
-    pub stale_while_revalidate: DurationMs,
+    /// How long an answer is still served after that while one request fetches a new one. Default: not at all.
+    pub stale_while_revalidate: Option<DurationMs>,
     /// Oldest answer that is served at all, whatever the times above say. Default: any.
     pub max_age: Option<DurationMs>,
     /// Highest temperature of requests that are cached (0 to 2); a request without one counts as 1. Default: any.
@@ -95,7 +95,7 @@ impl Default for CacheRules {
             threshold: 0.85,
             strict: true,
             ttl: DurationMs(3_600_000),
-            stale_while_revalidate: DurationMs(0),
+            stale_while_revalidate: None,
             max_age: None,
             temperature_max: None,
             context: CacheContext::default(),

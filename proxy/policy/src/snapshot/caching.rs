@@ -64,7 +64,7 @@ impl Caching {
                 mode,
                 similarity: config.threshold as f32,
                 level: if config.strict { Level::G2 } else { Level::G1 },
-                stale_ms: u64::from(config.stale_while_revalidate.0),
+                stale_ms: config.stale_while_revalidate.map_or(0, |stale| u64::from(stale.0)),
                 agreements: config.agreements,
                 tolerance: config.tolerance,
                 // The schema allows 0 to 1; the cast saturates.

@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn what_is_played_is_gathered_in_every_dialect() {
         let response = provider::parse_response(Dialect::OpenAi, ANSWER.as_bytes()).unwrap();
-        for &dialect in Dialect::ALL {
+        for dialect in Dialect::ALL {
             let body = whole(&response, dialect);
             let response = provider::parse_response(dialect, &body).unwrap();
             let (mut encoder, mut out) = (StreamEncoder::new(dialect, &REPLY), Out::default());
