@@ -122,7 +122,10 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn report(subjects: &mut [Subject], bytes: usize) {
-    println!("| {:<22} | CPU µs a request | of the responder | of forwarding |", "subject");
+    println!(
+        "| {:<22} | CPU µs a request | of the responder | of forwarding |",
+        "subject"
+    );
     println!("|{}|---|---|---|", "-".repeat(24));
     let medians: Vec<f64> = subjects.iter_mut().map(|subject| median(&mut subject.nanos)).collect();
     let (forwarding, responder) = (medians[0], medians[medians.len() - 1]);
@@ -135,7 +138,10 @@ fn report(subjects: &mut [Subject], bytes: usize) {
             nanos / forwarding
         );
     }
-    println!("\nAnswers of {bytes} bytes; median of {} turns each.", subjects[0].nanos.len());
+    println!(
+        "\nAnswers of {bytes} bytes; median of {} turns each.",
+        subjects[0].nanos.len()
+    );
 }
 
 fn median(values: &mut [f64]) -> f64 {
@@ -189,7 +195,9 @@ fn load(subject: &Subject, connections: usize, time: Duration) -> Result<u64> {
                     while Instant::now() < until {
                         let seen = connection.ask(&(subject.text)(requests))?;
                         ensure!(
-                            subject.expected.is_none_or(|expected| seen.as_deref() == Some(expected)),
+                            subject
+                                .expected
+                                .is_none_or(|expected| seen.as_deref() == Some(expected)),
                             "{}: the cache says {seen:?}",
                             subject.name
                         );
@@ -199,7 +207,10 @@ fn load(subject: &Subject, connections: usize, time: Duration) -> Result<u64> {
                 })
             })
             .collect();
-        threads.into_iter().map(|thread| thread.join().expect("a client does not panic")).sum()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a client does not panic"))
+            .sum()
     })
 }
 
@@ -245,7 +256,9 @@ impl Connection {
             ensure!(text.starts_with("HTTP/1.1 200"), "{text}");
             let field = |name: &str| {
                 let mut lines = text.lines().filter_map(|line| line.split_once(": "));
-                lines.find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+                lines
+                    .find(|(own, _)| own.eq_ignore_ascii_case(name))
+                    .map(|(_, value)| value.to_owned())
             };
             let length: usize = field("content-length").context("a length")?.parse()?;
             let seen = field("x-sluice-cache");

@@ -66,8 +66,13 @@ fn is_whole(request: &[u8]) -> bool {
     let lower = request[..head].to_ascii_lowercase();
     let length = memchr::memmem::find(&lower, b"content-length:").map_or(0, |at| {
         let rest = &lower[at + "content-length:".len()..];
-        let digits = rest.iter().skip_while(|byte| **byte == b' ').take_while(|byte| byte.is_ascii_digit());
-        digits.fold(0_usize, |length, digit| length.saturating_mul(10).saturating_add(usize::from(digit - b'0')))
+        let digits = rest
+            .iter()
+            .skip_while(|byte| **byte == b' ')
+            .take_while(|byte| byte.is_ascii_digit());
+        digits.fold(0_usize, |length, digit| {
+            length.saturating_mul(10).saturating_add(usize::from(digit - b'0'))
+        })
     });
     request.len() >= head.saturating_add(4).saturating_add(length)
 }

@@ -220,7 +220,11 @@ impl State {
             .cache
             .epoch(lookup.scope.tenant, lookup.labels.iter().map(|label| &**label));
         let scope = Scope { epoch, ..lookup.scope };
-        if self.query.prepare(request, &scope, &caching.eligible, &self.brain).is_err() {
+        if self
+            .query
+            .prepare(request, &scope, &caching.eligible, &self.brain)
+            .is_err()
+        {
             return Looked::Bypass;
         }
         let outcome = self.cache.lookup(

@@ -247,7 +247,11 @@ impl Downstream {
             }
             if self.absent {
                 let goes_on = self.carries_on(Some(context.waker()));
-                return if goes_on { Poll::Pending } else { Poll::Ready(Err(ClientGone)) };
+                return if goes_on {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(Err(ClientGone))
+                };
             }
             if self.early.is_none()
                 && self.carry.is_empty()

@@ -9,14 +9,13 @@ use std::rc::Rc;
 
 use sluice_policy::patience::{self, Patience};
 use sluice_policy::route::{self, Situation};
-use sluice_policy::snapshot::{Caching, Key, Provider, Resolved, RouteId, Snapshot, Target};
+use sluice_policy::snapshot::{Key, Provider, Resolved, RouteId, Snapshot, Target};
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
 use sluice_wire::http::{FieldId, Framing, Method, Version};
 use sluice_wire::provider::bedrock;
 use sluice_wire::surface::{self, Endpoint, ModelField};
 
-use self::cached::{Asking, Begun};
 use self::ticket::Ticket;
 use crate::attempt;
 use crate::connection::{After, ClientGone, Downstream};
@@ -303,66 +302,24 @@ async fn serve(
         total_at_ms: core.clock.tick_ms() + u64::from(patience.total_ms),
         limit_at_ms: Cell::new(core.clock.tick_ms() + u64::from(patience.answer_ms)),
     };
-    let asking = match snapshot.caching(&resolved) {
-        None => None,
-        Some(caching) => match consult(&context, caching, down, work, request, &resolved).await? {
-            Consulted::Answered => return Ok(()),
-            Consulted::Ask(asking) => asking.map(|asking| (asking, caching)),
-        },
-    };
-    let plan = route::plan(snapshot, &resolved, &own_fallbacks, &context.situation())?;
-    shadow::send(&context, &resolved);
-    down.audience = asking.as_ref().and_then(|(asking, _)| asking.flight());
-    let ended = forward::forward(&context, down, work, request, &resolved, &plan).await;
-    if let Some((asking, caching)) = asking {
-        asking.end(&context, caching, request, ended.is_ok());
-        if down.has_left() {
-            return Err(End::Gone);
-        }
+    match snapshot.caching(&resolved) {
+        None => ask(&context, down, work, request, &resolved).await,
+        Some(caching) => cached::serve(&context, caching, down, work, request, &resolved).await,
     }
-    ended
 }
 
-/// What the cache has made of a request.
-enum Consulted {
-    /// The client has its answer.
-    Answered,
-    /// The provider is asked; what is there is told how that ended.
-    Ask(Option<Asking>),
-}
-
-/// Asks the cache, and waits for an identical request if there is one.
-async fn consult(
+/// Asks the providers.
+async fn ask(
     context: &Context<'_>,
-    caching: &Caching,
     down: &mut Downstream,
     work: &mut Work,
     request: &mut Request,
     resolved: &Resolved<'_>,
-) -> Result<Consulted, End> {
-    // Once: whoever has waited in vain asks, or waits for nobody again.
-    for may_wait in [true, false] {
-        match cached::begin(context, caching, work, request, resolved, may_wait) {
-            Begun::Ask(asking) => return Ok(Consulted::Ask(asking)),
-            Begun::Answered => {
-                let write_ms = context.plane.snapshot.downstream().write_ms;
-                down.send(context.core, &mut work.parts, write_ms).await?;
-                return Ok(Consulted::Answered);
-            }
-            // Both boxed: they are rare, and their state would make every connection's task larger.
-            Begun::Replay(hit) => {
-                Box::pin(cached::replay(context, caching, down, work, request, hit)).await?;
-                return Ok(Consulted::Answered);
-            }
-            Begun::Wait(following) => {
-                let waiting = cached::wait(context, caching, down, work, request, following);
-                if Box::pin(waiting).await? {
-                    return Ok(Consulted::Answered);
-                }
-            }
-        }
-    }
-    Ok(Consulted::Ask(None))
+) -> Result<(), End> {
+    let snapshot = &context.plane.snapshot;
+    let plan = route::plan(snapshot, resolved, context.own_fallbacks, &context.situation())?;
+    shadow::send(context, resolved);
+    forward::forward(context, down, work, request, resolved, &plan).await
 }
 
 /// Sends the answer that a request ends with, if it has none yet, and leaves its record.

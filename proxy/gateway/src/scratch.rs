@@ -72,6 +72,15 @@ pub struct Work {
     pub tape: Option<Rc<Flight>>,
 }
 
+impl Work {
+    /// Writes the translation of `source` down, if the client's answer may be given again.
+    pub fn write_down(&self, source: &[u8]) {
+        if let Some(tape) = &self.tape {
+            self.out.parts(source).for_each(|piece| tape.push(piece));
+        }
+    }
+}
+
 impl Scratch {
     /// Forgets the request and keeps the memory.
     pub fn clear(&mut self) {

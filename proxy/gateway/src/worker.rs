@@ -133,7 +133,8 @@ async fn serve(worker: Worker) {
         let now_ms = core.clock.tick();
         core.meter.deadlines_passed.add(core.net.deadlines.sweep(now_ms) as u64);
         core.meter.waiting.set(core.gates.sweep(now_ms) as u64);
-        core.cache.tick(core.clock.unix_us(core.clock.now_us()) / 1000, &core.meter);
+        core.cache
+            .tick(core.clock.unix_us(core.clock.now_us()) / 1000, &core.meter);
         if !obey(&core, &mut orders, &fds, now_ms) {
             break;
         }

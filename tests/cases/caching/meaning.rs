@@ -35,9 +35,14 @@ fn another_way_of_saying_it_is_answered_and_another_part_is_not() {
     let streamed = gateway.ask(&asking("openai/m", SAME, true));
     assert_eq!((use_of(&streamed), said(&streamed)), ("semantic", said(&first)));
     for (name, value) in [("x-sluice-cache", "exact"), ("x-sluice-cache-threshold", "1.1")] {
-        let request = asking("openai/m", SAME, false).field(name, value).field("Cache-Control", "max-age=60");
+        let request = asking("openai/m", SAME, false)
+            .field(name, value)
+            .field("Cache-Control", "max-age=60");
         assert_eq!(use_of(&gateway.ask(&request)), "miss", "{name}");
-        assert_eq!(gateway.admin_post("/admin/cache/purge", &json!({"all": true})).status, 200);
+        assert_eq!(
+            gateway.admin_post("/admin/cache/purge", &json!({"all": true})).status,
+            200
+        );
         assert_eq!(use_of(&ask(&gateway, ONE)), "miss");
     }
     // A client's lower threshold than the route's changes nothing.
@@ -67,7 +72,11 @@ fn a_context_key_keeps_variants_apart_and_a_required_one_must_be_there() {
     assert_eq!(use_of(&ask(Some("4711-B"), "1", "1", ONE)), "hit");
     assert_eq!(use_of(&ask(Some("4711-B"), "1", "1", SAME)), "semantic");
     for (variant, cell, line) in [("4711-C", "1", "1"), ("4711-B", "2", "1"), ("4711-B", "1", "2")] {
-        assert_eq!(use_of(&ask(Some(variant), cell, line, SAME)), "miss", "{variant} {cell} {line}");
+        assert_eq!(
+            use_of(&ask(Some(variant), cell, line, SAME)),
+            "miss",
+            "{variant} {cell} {line}"
+        );
     }
     assert_eq!(use_of(&ask(None, "1", "1", ONE)), "bypass");
     // A bump of one value hides what has it, and nothing else.
@@ -108,9 +117,17 @@ fn evidence_is_gathered_before_a_template_pair_is_served() {
             [use_of(&long).to_owned(), use_of(&short).to_owned()]
         })
         .collect();
-    assert_eq!(uses[..6].iter().filter(|use_of| *use_of == "semantic").count(), 0, "{uses:?}");
+    assert_eq!(
+        uses[..6].iter().filter(|use_of| *use_of == "semantic").count(),
+        0,
+        "{uses:?}"
+    );
     if uses[1] == "shadow" {
-        assert_eq!(uses[1..], ["shadow", "miss", "shadow", "miss", "semantic", "miss", "semantic"][..], "{uses:?}");
+        assert_eq!(
+            uses[1..],
+            ["shadow", "miss", "shadow", "miss", "semantic", "miss", "semantic"][..],
+            "{uses:?}"
+        );
     }
 }
 
@@ -130,10 +147,17 @@ fn one_wrong_answer_found_by_the_audit_switches_matches_by_meaning_off() {
     assert_eq!(use_of(&ask(&ONE.replace('3', "4"))), "miss");
     sim.rules(&json!([{"do": {"say": "Torque is 52 Nm."}}]));
     let audited = ask(&SAME.replace('3', "4"));
-    assert_eq!((use_of(&audited), said(&audited)), ("shadow", "Torque is 52 Nm.".to_owned()));
+    assert_eq!(
+        (use_of(&audited), said(&audited)),
+        ("shadow", "Torque is 52 Nm.".to_owned())
+    );
     gateway.expect_metric("sluice_cache_switched_off", 1);
     let stats = gateway.admin("/admin/cache").json();
-    assert_eq!((&stats["disagreed"], &stats["namespaces"][0]["serving"]), (&json!(1), &json!(false)), "{stats}");
+    assert_eq!(
+        (&stats["disagreed"], &stats["namespaces"][0]["serving"]),
+        (&json!(1), &json!(false)),
+        "{stats}"
+    );
     // Until an operator says otherwise.
     assert_eq!(gateway.admin_post("/admin/cache/release", &json!({})).status, 200);
     gateway.expect_metric("sluice_cache_switched_off", 0);
@@ -153,8 +177,15 @@ fn the_admin_interface_explains_why_two_requests_share_an_answer_or_do_not() {
     assert_eq!(explain(("m", ONE), ("m", ONE), same)["layer"], "exact");
     assert_eq!(explain(("m", ONE), ("m", SAME), same)["shares"], true);
     let guarded = explain(("m", ONE), ("m", OTHER), same);
-    assert_eq!((&guarded["shares"], &guarded["guard"]), (&json!(false), &json!("signature")), "{guarded}");
+    assert_eq!(
+        (&guarded["shares"], &guarded["guard"]),
+        (&json!(false), &json!("signature")),
+        "{guarded}"
+    );
     assert!(guarded["similarity"].as_f64() > Some(0.85), "{guarded}");
     assert_eq!(explain(("m", ONE), ("n", ONE), same)["differ"], json!(["the model"]));
-    assert_eq!(explain(("m", ONE), ("m", ONE), ["v=1", "v=2"])["differ"], json!(["a context key"]));
+    assert_eq!(
+        explain(("m", ONE), ("m", ONE), ["v=1", "v=2"])["differ"],
+        json!(["a context key"])
+    );
 }

@@ -66,7 +66,12 @@ fn a_damaged_file_is_refused_and_written_anew() {
     let whole = std::fs::read(&file).unwrap();
     let mut flipped = whole.clone();
     flipped[whole.len() / 2] ^= 1;
-    for damaged in [&flipped[..], &whole[..whole.len() - 1], b"", b"SLCACHE9 of a later version"] {
+    for damaged in [
+        &flipped[..],
+        &whole[..whole.len() - 1],
+        b"",
+        b"SLCACHE9 of a later version",
+    ] {
         std::fs::write(&file, damaged).unwrap();
         let gateway = kept(&sim, &folder).start();
         gateway.expect_metric("sluice_cache_snapshots_refused_total", 1);
@@ -107,6 +112,8 @@ fn what_was_purged_or_bumped_does_not_come_back_with_kill_9() {
     drop(gateway);
     let gateway = kept(&sim, &folder).start();
     gateway.expect_metric("sluice_cache_snapshots_refused_total", 0);
-    wait::until("the file is read", || gateway.admin("/admin/cache").json()["entries"].as_u64());
+    wait::until("the file is read", || {
+        gateway.admin("/admin/cache").json()["entries"].as_u64()
+    });
     assert_eq!(use_of(&gateway.ask(&request(1))), "miss");
 }

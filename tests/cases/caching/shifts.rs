@@ -139,7 +139,10 @@ fn two_shifts_with_near_identical_parts_see_no_wrong_answer() {
     let sim = Sim::start();
     let run = |mode: &str, audit: f64, poison: bool| {
         let gateway = caching(&sim, mode)
-            .set("/cache/default/context", json!({"headers": ["x-variant"], "required": true}))
+            .set(
+                "/cache/default/context",
+                json!({"headers": ["x-variant"], "required": true}),
+            )
             .set("/cache/default/agreements", 3)
             .set("/cache/default/audit", audit)
             .start();
@@ -164,5 +167,8 @@ fn two_shifts_with_near_identical_parts_see_no_wrong_answer() {
     assert!(rate(&semantic) > rate(&exact) + 5.0, "{stats}");
     assert_eq!(stats["disagreed"], 0, "{stats}");
     // The poisoned answer was compared with the provider's next one, and found out.
-    assert!(caught["disagreed"].as_u64() >= Some(1) && poisoned.semantic == 0, "{caught}");
+    assert!(
+        caught["disagreed"].as_u64() >= Some(1) && poisoned.semantic == 0,
+        "{caught}"
+    );
 }

@@ -126,7 +126,9 @@ impl Cache {
         println!("{pretty}");
         match status {
             200 => Ok(()),
-            202 => bail!("not all cores have confirmed it, or the file could not be written: look at the gateway's log"),
+            202 => {
+                bail!("not all cores have confirmed it, or the file could not be written: look at the gateway's log")
+            }
             _ => bail!("the gateway refused it with status {status}"),
         }
     }
@@ -145,7 +147,9 @@ impl What {
             ("model", text(&self.model)),
             ("context", text(&self.context)),
         ];
-        let given = members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        let given = members
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)));
         order.extend(given);
         order.into()
     }

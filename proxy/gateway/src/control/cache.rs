@@ -357,7 +357,9 @@ impl Inner {
             ..Stored::clone(&stored)
         };
         self.tell(None, &News::Restored(Arc::new(rest)));
-        fresh.into_iter().for_each(|entry| self.tell(None, &News::Stored(entry)));
+        fresh
+            .into_iter()
+            .for_each(|entry| self.tell(None, &News::Stored(entry)));
         self.flush();
     }
 }

@@ -28,7 +28,6 @@ use sluice_wire::provider::{self, Ingress};
 
 use self::controls::Asked;
 use self::reply::Form;
-pub(super) use self::wait::wait;
 use super::{Context, End, Request};
 use crate::attempt::request;
 use crate::cache::flight::Flight;
@@ -42,7 +41,7 @@ use crate::scratch::Work;
 const TENANT: &str = "default";
 
 /// What becomes of a request.
-pub(super) enum Begun {
+enum Begun {
     /// The provider is asked; what is there is to be told how that ended.
     Ask(Option<Asking>),
     /// Its answer is in `work.parts`.
@@ -54,15 +53,59 @@ pub(super) enum Begun {
 }
 
 /// A request that the provider is asked, and whose answer may be kept. Dropped, it lands its flight without an answer.
-pub(super) struct Asking {
+struct Asking {
     core: Rc<Core>,
     found: Option<Box<Found>>,
     ttl_ms: u64,
     tags: Vec<Box<str>>,
 }
 
+/// Serves a request whose route caches.
+pub(super) async fn serve(
+    context: &Context<'_>,
+    caching: &Caching,
+    down: &mut Downstream,
+    work: &mut Work,
+    request: &mut Request,
+    resolved: &Resolved<'_>,
+) -> Result<(), End> {
+    let mut asking = None;
+    // Once: whoever has waited in vain asks, or waits for nobody again.
+    for may_wait in [true, false] {
+        match begin(context, caching, work, request, resolved, may_wait) {
+            Begun::Ask(found) => {
+                asking = found;
+                break;
+            }
+            Begun::Answered => {
+                let write_ms = context.plane.snapshot.downstream().write_ms;
+                return Ok(down.send(context.core, &mut work.parts, write_ms).await?);
+            }
+            // Both boxed: they are rare, and their state would make every connection's task larger.
+            Begun::Replay(hit) => {
+                let per_second = caching.events_per_second;
+                return Box::pin(reply::replay(context, per_second, down, work, request, &hit)).await;
+            }
+            Begun::Wait(following) => {
+                if Box::pin(wait::wait(context, caching, down, work, request, following)).await? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    down.audience = asking.as_ref().and_then(Asking::flight);
+    let ended = super::ask(context, down, work, request, resolved).await;
+    if let Some(asking) = asking {
+        asking.end(context, caching, request, ended.is_ok());
+        if down.has_left() {
+            return Err(End::Gone);
+        }
+    }
+    ended
+}
+
 /// Looks for an answer.
-pub(super) fn begin(
+fn begin(
     context: &Context<'_>,
     caching: &Caching,
     work: &mut Work,
@@ -144,7 +187,11 @@ fn look(
         request: &parsed,
         scope: Scope {
             tenant: TENANT,
-            route: if caching.scope.is_empty() { provider } else { &caching.scope },
+            route: if caching.scope.is_empty() {
+                provider
+            } else {
+                &caching.scope
+            },
             dialect: context.dialect,
             context: &pairs,
             epoch: 0,
@@ -193,10 +240,15 @@ fn values<'a>(
     if caching.required && values.iter().any(|(_, value)| value.is_none()) {
         return None;
     }
-    let own = asked.context.iter().map(|(name, value)| (&**name, Some(Cow::Borrowed(&**value))));
+    let own = asked
+        .context
+        .iter()
+        .map(|(name, value)| (&**name, Some(Cow::Borrowed(&**value))));
     values.extend(own);
     let fits = |(_, value): &(&str, Option<Cow<'_, str>>)| {
-        value.as_ref().is_none_or(|value| value.len() <= CACHE_CONTEXT_BYTES_MAX)
+        value
+            .as_ref()
+            .is_none_or(|value| value.len() <= CACHE_CONTEXT_BYTES_MAX)
     };
     values.iter().all(fits).then_some(values)
 }
@@ -226,26 +278,14 @@ fn note_saved(core: &Core, answer: &Answer) {
     meter.cache_saved_nano_usd.add(answer.cost_nano_usd);
 }
 
-/// Answers with a stored stream, event by event.
-pub(super) async fn replay(
-    context: &Context<'_>,
-    caching: &Caching,
-    down: &mut Downstream,
-    work: &mut Work,
-    request: &mut Request,
-    hit: Hit,
-) -> Result<(), End> {
-    reply::replay(context, caching.events_per_second, down, work, request, &hit).await
-}
-
 impl Asking {
     /// Where the answer is written down; others follow it there.
-    pub(super) fn flight(&self) -> Option<Rc<Flight>> {
+    fn flight(&self) -> Option<Rc<Flight>> {
         self.found.as_ref().map(|found| found.flight.clone())
     }
 
     /// The provider's answer has been delivered, or not: keeps it, compares it, and tells those who wait.
-    pub(super) fn end(mut self, context: &Context<'_>, caching: &Caching, request: &Request, delivered: bool) {
+    fn end(mut self, context: &Context<'_>, caching: &Caching, request: &Request, delivered: bool) {
         let Some(found) = self.found.take() else { return };
         let Found {
             ticket,

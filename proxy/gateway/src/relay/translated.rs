@@ -73,9 +73,7 @@ pub async fn unary(
         let reply = reply_of(context, target, request, &id);
         provider::write_response(context.dialect, &response, &reply, &mut work.out);
     }
-    if let Some(tape) = work.tape.as_ref().filter(|_| status < 400) {
-        work.out.parts(&body).for_each(|piece| tape.push(piece));
-    }
+    work.write_down(&body);
     work.parts.clear();
     let length = work.out.total_len() as u64;
     head::write_own(

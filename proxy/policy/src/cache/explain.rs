@@ -150,12 +150,7 @@ mod tests {
             mode: Mode::On,
             ..Rules::default()
         };
-        brain.sharing(
-            (&one, &scope(0)),
-            (&other, &scope(1)),
-            &Eligible::default(),
-            &rules,
-        )
+        brain.sharing((&one, &scope(0)), (&other, &scope(1)), &Eligible::default(), &rules)
     }
 
     fn body(system: &str, text: &str, more: &str) -> String {
@@ -171,8 +166,16 @@ mod tests {
         for (other, variant, name) in [
             (base.clone(), "C", "a context key"),
             (base.replace("\"m\"", "\"n\""), "B", "the model"),
-            (body("t", "What is the torque of bolt 7?", ""), "B", "an earlier message or the system prompt"),
-            (body("s", "What is the torque of bolt 7?", ",\"top_p\":0.5"), "B", "a parameter"),
+            (
+                body("t", "What is the torque of bolt 7?", ""),
+                "B",
+                "an earlier message or the system prompt",
+            ),
+            (
+                body("s", "What is the torque of bolt 7?", ",\"top_p\":0.5"),
+                "B",
+                "a parameter",
+            ),
         ] {
             assert_eq!(
                 sharing(&base, &other, ["B", variant]),

@@ -6,8 +6,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{CacheRules, TimeoutOverrides};
 use super::values::DurationMs;
+use super::{CacheRules, TimeoutOverrides};
 use crate::health::{BreakerSettings, KeySettings, RetrySettings};
 
 /// What happens to requests for certain models.

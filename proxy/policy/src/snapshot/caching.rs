@@ -109,12 +109,14 @@ impl Snapshot {
     /// that a route tolerates.
     pub fn cache_extremes(&self) -> (u64, f64) {
         let routes = self.routes.iter().filter_map(|route| route.caching.as_ref());
-        routes.chain(&self.caching).fold((0, 1.0), |(stale_ms, tolerance), caching| {
-            (
-                stale_ms.max(caching.rules.stale_ms),
-                f64::min(tolerance, caching.rules.tolerance),
-            )
-        })
+        routes
+            .chain(&self.caching)
+            .fold((0, 1.0), |(stale_ms, tolerance), caching| {
+                (
+                    stale_ms.max(caching.rules.stale_ms),
+                    f64::min(tolerance, caching.rules.tolerance),
+                )
+            })
     }
 
     /// What each core's cache may hold, if any route caches.

@@ -11,8 +11,8 @@ use sluice_wire::limits;
 use sluice_wire::provider::Quirks;
 
 use super::{
-    Caching, Downstream, Key, KeyId, Member, Origin, OriginId, Overrides, Pattern, Provider, ProviderId, Route, RouteId, Secret,
-    SecretRef, SignedBy, Signing, Snapshot, Target, Timeouts, TlsId, Warning,
+    Caching, Downstream, Key, KeyId, Member, Origin, OriginId, Overrides, Pattern, Provider, ProviderId, Route,
+    RouteId, Secret, SecretRef, SignedBy, Signing, Snapshot, Target, Timeouts, TlsId, Warning,
 };
 use crate::admission;
 use crate::config::names::Names;

@@ -51,7 +51,11 @@ fn play_part(choice: u32, part: u32, content: &Content<'_>, sink: &mut dyn FnMut
         Content::Refusal(text) => (Open::Refusal, vec![Delta::Text(text.borrowed())]),
         Content::Thinking { text, signature } => {
             let mut deltas = vec![Delta::Thinking(text.borrowed())];
-            deltas.extend(signature.as_ref().map(|signature| Delta::Signature(signature.borrowed())));
+            deltas.extend(
+                signature
+                    .as_ref()
+                    .map(|signature| Delta::Signature(signature.borrowed())),
+            );
             (Open::Thinking, deltas)
         }
         Content::RedactedThinking(text) => (Open::RedactedThinking(text.borrowed()), Vec::new()),
@@ -123,16 +127,19 @@ impl Gathered {
 
     fn choice(&mut self, index: u32) -> &mut Choice<'static> {
         let choices = &mut self.response.choices;
-        let at = choices.iter().position(|choice| choice.index == index).unwrap_or_else(|| {
-            choices.push(Choice {
-                index,
-                parts: Vec::new(),
-                finish: None,
-                stop_sequence: None,
-                logprobs: None,
+        let at = choices
+            .iter()
+            .position(|choice| choice.index == index)
+            .unwrap_or_else(|| {
+                choices.push(Choice {
+                    index,
+                    parts: Vec::new(),
+                    finish: None,
+                    stop_sequence: None,
+                    logprobs: None,
+                });
+                choices.len() - 1
             });
-            choices.len() - 1
-        });
         &mut choices[at]
     }
 
@@ -157,7 +164,11 @@ impl Gathered {
         let append = |to: &mut Text<'static>, more: &Text<'_>| {
             *to = std::mem::take(to).joined(more.clone().into_owned());
         };
-        let content = self.choice(choice).parts.get_mut(part as usize).map(|part| &mut part.content);
+        let content = self
+            .choice(choice)
+            .parts
+            .get_mut(part as usize)
+            .map(|part| &mut part.content);
         match (content, delta) {
             (Some(Content::Text { text, .. } | Content::Refusal(text)), Delta::Text(more))
             | (Some(Content::Thinking { text, .. }), Delta::Thinking(more)) => append(text, more),

@@ -93,7 +93,9 @@ struct PurgeOrder {
 impl PurgeOrder {
     fn purged(self) -> Result<Purged, &'static str> {
         const ONE: &str = "expected exactly one of all, key, tag, model and context";
-        let key = self.key.map(|text| key(&text).ok_or("expected a key of 64 hexadecimal digits"));
+        let key = self
+            .key
+            .map(|text| key(&text).ok_or("expected a key of 64 hexadecimal digits"));
         let mut chosen = [
             self.all.then_some(Purged::All),
             key.transpose()?.map(Purged::Key),

@@ -113,7 +113,11 @@ impl Asked {
         } else if let Some((name, seconds)) = directive.split_once('=')
             && name.eq_ignore_ascii_case("max-age")
         {
-            let age_ms = seconds.trim_matches('"').parse::<u64>().unwrap_or(0).saturating_mul(1000);
+            let age_ms = seconds
+                .trim_matches('"')
+                .parse::<u64>()
+                .unwrap_or(0)
+                .saturating_mul(1000);
             let known = self.controls.max_age_ms.unwrap_or(u64::MAX);
             self.controls.max_age_ms = Some(known.min(age_ms));
         }

@@ -103,7 +103,9 @@ fn with_response<T>(answer: &Answer, act: impl FnOnce(&ChatResponse<'_>) -> T) -
         Shape::Whole => provider::parse_response(answer.dialect, &answer.body)
             .ok()
             .map(|response| act(&response)),
-        Shape::Stream | Shape::CountedStream => gather(answer.dialect, &answer.body)?.response().map(|response| act(response)),
+        Shape::Stream | Shape::CountedStream => gather(answer.dialect, &answer.body)?
+            .response()
+            .map(|response| act(response)),
     }
 }
 
@@ -167,13 +169,7 @@ pub fn write(context: &Context<'_>, work: &mut Work, request: &mut Request, entr
 }
 
 /// Status line and fields, without the body's length.
-pub fn head(
-    context: &Context<'_>,
-    work: &mut Work,
-    request: &mut Request,
-    entry: Option<&Entry>,
-    hit: Option<&Hit>,
-) {
+pub fn head(context: &Context<'_>, work: &mut Work, request: &mut Request, entry: Option<&Entry>, hit: Option<&Hit>) {
     request.record.status = 200;
     request.record.stream = context.stream;
     let view = request.view();
@@ -194,7 +190,9 @@ pub fn head(
     if let Some(hit) = hit.filter(|hit| hit.by == By::Meaning) {
         // In thousandths, rounded down, so that it never looks better than it is.
         let milli = (hit.similarity.clamp(0.0, 1.0) * 1000.0) as u32;
-        text.extend_from_slice(format!("x-sluice-cache-similarity: {}.{:03}\r\n", milli / 1000, milli % 1000).as_bytes());
+        text.extend_from_slice(
+            format!("x-sluice-cache-similarity: {}.{:03}\r\n", milli / 1000, milli % 1000).as_bytes(),
+        );
     }
     if let Some(entry) = entry {
         text.extend_from_slice(b"x-sluice-cache-key: ");
