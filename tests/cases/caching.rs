@@ -6,6 +6,8 @@ mod meaning;
 mod restart;
 #[path = "caching/shifts.rs"]
 mod shifts;
+#[path = "caching/tenants.rs"]
+mod tenants;
 
 use std::time::{Duration, Instant};
 

@@ -13,6 +13,7 @@ mod connection;
 pub mod control;
 mod core;
 mod deadline;
+mod estimates;
 mod exchange;
 mod intake;
 mod mesh;

@@ -7,18 +7,24 @@
 use std::sync::Arc;
 
 use rtrb::{Consumer, Producer, RingBuffer};
+use sluice_policy::budget::{Account, BudgetId};
 use sluice_policy::cache::entry::Entry;
 use sluice_policy::cache::snapshot::Snapshot;
 use sluice_policy::cache::{Purge, Settled, What};
 use sluice_wire::limits::{CACHE_RING_ENTRIES, RING_ENTRIES};
 
 use crate::plane::Plane;
-use crate::record::Record;
+use crate::record::{Paid, Record};
+
+/// Accounts of budgets that a core shall use.
+pub type Funds = Arc<[(BudgetId, Arc<Account>)]>;
 
 /// What the control thread tells a core.
 pub enum Order {
     /// From now on, serve by this.
     Serve(Arc<Plane>),
+    /// Use these accounts as well.
+    Fund(Funds),
     /// Stop accepting; finish what is under way.
     Drain,
     /// Close what is left and end.
@@ -31,6 +37,8 @@ pub struct CoreEnd {
     pub orders: Consumer<Order>,
     /// Records to the control thread; when full, records are dropped and counted.
     pub records: Producer<Record>,
+    /// What goes with those of them that somebody is charged for.
+    pub paid: Producer<Paid>,
     /// What it caches.
     pub cache: CacheEnd,
 }
@@ -128,6 +136,8 @@ pub struct ControlEnd {
     pub orders: Producer<Order>,
     /// Records from the core.
     pub records: Consumer<Record>,
+    /// What goes with those of them that say so, in the same order.
+    pub paid: Consumer<Paid>,
 }
 
 /// The rings of one core's cache.
@@ -146,11 +156,18 @@ pub fn rings(cache: CacheEnd) -> (CoreEnd, ControlEnd) {
     const ORDERS: usize = 64;
     let (to_core, orders) = RingBuffer::new(ORDERS);
     let (records, from_core) = RingBuffer::new(RING_ENTRIES);
+    let (paid, paid_from_core) = RingBuffer::new(RING_ENTRIES);
     (
-        CoreEnd { orders, records, cache },
+        CoreEnd {
+            orders,
+            records,
+            paid,
+            cache,
+        },
         ControlEnd {
             orders: to_core,
             records: from_core,
+            paid: paid_from_core,
         },
     )
 }

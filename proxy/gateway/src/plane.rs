@@ -14,6 +14,8 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 use sluice_policy::cache::Brain;
 use sluice_policy::health::{Health, KeyStanding, KeyState, Standing};
+use sluice_policy::keyring::Keyring;
+use sluice_policy::money::PriceTable;
 use sluice_policy::snapshot::Snapshot;
 
 use crate::signing::AwsCredentials;
@@ -23,6 +25,7 @@ use crate::signing::AwsCredentials;
 pub type HeldPlane = Rc<Arc<Plane>>;
 
 /// One generation of all that the data plane reads.
+#[derive(Clone)]
 pub struct Plane {
     /// The compiled configuration.
     pub snapshot: Arc<Snapshot>,
@@ -39,8 +42,19 @@ pub struct Plane {
     pub ready_body: Bytes,
     /// What every core's cache needs, if any route caches.
     pub cache: Option<Arc<CachePlane>>,
+    /// Who may ask, and what it costs; `None`: everybody may, and nothing is counted.
+    pub accounts: Option<Accounts>,
     /// TLS of the listener, if it is on.
     pub server_tls: Option<Arc<ServerConfig>>,
+}
+
+/// Who may ask, and what it costs.
+#[derive(Clone)]
+pub struct Accounts {
+    /// Virtual keys.
+    pub keyring: Arc<Keyring>,
+    /// Prices of models.
+    pub prices: Arc<PriceTable>,
 }
 
 impl Plane {

@@ -15,6 +15,7 @@ use sluice_wire::watch::StreamWatch;
 
 use crate::buffer::Chunk;
 use crate::cache::flight::Flight;
+use crate::exchange::Payment;
 use crate::parts::Parts;
 
 /// Pieces of bodies kept in the vectors below; more are dropped with their memory.
@@ -70,6 +71,8 @@ pub struct Work {
     pub notes: Notes,
     /// Where the body of the client's answer is written down, if it may be given again (`exchange/cached.rs`).
     pub tape: Option<Rc<Flight>>,
+    /// What it costs whom (`exchange/payment.rs`).
+    pub payment: Payment,
 }
 
 impl Work {
@@ -100,5 +103,6 @@ impl Scratch {
         work.notes.clear();
         work.beginning = None;
         work.tape = None;
+        work.payment.clear();
     }
 }

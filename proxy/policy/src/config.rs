@@ -4,6 +4,7 @@
 //! either a whole [`Config`] or a list of [`Mistake`]s with positions, never half of it. Deliberately absent: reading
 //! files and variables, and anything compiled for the request path (`snapshot.rs`).
 
+pub mod accounts;
 pub mod cache;
 mod check;
 pub mod concurrency;
@@ -22,7 +23,8 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use cache::{CacheContext, CacheMode, CacheRules, CacheStore};
+pub use accounts::Accounts;
+pub use cache::{CacheContext, CacheMode, CacheRules, CacheShare, CacheStore};
 pub use concurrency::Concurrency;
 pub use provider::{AuthName, Aws, AwsAccessKey, AwsSource, DialectName, Key, Provider, ProviderTls, SecretPlace};
 pub use provider::{TimeoutOverrides, Timeouts};
@@ -66,6 +68,9 @@ pub struct Config {
     #[serde(default)]
     #[schemars(length(max = 4096))]
     pub routes: Vec<Route>,
+    /// Virtual keys, budgets, rate limits and the ledger of requests. Default: none; clients need no key and nothing is counted.
+    #[serde(default)]
+    pub accounts: Option<Accounts>,
     /// Answers that are given again. Default: none is.
     #[serde(default)]
     pub cache: CacheStore,

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use sluice_policy::cache::entry::Answer;
 use sluice_policy::cache::key::Scope;
 use sluice_policy::cache::{By, Hit, Settled};
+use sluice_policy::config::CacheShare;
 use sluice_policy::snapshot::{Caching, Resolved};
 use sluice_wire::chat::pointed;
 use sluice_wire::limits::CACHE_CONTEXT_BYTES_MAX;
@@ -39,6 +40,34 @@ use crate::scratch::Work;
 
 /// The tenant of requests that come without a virtual key.
 const TENANT: &str = "default";
+
+/// Whose answers a request may share: its key's own, or its team's or customer's where the route says so. Names of tables and
+/// numbers of the store, so that no two are alike, and none changes with a name.
+fn tenant(context: &Context<'_>, caching: &Caching) -> Cow<'static, str> {
+    let caller = context.payer.and_then(|payer| payer.caller);
+    let accounts = context.plane.accounts.as_ref();
+    let Some((caller, accounts)) = caller.zip(accounts) else {
+        return Cow::Borrowed(TENANT);
+    };
+    let [key, team, customer] = accounts.keyring.rows(caller);
+    Cow::Owned(match caching.share {
+        CacheShare::Customer if customer != 0 => format!("customer:{customer}"),
+        CacheShare::Customer | CacheShare::Team if team != 0 => format!("team:{team}"),
+        _ => format!("key:{key}"),
+    })
+}
+
+/// Whether the caller may use every target that an answer may come from: what it may not ask for it is not told either.
+fn is_allowed(context: &Context<'_>, resolved: &Resolved<'_>) -> bool {
+    let caller = context.payer.and_then(|payer| payer.caller);
+    let Some((caller, accounts)) = caller.zip(context.plane.accounts.as_ref()) else {
+        return true;
+    };
+    let snapshot = &context.plane.snapshot;
+    snapshot
+        .cached_targets(resolved)
+        .all(|(provider, model)| accounts.keyring.allows(caller, provider, model).is_ok())
+}
 
 /// What becomes of a request.
 enum Begun {
@@ -96,7 +125,8 @@ pub(super) async fn serve(
     down.audience = asking.as_ref().and_then(Asking::flight);
     let ended = super::ask(context, down, work, request, resolved).await;
     if let Some(asking) = asking {
-        asking.end(context, caching, request, ended.is_ok());
+        let spent_nano_usd = work.payment.spent_nano_usd();
+        asking.end(context, caching, request, (ended.is_ok(), spent_nano_usd));
         if down.has_left() {
             return Err(End::Gone);
         }
@@ -119,7 +149,7 @@ fn begin(
     let core = context.core;
     request.record.cache = Some(CacheUse::Bypass);
     let asked = Asked::read(context.asked, caching);
-    if asked.no_store {
+    if asked.no_store || !is_allowed(context, resolved) {
         return bypass(core);
     }
     let looked = look(context, caching, work, resolved, &asked, may_wait);
@@ -186,7 +216,7 @@ fn look(
     let lookup = Lookup {
         request: &parsed,
         scope: Scope {
-            tenant: TENANT,
+            tenant: &tenant(context, caching),
             route: if caching.scope.is_empty() {
                 provider
             } else {
@@ -285,7 +315,13 @@ impl Asking {
     }
 
     /// The provider's answer has been delivered, or not: keeps it, compares it, and tells those who wait.
-    fn end(mut self, context: &Context<'_>, caching: &Caching, request: &Request, delivered: bool) {
+    fn end(
+        mut self,
+        context: &Context<'_>,
+        caching: &Caching,
+        request: &Request,
+        (delivered, spent_nano_usd): (bool, u64),
+    ) {
         let Some(found) = self.found.take() else { return };
         let Found {
             ticket,
@@ -312,7 +348,7 @@ impl Asking {
                 dialect: context.dialect,
                 body: Bytes::from(body),
                 tokens: judged.tokens,
-                cost_nano_usd: 0,
+                cost_nano_usd: spent_nano_usd,
             };
             let tags: Vec<&str> = self.tags.iter().map(|tag| &**tag).collect();
             let entry = ticket.entry(answer, record.model.as_str(), &tags, self.ttl_ms, now_ms);

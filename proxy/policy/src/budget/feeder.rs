@@ -201,6 +201,9 @@ impl Feeder {
         if let Some(granted) = &done.ahead {
             new.extend(self.receive(granted, true));
         }
+        if let Some(current) = &self.current {
+            current.account.set_unleased(done.remaining);
+        }
         self.over.retain(|fed| !fed.is_finished());
         new
     }

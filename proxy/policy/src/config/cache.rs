@@ -64,6 +64,9 @@ pub struct CacheRules {
     /// Highest temperature of requests that are cached (0 to 2); a request without one counts as 1. Default: any.
     #[schemars(range(min = 0, max = 2))]
     pub temperature_max: Option<f64>,
+    /// Who shares answers: key (each virtual key its own), team or customer (all keys of the team or customer; a key without one
+    /// its own).
+    pub share: CacheShare,
     /// What must be equal beside the request itself, such as the product variant.
     pub context: CacheContext,
     /// Whether answers are kept that ended for want of tokens.
@@ -98,6 +101,7 @@ impl Default for CacheRules {
             stale_while_revalidate: None,
             max_age: None,
             temperature_max: None,
+            share: CacheShare::Key,
             context: CacheContext::default(),
             store_truncated: false,
             flight_wait: DurationMs(30_000),
@@ -124,6 +128,20 @@ pub enum CacheMode {
     Semantic,
     /// What means the same is compared, and never served.
     Shadow,
+}
+
+/// Who shares answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum CacheShare {
+    /// Each virtual key has its own.
+    #[default]
+    Key,
+    /// All keys of a team.
+    Team,
+    /// All keys of a customer.
+    Customer,
 }
 
 /// Context keys: values that two requests must have in common.

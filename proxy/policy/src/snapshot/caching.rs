@@ -9,13 +9,15 @@ use super::{Resolved, Snapshot};
 use crate::cache::guard::Level;
 use crate::cache::key::Eligible;
 use crate::cache::{Limits, Mode, Rules};
-use crate::config::{CacheMode, CacheRules, CacheStore};
+use crate::config::{CacheMode, CacheRules, CacheShare, CacheStore};
 
 /// How the requests of a route are cached.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Caching {
     /// What stands for the route in keys: what it is for and where it leads. Empty: the provider's name does.
     pub scope: Box<str>,
+    /// Whose answers are shared.
+    pub share: CacheShare,
     /// What is done with matches.
     pub rules: Rules,
     /// Which requests are cached.
@@ -60,6 +62,7 @@ impl Caching {
         let same = |names: &[String]| names.iter().map(|name| name.as_str().into()).collect();
         Some(Arc::new(Self {
             scope: scope.into(),
+            share: config.share,
             rules: Rules {
                 mode,
                 similarity: config.threshold as f32,
@@ -103,6 +106,19 @@ impl Snapshot {
             Some(route) => self.routes[route.index()].caching.as_ref(),
             None => self.caching.as_ref(),
         }
+    }
+
+    /// The provider and model of every target that a stored answer to such a request may have come from: no fallback's is kept.
+    pub fn cached_targets<'a>(&'a self, resolved: &'a Resolved<'a>) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let route = resolved.route.map(|route| &self.routes[route.index()]);
+        let members = route.into_iter().flat_map(|route| {
+            let canary = route.canary.iter().map(|(target, _)| target);
+            route.members.iter().map(|member| &member.target).chain(canary)
+        });
+        let named = |target: &'a super::Target| (&*self.providers[target.provider.index()].name, &*target.model);
+        let own = (&*self.providers[resolved.provider.index()].name, resolved.model);
+        let has_members = route.is_some_and(|route| !route.members.is_empty());
+        members.map(named).chain((!has_members).then_some(own))
     }
 
     /// How long after its time an answer may still be served, at most, in milliseconds; and the lowest share of wrong answers

@@ -71,6 +71,7 @@ pub(super) fn compile(config: &Config, generation: u64, secrets: Secrets<'_>) ->
             retries: (&config.retries).into(),
             keys: (&config.key_rest).into(),
         },
+        accounts: config.accounts.clone(),
         log: config.log.clone(),
         caching: Caching::compile(&config.cache.default, String::new()),
         cache_limits: super::caching::limits(&config.cache),
@@ -112,6 +113,7 @@ impl Compiler<'_> {
         Provider {
             id,
             name: name.into(),
+            vendor: vendor.map(|vendor| vendor.name),
             dialect,
             quirks,
             max_tokens_default: provider.max_tokens_default,
