@@ -330,10 +330,7 @@ async fn serve(
         total_at_ms: core.clock.tick_ms() + u64::from(patience.total_ms),
         limit_at_ms: Cell::new(core.clock.tick_ms() + u64::from(patience.answer_ms)),
     };
-    match snapshot.caching(&resolved) {
-        None => ask(&context, down, work, request, &resolved).await,
-        Some(caching) => cached::serve(&context, caching, down, work, request, &resolved).await,
-    }
+    cached::serve(&context, down, work, request, &resolved).await
 }
 
 /// Asks the providers.

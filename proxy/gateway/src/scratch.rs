@@ -76,11 +76,12 @@ pub struct Work {
 }
 
 impl Work {
-    /// Writes the translation of `source` down, if the client's answer may be given again.
-    pub fn write_down(&self, source: &[u8]) {
+    /// Writes the translation of `source` down, if the client's answer may be given again; how many bytes it has.
+    pub fn write_down(&self, source: &[u8]) -> u64 {
         if let Some(tape) = &self.tape {
             self.out.parts(source).for_each(|piece| tape.push(piece));
         }
+        self.out.total_len() as u64
     }
 }
 

@@ -35,8 +35,9 @@ fn make(gateway: &Gateway, what: &str, body: &Value) -> Value {
 fn key(gateway: &Gateway, body: &Value) -> String {
     let secret = make(gateway, "keys", body)["key"].as_str().unwrap().to_owned();
     wait::until("the key is in force", || {
-        let known = gateway.ask(&Request::get("/v1/models").field("Authorization", &format!("Bearer {secret}")));
-        (known.status == 200).then_some(())
+        let models =
+            |key: &str| gateway.ask(&Request::get("/v1/models").field("Authorization", &format!("Bearer {key}")));
+        (models(&secret).status == 200 && models("sk-sluice-of-nobody").status == 401).then_some(())
     });
     secret
 }
@@ -73,7 +74,13 @@ fn a_hit_costs_nothing_and_counts_as_money_saved() {
     gateway.expect_some("sluice_spent_nano_usd_total");
     let spent = gateway.metric("sluice_spent_nano_usd_total");
     for _ in 0..3 {
-        assert_eq!(use_of(&ask(&gateway, &secret, "What is the torque?")), "hit");
+        let again = ask(&gateway, &secret, "What is the torque?");
+        assert_eq!(
+            use_of(&again),
+            "hit",
+            "{again:?} {}",
+            gateway.admin("/admin/cache").text()
+        );
     }
     assert_eq!(gateway.metric("sluice_spent_nano_usd_total"), spent);
     assert_eq!(gateway.metric("sluice_cache_saved_nano_usd_total"), 3 * spent);

@@ -89,15 +89,17 @@ struct Asking {
     tags: Vec<Box<str>>,
 }
 
-/// Serves a request whose route caches.
+/// Serves a request from the cache, or from its providers.
 pub(super) async fn serve(
     context: &Context<'_>,
-    caching: &Caching,
     down: &mut Downstream,
     work: &mut Work,
     request: &mut Request,
     resolved: &Resolved<'_>,
 ) -> Result<(), End> {
+    let Some(caching) = context.plane.snapshot.caching(resolved) else {
+        return super::ask(context, down, work, request, resolved).await;
+    };
     let mut asking = None;
     // Once: whoever has waited in vain asks, or waits for nobody again.
     for may_wait in [true, false] {

@@ -232,47 +232,11 @@ impl Stream {
         if ready > 0 {
             self.torn = false;
         }
-        let (at_span, at_byte) = boundary.unwrap_or((0, 0));
-        let end_of = |index: usize, start: u32, end: u32| {
-            if index == at_span {
-                start as usize + at_byte
-            } else {
-                end as usize
-            }
-        };
+        let end = boundary.unwrap_or((0, 0));
         if strips && ready > 0 {
-            work.out.begin(&[]);
-            let events = &mut work.out.buf;
-            work.answer.drain(..).for_each(|held| events.extend_from_slice(&held));
-            for (index, &(start, end)) in work.spans.iter().enumerate().take(at_span + 1) {
-                events.extend_from_slice(&chunk[start as usize..end_of(index, start, end)]);
-            }
-            remove_usage(events);
-            let bytes = events.len();
-            work.write_down(&[]);
-            emit(work, request, self.frame, bytes, |work| {
-                work.parts.text().extend_from_slice(&work.out.buf)
-            });
+            pass_stripped(work, request, self.frame, &chunk, end);
         } else {
-            emit(work, request, self.frame, ready, |work| {
-                let Work {
-                    answer,
-                    parts,
-                    spans,
-                    tape,
-                    ..
-                } = work;
-                let mut give = |piece: Chunk| {
-                    if let Some(tape) = tape {
-                        tape.push(&piece);
-                    }
-                    parts.chunk(piece);
-                };
-                answer.drain(..).for_each(&mut give);
-                for (index, &(start, end)) in spans.iter().enumerate().take(at_span + 1) {
-                    give(chunk.slice(start as usize, end_of(index, start, end)));
-                }
-            });
+            pass(work, request, self.frame, &chunk, end, ready);
         }
         if ready > 0 {
             self.held_bytes = 0;
@@ -397,6 +361,53 @@ fn failure(context: &Context<'_>, work: &Work, target: &PlannedTarget<'_>, chunk
         Some(error) => Failure::reported(error, target.provider),
         None => Failure::new(Code::UpstreamError, target.provider),
     }
+}
+
+/// Where a span ends that is given on: the last one where the last whole event does.
+fn end_of((at_span, at_byte): (usize, usize), index: usize, (start, end): (u32, u32)) -> usize {
+    if index == at_span {
+        start as usize + at_byte
+    } else {
+        end as usize
+    }
+}
+
+/// Gives on what was held back and the piece at hand, up to `until`: `ready` bytes in all.
+fn pass(work: &mut Work, request: &mut Request, frame: BodyFrame, chunk: &Chunk, until: (usize, usize), ready: usize) {
+    emit(work, request, frame, ready, |work| {
+        let Work {
+            answer,
+            parts,
+            spans,
+            tape,
+            ..
+        } = work;
+        let mut give = |piece: Chunk| {
+            if let Some(tape) = tape {
+                tape.push(&piece);
+            }
+            parts.chunk(piece);
+        };
+        answer.drain(..).for_each(&mut give);
+        for (index, &span) in spans.iter().enumerate().take(until.0 + 1) {
+            give(chunk.slice(span.0 as usize, end_of(until, index, span)));
+        }
+    });
+}
+
+/// The same without what the client has not asked for.
+fn pass_stripped(work: &mut Work, request: &mut Request, frame: BodyFrame, chunk: &Chunk, until: (usize, usize)) {
+    work.out.begin(&[]);
+    let events = &mut work.out.buf;
+    work.answer.drain(..).for_each(|held| events.extend_from_slice(&held));
+    for (index, &span) in work.spans.iter().enumerate().take(until.0 + 1) {
+        events.extend_from_slice(&chunk[span.0 as usize..end_of(until, index, span)]);
+    }
+    remove_usage(events);
+    let bytes = work.write_down(&[]) as usize;
+    emit(work, request, frame, bytes, |work| {
+        work.parts.text().extend_from_slice(&work.out.buf)
+    });
 }
 
 fn bytes_before(spans: &[(u32, u32)], index: usize, at: usize) -> usize {

@@ -73,10 +73,9 @@ pub async fn unary(
         let reply = reply_of(context, target, request, &id);
         provider::write_response(context.dialect, &response, &reply, &mut work.out);
     }
-    work.write_down(&body);
+    let length = work.write_down(&body);
     work.payment.charge(context.core);
     work.parts.clear();
-    let length = work.out.total_len() as u64;
     head::write_own(
         context.core,
         work,
