@@ -49,6 +49,8 @@ enum Command {
         #[arg(long, short, value_name = "FILE", default_value = "config/sluice.yaml")]
         config: PathBuf,
     },
+    #[command(flatten)]
+    Administration(sluice::cli::Command),
 }
 
 fn main() -> ExitCode {
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(&format!("{error:#}")),
         },
+        Command::Administration(command) => sluice::cli::run(command),
         Command::Check { config: path } => match control::load(&path) {
             Ok(config) => {
                 println!("{} is good: {}", path.display(), summary(&config));
