@@ -50,7 +50,7 @@ enum Command {
         config: PathBuf,
     },
     #[command(flatten)]
-    Administration(sluice::cli::Command),
+    Administration(cli::Command),
 }
 
 fn main() -> ExitCode {
@@ -85,7 +85,7 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(&format!("{error:#}")),
         },
-        Command::Administration(command) => sluice::cli::run(command),
+        Command::Administration(command) => cli::run(command),
         Command::Check { config: path } => match control::load(&path) {
             Ok(config) => {
                 println!("{} is good: {}", path.display(), summary(&config));
