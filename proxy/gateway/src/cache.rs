@@ -119,7 +119,7 @@ impl CoreCache {
                     query: Query::default(),
                     flights: Flights::default(),
                     tapes: HashMap::new(),
-                    change: 0,
+                    change: plane.change,
                     stale_ms: plane.stale_ms,
                 }));
             }

@@ -102,6 +102,8 @@ pub struct CachePlane {
     pub limits: sluice_policy::cache::Limits,
     /// How long after its time an answer may still be served, at most.
     pub stale_ms: u64,
+    /// The last change when the plane was made: a core that begins to cache has nothing older.
+    pub change: u64,
 }
 
 /// What is known of one origin at run time.

@@ -147,6 +147,7 @@ impl Desk {
                 brain: kept.brain.clone(),
                 limits,
                 stale_ms,
+                change: inner.change,
             }))
         })
     }
