@@ -73,6 +73,7 @@ pub async fn plane(
         snapshot: Arc::new(snapshot),
         origins,
         ready_body,
+        cache: None,
         accounts,
         server_tls: config.server.tls.as_ref().map(server_config).transpose()?,
     };

@@ -9,7 +9,7 @@ use sluice_wire::limits;
 use super::check::{Mistakes, suggestion};
 use super::names::Names;
 use super::tree::{Node, Step};
-use super::{AuthName, Aws, Balance, ClientAuth, Config, Key, Provider, Route, WeightedTarget};
+use super::{AuthName, Aws, Balance, CacheRules, ClientAuth, Config, Key, Provider, Route, WeightedTarget};
 use crate::vendors;
 
 /// Adds every mistake of meaning.
@@ -27,6 +27,7 @@ pub(crate) fn check(config: &Config, root: &Node, mistakes: &mut Mistakes) {
     }
     checker.accounts();
     checker.default_provider();
+    checker.within(&["cache", "default"], |checker| checker.caching(&config.cache.default));
     checker.routes();
 }
 
@@ -308,7 +309,25 @@ impl Checker<'_> {
             for (at, fallback) in route.fallbacks.iter().enumerate() {
                 self.within(&["fallbacks"], |c| c.at(at, |c| c.target(&names, fallback)));
             }
+            if let Some(rules) = &route.cache {
+                self.within(&["cache"], |c| c.caching(rules));
+            }
             self.path.truncate(self.path.len() - 2);
+        }
+    }
+
+    fn caching(&mut self, rules: &CacheRules) {
+        for (at, pointer) in rules.context.body.iter().enumerate() {
+            if !pointer.starts_with('/') {
+                let message = "expected a JSON pointer, such as /metadata/variant";
+                self.within(&["context", "body"], |c| c.at(at, |c| c.add(message)));
+            }
+        }
+        for (at, name) in rules.context.headers.iter().enumerate() {
+            if !name.bytes().all(is_token) {
+                let message = "expected the name of a header field, such as x-variant";
+                self.within(&["context", "headers"], |c| c.at(at, |c| c.add(message)));
+            }
         }
     }
 
