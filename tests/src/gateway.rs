@@ -96,6 +96,13 @@ impl Gateway {
         Client::connect(self.admin).ask(&Request::get(target).field("Connection", "close"))
     }
 
+    /// Posts a JSON document to the admin interface.
+    #[must_use]
+    pub fn admin_post(&self, target: &str, document: &Value) -> Response {
+        let request = Request::post(target, document.to_string()).field("Connection", "close");
+        Client::connect(self.admin).ask(&request)
+    }
+
     /// A metric, summed over the cores.
     ///
     /// # Panics

@@ -6,6 +6,7 @@
 
 pub mod audit_log;
 pub mod budget;
+pub mod cache;
 pub mod client;
 pub mod key;
 pub mod owner;

@@ -7,6 +7,7 @@ mod accounts;
 pub mod admin;
 pub mod ask;
 mod build;
+mod cache;
 mod credentials;
 mod log;
 mod reload;
@@ -27,6 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::accounts::Office;
 use self::admin::Status;
+use self::cache::Desk;
 use self::credentials::InstanceCredentials;
 use self::log::RequestLog;
 use self::reload::Watch;
@@ -72,6 +74,7 @@ struct Control {
     config: Config,
     plane: Arc<Plane>,
     status: Arc<Status>,
+    cache: Arc<Desk>,
 }
 
 /// Runs the gateway until it is told to stop and has drained.
@@ -101,6 +104,8 @@ async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<C
         .map_or(processors.len().max(1), usize::from);
     let count = u32::try_from(cores).unwrap_or(u32::MAX);
     let (office, funds, changes) = open_office(&config, &mut plane, count).await?;
+    let meters: Vec<_> = (0..cores).map(|_| Arc::new(CoreMeter::default())).collect();
+    let (cache, cache_ends) = open_cache(&config, &mut plane, &meters);
     let plane = Arc::new(plane);
     let addresses = match overrides.listen {
         Some(address) => vec![address],
@@ -117,13 +122,11 @@ async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<C
         .with_context(|| format!("cannot listen on {admin_address} for the admin interface"))?;
     let admin_bound = admin_socket.local_addr()?;
 
-    let mut meters = Vec::new();
     let mut control_ends = Vec::new();
     let mut threads = Vec::new();
-    for (index, listeners) in sockets.drain(..).enumerate() {
-        let (core_end, control_end) = mesh::rings();
-        let meter = Arc::new(CoreMeter::default());
-        meters.push(meter.clone());
+    for (index, (listeners, cache_end)) in sockets.drain(..).zip(cache_ends).enumerate() {
+        let (core_end, control_end) = mesh::rings(cache_end);
+        let meter = meters[index].clone();
         control_ends.push(control_end);
         threads.push(worker::spawn(Worker {
             index,
@@ -142,7 +145,7 @@ async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<C
     let scheme = if plane.server_tls.is_some() { "https" } else { "http" };
     let json = is_json(config.log.format);
     announce(scheme, &bound, admin_bound, json);
-    let status = Arc::new(Status::new(meters, plane.clone()));
+    let status = Arc::new(Status::new(meters, plane.clone(), cache.clone()));
     tokio::spawn(admin::serve(admin_socket, status.clone(), changes));
     let log = RequestLog::open(&config.log.requests.output, json, config.log.requests.sample)
         .with_context(|| format!("cannot write the request log to {}", config.log.requests.output))?;
@@ -158,7 +161,16 @@ async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<C
         config,
         plane,
         status,
+        cache,
     })
+}
+
+/// What passes on what the cores cache, and each core's end of it.
+fn open_cache(config: &Config, plane: &mut Plane, meters: &[Arc<CoreMeter>]) -> (Arc<Desk>, Vec<mesh::CacheEnd>) {
+    let (ends, control) = meters.iter().map(|_| mesh::cache_rings()).unzip();
+    let desk = Desk::new(control, meters.to_vec());
+    plane.cache = desk.plane(&config.cache, &plane.snapshot);
+    (desk, ends)
 }
 
 /// Opens the store, if there is one: who waits behind it, accounts to begin with, and the pages that change it.
@@ -197,7 +209,7 @@ impl Control {
         watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = fetch.tick() => self.fetch_records(),
+                _ = fetch.tick() => self.fetch(),
                 _ = watch.tick() => {
                     if self.watch.changed() {
                         self.reload("the configuration file has changed").await;
@@ -215,6 +227,11 @@ impl Control {
             }
         }
         self.drain(&mut stop, &mut interrupt).await
+    }
+
+    fn fetch(&mut self) {
+        self.fetch_records();
+        self.cache.fetch();
     }
 
     fn fetch_records(&mut self) {
@@ -286,7 +303,8 @@ impl Control {
                 self.config = config;
                 tracing::info!(generation, why, "the configuration is in force");
                 self.status.reloaded(generation);
-                let plane = with_instance(plane, &mut self.instance).await;
+                let mut plane = with_instance(plane, &mut self.instance).await;
+                plane.cache = self.cache.plane(&self.config.cache, &plane.snapshot);
                 self.publish(plane).await;
             }
             (_, Err(reason)) => {
@@ -361,7 +379,8 @@ impl Control {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
-        self.fetch_records();
+        self.fetch();
+        self.cache.write().await;
         if let Some(office) = self.office.take() {
             office.close().await;
         }

@@ -14,8 +14,10 @@ use sluice_policy::meter::CoreMeter;
 use sluice_wire::sigv4::Signer;
 
 use crate::admission::Gates;
+use crate::cache::CoreCache;
 use crate::clock::Clock;
 use crate::estimates::Estimates;
+use crate::mesh::CacheEnd;
 use crate::net::Net;
 use crate::parts::Parts;
 use crate::plane::Plane;
@@ -40,6 +42,8 @@ pub struct Core {
     pub pools: Pools,
     /// Places at providers whose concurrency is limited.
     pub gates: Gates,
+    /// Answers that are given again.
+    pub cache: CoreCache,
     /// What this core counts; read by the control thread.
     pub meter: Arc<CoreMeter>,
     /// What it may spend of each budget.
@@ -72,19 +76,22 @@ impl Core {
         index: usize,
         net: Net,
         plane: Arc<Plane>,
-        (records, paid): (Producer<Record>, Producer<Paid>),
+        (records, paid, cache): (Producer<Record>, Producer<Paid>, CacheEnd),
         purse: Rc<Purse>,
         meter: Arc<CoreMeter>,
         seed: u64,
     ) -> Self {
         let gates = Gates::default();
         gates.follow(&plane.snapshot);
+        let cache = CoreCache::new(cache);
+        cache.follow(plane.cache.as_deref());
         Self {
             index,
             net,
             gates,
             clock: Clock::start(),
             pools: Pools::new(&plane),
+            cache,
             meter,
             purse,
             estimates: Estimates::default(),
@@ -112,6 +119,7 @@ impl Core {
     pub fn set_plane(&self, plane: Arc<Plane>) {
         self.pools.follow(&plane);
         self.gates.follow(&plane.snapshot);
+        self.cache.follow(plane.cache.as_deref());
         self.estimates.follow(&plane);
         *self.plane.borrow_mut() = Rc::new(plane);
     }

@@ -31,6 +31,7 @@ use crate::reply;
 use crate::scratch::{Asked, Scratch, Work};
 
 mod account;
+mod cached;
 mod fallbacks;
 mod forward;
 mod hedge;
@@ -189,17 +190,6 @@ impl Context<'_> {
         self.limit_at_ms.set(self.total_at_ms);
     }
 
-    /// Whose data the request and its answer are, as a number of the store: its customer's, else its team's, else its key's;
-    /// 0: nobody's in particular. What is remembered for one must not reach another.
-    #[expect(dead_code, reason = "the cache is looked up by it")]
-    pub fn tenant(&self) -> i64 {
-        let caller = self.payer.and_then(|payer| payer.caller);
-        let keyring = self.plane.accounts.as_ref().map(|accounts| &accounts.keyring);
-        caller
-            .zip(keyring)
-            .map_or(0, |(caller, keyring)| keyring.scope(keyring.tenant(caller)).row)
-    }
-
     /// The bytes of a range of the body.
     pub fn bytes(&self, range: Range) -> impl Iterator<Item = u8> {
         account::pieces(self.asked, range).flatten().copied()
@@ -340,9 +330,20 @@ async fn serve(
         total_at_ms: core.clock.tick_ms() + u64::from(patience.total_ms),
         limit_at_ms: Cell::new(core.clock.tick_ms() + u64::from(patience.answer_ms)),
     };
-    // An answer that is at hand would be given here: the caller is known and let in, and nobody has been asked.
-    let plan = route::plan(snapshot, &resolved, &own_fallbacks, &context.situation())?;
-    forward::forward(&context, down, work, request, &resolved, &plan).await
+    cached::serve(&context, down, work, request, &resolved).await
+}
+
+/// Asks the providers.
+async fn ask(
+    context: &Context<'_>,
+    down: &mut Downstream,
+    work: &mut Work,
+    request: &mut Request,
+    resolved: &Resolved<'_>,
+) -> Result<(), End> {
+    let snapshot = &context.plane.snapshot;
+    let plan = route::plan(snapshot, resolved, context.own_fallbacks, &context.situation())?;
+    forward::forward(context, down, work, request, resolved, &plan).await
 }
 
 /// Sends the answer that a request ends with, if it has none yet, and leaves its record.
@@ -426,6 +427,7 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         provider: Label::EMPTY,
         key: Label::EMPTY,
         resumed: false,
+        cache: None,
         given_up: Label::EMPTY,
         given_up_key: Label::EMPTY,
         reason: None,

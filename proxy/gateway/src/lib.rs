@@ -6,6 +6,7 @@
 mod admission;
 mod attempt;
 mod buffer;
+mod cache;
 pub mod cli;
 mod clock;
 mod connection;

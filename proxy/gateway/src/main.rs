@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use sluice::cli;
 use sluice::control::{self, Overrides};
 use sluice_policy::config::Config;
 use tracing_subscriber::EnvFilter;
@@ -40,6 +41,8 @@ enum Command {
         #[arg(long)]
         epoll: bool,
     },
+    /// The cache of a running gateway: stats, explain, purge, bump, release.
+    Cache(cli::cache::Cache),
     /// Say whether a configuration file is good.
     Check {
         /// The configuration file.
@@ -47,7 +50,7 @@ enum Command {
         config: PathBuf,
     },
     #[command(flatten)]
-    Administration(sluice::cli::Command),
+    Administration(cli::Command),
 }
 
 fn main() -> ExitCode {
@@ -78,7 +81,11 @@ fn main() -> ExitCode {
                 Err(error) => complain(&format!("sluice cannot run: {error:#}")),
             }
         }
-        Command::Administration(command) => sluice::cli::run(command),
+        Command::Cache(cache) => match cache.run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&format!("{error:#}")),
+        },
+        Command::Administration(command) => cli::run(command),
         Command::Check { config: path } => match control::load(&path) {
             Ok(config) => {
                 println!("{} is good: {}", path.display(), summary(&config));

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
+use sluice_policy::cache::Brain;
 use sluice_policy::health::{Health, KeyStanding, KeyState, Standing};
 use sluice_policy::keyring::Keyring;
 use sluice_policy::money::PriceTable;
@@ -39,6 +40,8 @@ pub struct Plane {
     pub keys: Arc<[Arc<KeyState>]>,
     /// What [`Plane::report`] says that does not change while the plane is in force, as JSON.
     pub ready_body: Bytes,
+    /// What every core's cache needs, if any route caches.
+    pub cache: Option<Arc<CachePlane>>,
     /// Who may ask, and what it costs; `None`: everybody may, and nothing is counted.
     pub accounts: Option<Accounts>,
     /// TLS of the listener, if it is on.
@@ -89,6 +92,18 @@ impl Plane {
         report["targets"] = targets.collect();
         report
     }
+}
+
+/// What every core's cache needs.
+pub struct CachePlane {
+    /// What all cores share.
+    pub brain: Arc<Brain>,
+    /// What each may hold.
+    pub limits: sluice_policy::cache::Limits,
+    /// How long after its time an answer may still be served, at most.
+    pub stale_ms: u64,
+    /// The last change when the plane was made: a core that begins to cache has nothing older.
+    pub change: u64,
 }
 
 /// What is known of one origin at run time.

@@ -66,6 +66,34 @@ pub enum Outcome {
     Interrupted,
 }
 
+/// What a request had to do with the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheUse {
+    /// It was answered by the answer to the very same request, or waited for it.
+    Hit,
+    /// It was answered by the answer to one that means the same, or shows the same.
+    Semantic,
+    /// The provider answered.
+    Miss,
+    /// It is none of the cache's business.
+    Bypass,
+    /// The provider answered, and its answer was compared with the one that would have been served.
+    Shadow,
+}
+
+impl CacheUse {
+    /// As in `x-sluice-cache` and the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Semantic => "semantic",
+            Self::Miss => "miss",
+            Self::Bypass => "bypass",
+            Self::Shadow => "shadow",
+        }
+    }
+}
+
 /// The life of one request, from its first byte to its end. Times are microseconds.
 #[derive(Clone, Copy)]
 pub struct Record {
@@ -103,6 +131,8 @@ pub struct Record {
     pub given_up_key: Label<32>,
     /// True if another target brought a stream to its end that was cut.
     pub resumed: bool,
+    /// What it had to do with the cache, if its route has one.
+    pub cache: Option<CacheUse>,
     /// Why the first target did not answer, if it did not.
     pub reason: Option<Code>,
     /// The client's address.

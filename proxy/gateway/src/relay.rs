@@ -178,6 +178,9 @@ async fn collect(
     };
     work.parts.clear();
     head::write(context.core, work, &answer.head_bytes, request, target, frame);
+    if let Some(tape) = &work.tape {
+        work.answer.iter().for_each(|piece| tape.push(piece));
+    }
     for chunk in work.answer.drain(..) {
         work.parts.chunk(chunk);
     }

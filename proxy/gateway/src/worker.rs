@@ -115,6 +115,7 @@ async fn serve(worker: Worker) {
     let CoreEnd {
         mut orders,
         records,
+        cache,
         paid,
     } = end;
     let net = match Net::new() {
@@ -124,7 +125,7 @@ async fn serve(worker: Worker) {
     monoio::spawn(net.readiness.clone().watch());
     let purse = Purse::new(cores);
     funds.iter().for_each(|funds| fund(&purse, funds));
-    let core = Rc::new(Core::new(index, net, plane, (records, paid), purse, meter, seed));
+    let core = Rc::new(Core::new(index, net, plane, (records, paid, cache), purse, meter, seed));
     let mut fds = Vec::new();
     for listener in listeners {
         match Listener::new(listener) {
@@ -142,6 +143,8 @@ async fn serve(worker: Worker) {
         let now_ms = core.clock.tick();
         core.meter.deadlines_passed.add(core.net.deadlines.sweep(now_ms) as u64);
         core.meter.waiting.set(core.gates.sweep(now_ms) as u64);
+        core.cache
+            .tick(core.clock.unix_us(core.clock.now_us()) / 1000, &core.meter);
         core.purse.tick();
         if !obey(&core, &mut orders, &fds, now_ms) {
             break;

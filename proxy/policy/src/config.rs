@@ -5,6 +5,7 @@
 //! files and variables, and anything compiled for the request path (`snapshot.rs`).
 
 pub mod accounts;
+pub mod cache;
 mod check;
 pub mod concurrency;
 mod meaning;
@@ -23,6 +24,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use accounts::Accounts;
+pub use cache::{CacheContext, CacheMode, CacheRules, CacheShare, CacheStore};
 pub use concurrency::Concurrency;
 pub use provider::{AuthName, Aws, AwsAccessKey, AwsSource, DialectName, Key, Provider, ProviderTls, SecretPlace};
 pub use provider::{TimeoutOverrides, Timeouts};
@@ -69,6 +71,9 @@ pub struct Config {
     /// Virtual keys, budgets, rate limits and the ledger of requests. Default: none; clients need no key and nothing is counted.
     #[serde(default)]
     pub accounts: Option<Accounts>,
+    /// Answers that are given again. Default: none is.
+    #[serde(default)]
+    pub cache: CacheStore,
     /// What is logged. Bodies and keys never are.
     #[serde(default)]
     pub log: Log,

@@ -4,18 +4,21 @@
 //! `Display` and its `Debug` is `***`; a provider without a usable key stays known and counts as unavailable. Deliberately
 //! absent: what changes while requests run (health, pools), and reading variables or files, which the caller passes in.
 
+mod caching;
 mod compile;
 mod rules;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::ApiError;
 use sluice_wire::provider::{self, Quirks};
 
+pub use self::caching::Caching;
 use self::rules::Overrides;
 pub(crate) use self::rules::{Member, Route};
 use crate::admission;
@@ -342,6 +345,9 @@ pub struct Snapshot {
     accounts: Option<Accounts>,
     log: Log,
     keys_len: usize,
+    /// Of requests without a route.
+    caching: Option<Arc<Caching>>,
+    cache_limits: crate::cache::Limits,
 }
 
 impl Snapshot {

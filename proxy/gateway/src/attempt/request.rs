@@ -77,8 +77,8 @@ fn wire_target<'t>(target: &PlannedTarget<'t>) -> Target<'t> {
     }
 }
 
-/// Translates the body into `work.out`; large strings in it refer to `work.whole`.
-fn translate(context: &Context<'_>, work: &mut Work, target: &PlannedTarget<'_>) -> Result<(), ApiError> {
+/// Brings the body into one piece, `work.whole`, if it is not yet.
+pub fn gather(context: &Context<'_>, work: &mut Work) {
     if work.whole.is_empty() {
         work.whole = match context.asked.keys.fallbacks_member() {
             None => context.core.net.buffers.gather(&context.asked.body),
@@ -86,6 +86,11 @@ fn translate(context: &Context<'_>, work: &mut Work, target: &PlannedTarget<'_>)
             Some(member) => context.core.net.buffers.gather(&without(&context.asked.body, member)),
         };
     }
+}
+
+/// Translates the body into `work.out`; large strings in it refer to `work.whole`.
+fn translate(context: &Context<'_>, work: &mut Work, target: &PlannedTarget<'_>) -> Result<(), ApiError> {
+    gather(context, work);
     let ingress = Ingress {
         path_model: context.path_model,
         path_stream: context.stream,

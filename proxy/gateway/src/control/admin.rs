@@ -3,6 +3,7 @@
 //! Invariants: it answers on the control thread, on its own address, and touches no request; it holds no secret.
 //! Deliberately absent: anything that changes the configuration; what an operator may clear is in `health.rs`.
 
+mod cache;
 mod health;
 
 pub mod accounts;
@@ -18,6 +19,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use sluice_policy::meter::{CoreMeter, Kind};
 
+use super::cache::Desk;
 use crate::clock;
 use crate::plane::Plane;
 
@@ -25,6 +27,7 @@ use crate::plane::Plane;
 pub struct Status {
     started: Instant,
     meters: Vec<Arc<CoreMeter>>,
+    cache: Arc<Desk>,
     state: Mutex<Facts>,
 }
 
@@ -42,7 +45,7 @@ struct Facts {
 
 impl Status {
     /// The state at start.
-    pub fn new(meters: Vec<Arc<CoreMeter>>, plane: Arc<Plane>) -> Self {
+    pub fn new(meters: Vec<Arc<CoreMeter>>, plane: Arc<Plane>, cache: Arc<Desk>) -> Self {
         let state = Facts {
             generation: 1,
             reloads: 0,
@@ -56,6 +59,7 @@ impl Status {
         Self {
             started: Instant::now(),
             meters,
+            cache,
             state: Mutex::new(state),
         }
     }
@@ -116,6 +120,11 @@ pub async fn serve(socket: tokio::net::TcpListener, status: Arc<Status>, changes
         .route("/admin/keys/{provider}/{key}/clear", post(health::clear_key))
         .route("/admin/targets/reset", post(health::reset_target))
         .route("/admin/forget", post(health::forget))
+        .route("/admin/cache", get(cache::stats))
+        .route("/admin/cache/purge", post(cache::purge))
+        .route("/admin/cache/bump", post(cache::bump))
+        .route("/admin/cache/release", post(cache::release))
+        .route("/admin/cache/explain", post(cache::explain))
         .with_state(status)
         .merge(changes.unwrap_or_default());
     if let Err(error) = axum::serve(socket, routes).await {
@@ -167,6 +176,7 @@ async fn metrics(State(status): State<Arc<Status>>) -> Response {
     }
     health::write_codes(&mut text, &status.meters);
     health::write_metrics(&mut text, &status.plane(), clock::shared_ms());
+    cache::write_metrics(&mut text, &status.cache);
     status.change(|state| {
         for (name, help, kind, value) in [
             (

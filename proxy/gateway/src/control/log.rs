@@ -141,6 +141,9 @@ impl RequestLog {
             text_member(out, b",\"given_up_provider\":", record.given_up.as_bytes());
             text_member(out, b",\"given_up_key\":", record.given_up_key.as_bytes());
         }
+        if let Some(cache) = record.cache {
+            text_member(out, b",\"cache\":", cache.as_str().as_bytes());
+        }
         flag_member(out, b",\"stream\":", record.stream);
         flag_member(out, b",\"fallback\":", record.fallback);
         if record.resumed {
@@ -177,7 +180,7 @@ impl RequestLog {
         // Writing to a vector cannot fail.
         let _ = writeln!(
             self.lines,
-            " {} {} {} {} {} -> {}/{} attempts={} in={} out={} upstream={}us total={}us{}{}{} id={}",
+            " {} {} {} {} {} -> {}/{} attempts={} in={} out={} upstream={}us total={}us{}{}{}{} id={}",
             record.status,
             outcome_text(record.outcome),
             record.method.as_str(),
@@ -192,6 +195,9 @@ impl RequestLog {
             record.upstream_us,
             record.total_us,
             if record.stream { " stream" } else { "" },
+            record
+                .cache
+                .map_or_else(String::new, |cache| format!(" cache={}", cache.as_str())),
             record
                 .reason
                 .map_or_else(String::new, |reason| format!(" fallback={}", reason.as_str())),

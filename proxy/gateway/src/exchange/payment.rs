@@ -344,6 +344,11 @@ impl Payment {
         }
     }
 
+    /// What has been spent so far, in nano-dollars.
+    pub(super) fn spent_nano_usd(&self) -> u64 {
+        self.spent.cost.0
+    }
+
     /// Who was charged what, for the record.
     pub(super) fn paid(&self, asked: &Asked) -> Option<Paid> {
         let (plane, caller) = self.of.as_ref()?;

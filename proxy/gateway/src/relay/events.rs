@@ -186,6 +186,9 @@ impl Stream {
             self.begun = true;
             context.begins();
             head::write(context.core, work, &answer.head_bytes, request, target, self.frame);
+            if let Some(tape) = &work.tape {
+                tape.begin();
+            }
         }
     }
 
@@ -210,6 +213,11 @@ impl Stream {
                 .iter()
                 .map(|&(start, end)| u64::from(end - start))
                 .sum::<u64>();
+            if let Some(tape) = &work.tape {
+                work.spans
+                    .iter()
+                    .for_each(|&(start, end)| tape.push(&chunk[start as usize..end as usize]));
+            }
             let bytes = chunk.slice(0, step.consumed);
             if work.parts.is_empty() {
                 work.parts.chunk_uncopied(bytes)
@@ -224,36 +232,11 @@ impl Stream {
         if ready > 0 {
             self.torn = false;
         }
-        let (at_span, at_byte) = boundary.unwrap_or((0, 0));
-        let end_of = |index: usize, start: u32, end: u32| {
-            if index == at_span {
-                start as usize + at_byte
-            } else {
-                end as usize
-            }
-        };
+        let end = boundary.unwrap_or((0, 0));
         if strips && ready > 0 {
-            work.out.begin(&[]);
-            let events = &mut work.out.buf;
-            work.answer.drain(..).for_each(|held| events.extend_from_slice(&held));
-            for (index, &(start, end)) in work.spans.iter().enumerate().take(at_span + 1) {
-                events.extend_from_slice(&chunk[start as usize..end_of(index, start, end)]);
-            }
-            remove_usage(events);
-            let bytes = events.len();
-            emit(work, request, self.frame, bytes, |work| {
-                work.parts.text().extend_from_slice(&work.out.buf)
-            });
+            pass_stripped(work, request, self.frame, &chunk, end);
         } else {
-            emit(work, request, self.frame, ready, |work| {
-                let Work {
-                    answer, parts, spans, ..
-                } = work;
-                answer.drain(..).for_each(|held| parts.chunk(held));
-                for (index, &(start, end)) in spans.iter().enumerate().take(at_span + 1) {
-                    parts.chunk(chunk.slice(start as usize, end_of(index, start, end)));
-                }
-            });
+            pass(work, request, self.frame, &chunk, end, ready);
         }
         if ready > 0 {
             self.held_bytes = 0;
@@ -283,8 +266,15 @@ impl Stream {
     fn release_held(&mut self, work: &mut Work, request: &mut Request) {
         let bytes = std::mem::take(&mut self.held_bytes);
         emit(work, request, self.frame, bytes, |work| {
-            let Work { answer, parts, .. } = work;
-            answer.drain(..).for_each(|held| parts.chunk(held));
+            let Work {
+                answer, parts, tape, ..
+            } = work;
+            for held in answer.drain(..) {
+                if let Some(tape) = tape {
+                    tape.push(&held);
+                }
+                parts.chunk(held);
+            }
         });
     }
 
@@ -310,6 +300,9 @@ impl Stream {
             self.release_held(work, request);
             if context.endpoint.stream_ends_with_done() && !self.done {
                 const DONE: &[u8] = b"data: [DONE]\n\n";
+                if let Some(tape) = &work.tape {
+                    tape.push(DONE);
+                }
                 emit(work, request, self.frame, DONE.len(), |work| {
                     work.parts.text().extend_from_slice(DONE)
                 });
@@ -368,6 +361,53 @@ fn failure(context: &Context<'_>, work: &Work, target: &PlannedTarget<'_>, chunk
         Some(error) => Failure::reported(error, target.provider),
         None => Failure::new(Code::UpstreamError, target.provider),
     }
+}
+
+/// Where a span ends that is given on: the last one where the last whole event does.
+fn end_of((at_span, at_byte): (usize, usize), index: usize, (start, end): (u32, u32)) -> usize {
+    if index == at_span {
+        start as usize + at_byte
+    } else {
+        end as usize
+    }
+}
+
+/// Gives on what was held back and the piece at hand, up to `until`: `ready` bytes in all.
+fn pass(work: &mut Work, request: &mut Request, frame: BodyFrame, chunk: &Chunk, until: (usize, usize), ready: usize) {
+    emit(work, request, frame, ready, |work| {
+        let Work {
+            answer,
+            parts,
+            spans,
+            tape,
+            ..
+        } = work;
+        let mut give = |piece: Chunk| {
+            if let Some(tape) = tape {
+                tape.push(&piece);
+            }
+            parts.chunk(piece);
+        };
+        answer.drain(..).for_each(&mut give);
+        for (index, &span) in spans.iter().enumerate().take(until.0 + 1) {
+            give(chunk.slice(span.0 as usize, end_of(until, index, span)));
+        }
+    });
+}
+
+/// The same without what the client has not asked for.
+fn pass_stripped(work: &mut Work, request: &mut Request, frame: BodyFrame, chunk: &Chunk, until: (usize, usize)) {
+    work.out.begin(&[]);
+    let events = &mut work.out.buf;
+    work.answer.drain(..).for_each(|held| events.extend_from_slice(&held));
+    for (index, &span) in work.spans.iter().enumerate().take(until.0 + 1) {
+        events.extend_from_slice(&chunk[span.0 as usize..end_of(until, index, span)]);
+    }
+    remove_usage(events);
+    let bytes = work.write_down(&[]) as usize;
+    emit(work, request, frame, bytes, |work| {
+        work.parts.text().extend_from_slice(&work.out.buf)
+    });
 }
 
 fn bytes_before(spans: &[(u32, u32)], index: usize, at: usize) -> usize {

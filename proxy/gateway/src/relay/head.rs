@@ -136,6 +136,9 @@ pub fn write_trace(text: &mut Vec<u8>, record: &Record, provider: &str, model: &
     if let Some(reason) = record.reason {
         say(text, b"x-sluice-fallback-reason: ", reason.as_str().as_bytes());
     }
+    if let Some(use_of) = record.cache {
+        say(text, b"x-sluice-cache: ", use_of.as_str().as_bytes());
+    }
 }
 
 /// A field with a value that may come from a client or an operator: bytes that a head cannot hold are left out.

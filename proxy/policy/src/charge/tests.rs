@@ -149,7 +149,7 @@ fn what_has_no_price_is_refused_before_and_pays_what_was_reserved_after() {
         output: 1,
         ..Usage::default()
     };
-    let charged = held.settle(Some(&price), &strange);
+    let charged = held.settle(Some(&embedding), &strange);
     assert_eq!((charged.cost, charged.priced), (NanoUsd(3_000), false));
     rates[Item::Output as usize] = Some(1);
     let endless = Price::new(rates, None, None);
