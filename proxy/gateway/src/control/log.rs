@@ -351,6 +351,7 @@ mod tests {
             fallback: true,
             stream: false,
             paid: false,
+            cache: None,
             outcome: Outcome::Done,
             method: Label::new("POST"),
             path: Label::new("/v1/chat/completions"),
