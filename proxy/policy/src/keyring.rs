@@ -304,6 +304,16 @@ impl Keyring {
         caller: Caller,
         provider: &'a str,
         model: &'a str,
+    ) -> impl Iterator<Item = &'a Limiter> + 'a {
+        self.limiters(caller, provider, model).map(|limiter| &**limiter)
+    }
+
+    /// The same, to be held for as long as the request lasts, whatever becomes of the keyring.
+    pub fn limiters<'a>(
+        &'a self,
+        caller: Caller,
+        provider: &'a str,
+        model: &'a str,
     ) -> impl Iterator<Item = &'a Arc<Limiter>> + 'a {
         let all = self.scopes_of(caller).flat_map(|scope| &scope.limits);
         all.filter(move |subject| subject.filter.matches(provider, model))
