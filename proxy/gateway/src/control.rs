@@ -5,6 +5,7 @@
 
 mod accounts;
 pub mod admin;
+pub mod ask;
 mod build;
 mod credentials;
 mod log;

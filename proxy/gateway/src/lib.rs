@@ -6,6 +6,7 @@
 mod admission;
 mod attempt;
 mod buffer;
+pub mod cli;
 mod clock;
 mod connection;
 pub mod control;

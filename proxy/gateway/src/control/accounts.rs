@@ -5,7 +5,6 @@
 //! before they accept a connection. Deliberately absent: the store (`store.rs`), the treasury (`treasury.rs`), and what a
 //! request is charged (`exchange/payment.rs`).
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -49,13 +48,13 @@ impl Office {
     /// It cannot be opened or read.
     pub async fn open(config: &config::Accounts, cores: u32) -> Result<(Self, Opening)> {
         let location = location(config)?;
-        let (store, recovered) =
-            Store::open(Path::new(&location), unix_s()).context("accounts.store: it cannot be opened")?;
+        let (store, recovered) = Store::at(&location, unix_s()).context("accounts.store: it cannot be opened")?;
         tracing::info!(?recovered, "the store is open");
         let settings = Settings {
             cores,
             ledger_days: config.ledger_days,
             sums_days: config.sums_days,
+            webhook: config.webhook.as_deref().map(Arc::from),
         };
         let started = Treasury::start(store, settings).await;
         let (treasury, events) = started.map_err(|error| anyhow!("accounts.store: {error}"))?;
