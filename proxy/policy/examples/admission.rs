@@ -82,7 +82,7 @@ fn main() {
         let caller = keyring.find(secret.as_bytes(), NOW_S).expect("it is there");
         keyring.allows(caller, "openai", "gpt-5-mini").expect("it may");
         let pass = Pass::new(
-            keyring.limiters(caller, "openai", "gpt-5-mini").cloned(),
+            keyring.limits(caller, "openai", "gpt-5-mini").cloned(),
             Ask::default(),
             NOW_S,
         )

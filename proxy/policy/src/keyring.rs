@@ -298,18 +298,9 @@ impl Keyring {
         format!("the budget of {}, {} USD {per}", scope.name, charge.limit)
     }
 
-    /// The limits that a request of a caller to a provider's model is subject to: the key's first.
+    /// The limits that a request of a caller to a provider's model is subject to: the key's first. Shared, so that they can be
+    /// held for as long as the request lasts, whatever becomes of the keyring.
     pub fn limits<'a>(
-        &'a self,
-        caller: Caller,
-        provider: &'a str,
-        model: &'a str,
-    ) -> impl Iterator<Item = &'a Limiter> + 'a {
-        self.limiters(caller, provider, model).map(|limiter| &**limiter)
-    }
-
-    /// The same, to be held for as long as the request lasts, whatever becomes of the keyring.
-    pub fn limiters<'a>(
         &'a self,
         caller: Caller,
         provider: &'a str,

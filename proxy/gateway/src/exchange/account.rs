@@ -113,7 +113,7 @@ pub fn admit(
     payment.open(plane.clone(), caller);
     if let Some(caller) = caller {
         let provider = &plane.snapshot.provider(resolved.provider).name;
-        let mut limits = accounts.keyring.limiters(caller, provider, resolved.model).peekable();
+        let mut limits = accounts.keyring.limits(caller, provider, resolved.model).peekable();
         if limits.peek().is_some() {
             let answers = u64::from(payer.demand.answers.max(1));
             let ask = Ask {
