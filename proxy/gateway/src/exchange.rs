@@ -365,7 +365,10 @@ async fn finish(
     // What an attempt held is let go of before the answer is sent.
     request.ticket = None;
     work.payment.failed(core);
-    let trace = request.trace_with(core, &work.payment);
+    let trace = match &ended {
+        Err(End::Refused(_) | End::Rejected(_)) => request.trace_with(core, &work.payment),
+        _ => Vec::new(),
+    };
     let write_ms = core.plane().snapshot.downstream().write_ms;
     let must_answer = match ended {
         Ok(()) => false,
