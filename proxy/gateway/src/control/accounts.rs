@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use sluice_policy::config;
-use sluice_policy::config::accounts::{StorePlace, UnknownPrice};
+use sluice_policy::config::accounts::UnknownPrice;
 use sluice_policy::keyring::{Keyring, TagBook};
 use sluice_policy::money::{self, OnUnknown, PriceTable};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -47,7 +47,7 @@ impl Office {
     /// # Errors
     /// It cannot be opened or read.
     pub async fn open(config: &config::Accounts, cores: u32) -> Result<(Self, Opening)> {
-        let location = location(&config.store)?;
+        let location = location(config)?;
         let (store, recovered) = Store::at(&location, unix_s()).context("accounts.store: it cannot be opened")?;
         tracing::info!(?recovered, "the store is open");
         let settings = Settings {
@@ -180,10 +180,10 @@ pub fn admin_credential(config: &config::Accounts) -> Result<Option<String>> {
     build::secret_at(place).context("accounts.admin_credential").map(Some)
 }
 
-fn location(place: &StorePlace) -> Result<String> {
-    match place {
-        StorePlace::Location(text) => Ok(text.clone()),
-        StorePlace::Secret(place) => build::secret_at(place).context("accounts.store"),
+fn location(config: &config::Accounts) -> Result<String> {
+    match &config.store_secret {
+        Some(place) => build::secret_at(place).context("accounts.store_secret"),
+        None => config.store.clone().context("accounts.store is missing"),
     }
 }
 

@@ -137,14 +137,17 @@ fn ttl_bounds(config: &Config) -> TtlBounds {
 /// # Errors
 /// It is not set, is empty, or cannot be read.
 pub fn secret_at(place: &SecretPlace) -> Result<String> {
-    let reference = match (&place.env, &place.file) {
-        (Some(name), _) => SecretRef::Env(name.clone()),
-        (None, Some(path)) => SecretRef::File(path.clone()),
-        (None, None) => bail!("neither env nor file is given"),
-    };
-    let found = secret(&reference).map_err(|why| anyhow!("{reference}: {why}"))?;
-    let found = found.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-    found.ok_or_else(|| anyhow!("{reference} is not set, or is empty"))
+    let env = place.env.clone().map(SecretRef::Env);
+    let mut tried = Vec::new();
+    for reference in env.into_iter().chain(place.file.clone().map(SecretRef::File)) {
+        let found = secret(&reference).map_err(|why| anyhow!("{reference}: {why}"))?;
+        let found = found.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        tried.push(format!("{reference} is not set, or is empty"));
+    }
+    bail!(tried.join("; "))
 }
 
 fn secret(place: &SecretRef) -> Result<Option<String>, String> {

@@ -82,6 +82,7 @@ pub fn keep_store(old: &Config, new: &mut Config) {
     };
     let accounts = new.accounts.get_or_insert_with(|| before.clone());
     accounts.store = before.store.clone();
+    accounts.store_secret = before.store_secret.clone();
     accounts.admin_credential = before.admin_credential.clone();
     accounts.webhook = before.webhook.clone();
     (accounts.ledger_days, accounts.sums_days) = (before.ledger_days, before.sums_days);
@@ -92,6 +93,7 @@ fn fixed(accounts: &Option<Accounts>) -> Option<impl PartialEq + '_> {
     accounts.as_ref().map(|accounts| {
         (
             &accounts.store,
+            &accounts.store_secret,
             &accounts.admin_credential,
             &accounts.webhook,
             accounts.ledger_days,

@@ -13,9 +13,12 @@ use super::provider::SecretPlace;
 #[serde(deny_unknown_fields)]
 pub struct Accounts {
     /// Where keys, budgets and the ledger are kept: the path of an SQLite file, which is made if it does not exist, or
-    /// `postgres://…`, which several gateways can share. A URL with a password is better kept in a variable or a file:
-    /// `{env: NAME}`. Takes effect after a restart.
-    pub store: StorePlace,
+    /// `postgres://…`, which several gateways can share. Needed, unless `store_secret` says it. Takes effect after a restart.
+    #[serde(default)]
+    pub store: Option<String>,
+    /// Where that is written instead: for a URL with a password. Default: nowhere.
+    #[serde(default)]
+    pub store_secret: Option<SecretPlace>,
     /// Where the administrator's credential is. With it, `/admin/v1` of the admin interface serves keys, budgets and reports
     /// to whoever sends it as `Authorization: Bearer`. Default: none; then the admin interface does not have those pages.
     #[serde(default)]
@@ -64,17 +67,6 @@ fn ledger_days() -> u32 {
 
 fn sums_days() -> u32 {
     800
-}
-
-/// Where the store is.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(inline)]
-pub enum StorePlace {
-    /// A path, or a URL.
-    Location(String),
-    /// Where the path or the URL is.
-    Secret(SecretPlace),
 }
 
 /// Whether a request needs a virtual key.

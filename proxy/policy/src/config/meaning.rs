@@ -6,13 +6,10 @@
 use sluice_wire::dialect::Dialect;
 use sluice_wire::limits;
 
-use super::accounts::StorePlace;
 use super::check::{Mistakes, suggestion};
 use super::names::Names;
 use super::tree::{Node, Step};
-use super::{
-    AuthName, Aws, Balance, CacheRules, ClientAuth, Config, Key, Provider, Route, SecretPlace, WeightedTarget,
-};
+use super::{AuthName, Aws, Balance, CacheRules, ClientAuth, Config, Key, Provider, Route, WeightedTarget};
 use crate::vendors;
 
 /// Adds every mistake of meaning.
@@ -84,17 +81,19 @@ impl Checker<'_> {
 
     fn accounts(&mut self) {
         let Some(accounts) = &self.config.accounts else { return };
-        let is_one = |place: &SecretPlace| place.env.is_some() != place.file.is_some();
-        let one = "expected either env or file";
-        match &accounts.store {
-            StorePlace::Location(text) if text.trim().is_empty() => self.within(&["accounts", "store"], |c| {
+        let is_blank = |text: &String| text.trim().is_empty();
+        if accounts.store_secret.is_none() && accounts.store.as_ref().is_none_or(is_blank) {
+            self.within(&["accounts", "store"], |c| {
                 c.add("expected the path of a file, or postgres://…");
-            }),
-            StorePlace::Secret(place) if !is_one(place) => self.within(&["accounts", "store"], |c| c.add(one)),
-            _ => {}
+            });
         }
-        if accounts.admin_credential.as_ref().is_some_and(|place| !is_one(place)) {
-            self.within(&["accounts", "admin_credential"], |c| c.add(one));
+        for (key, place) in [
+            ("store_secret", &accounts.store_secret),
+            ("admin_credential", &accounts.admin_credential),
+        ] {
+            if place.as_ref().is_some_and(|place| place.env.is_none() && place.file.is_none()) {
+                self.within(&["accounts", key], |c| c.add("expected env or file"));
+            }
         }
         let is_url = |url: &String| url.starts_with("http://") || url.starts_with("https://");
         if accounts.webhook.as_ref().is_some_and(|url| !is_url(url)) {
