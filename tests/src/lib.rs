@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod http;
 pub mod netns;
 pub mod origin;
+pub mod privileges;
 pub mod setup;
 pub mod sim;
 pub mod temp;

@@ -6,6 +6,7 @@
 mod bench;
 mod cargo;
 mod ci;
+mod ebpf;
 mod fuzz;
 mod prices;
 mod schema;
@@ -33,6 +34,9 @@ enum Command {
     Prices(prices::Args),
     /// Run the vendors' own SDKs against a gateway with the simulator behind it.
     Sdk(sdk::Args),
+    /// The kernel's side: build its programs, upgrade under load.
+    #[command(subcommand)]
+    Ebpf(ebpf::Action),
     /// Fuzz the decoders.
     Fuzz(fuzz::Args),
     /// Measurements.
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
         Command::Schema => schema::run(),
         Command::Prices(args) => prices::run(&args),
         Command::Sdk(args) => sdk::run(&args),
+        Command::Ebpf(action) => ebpf::run(&action),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Bench(command) => bench::run(command),
     };

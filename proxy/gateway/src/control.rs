@@ -6,32 +6,35 @@
 pub mod admin;
 mod build;
 mod credentials;
+pub mod handover;
 mod log;
 mod reload;
 mod resolve;
+mod start;
 pub mod store;
+mod succession;
 pub mod treasury;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use sluice_policy::config::{Config, LogFormat};
-use sluice_policy::meter::CoreMeter;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::admin::Status;
 use self::credentials::InstanceCredentials;
+use self::handover::{Sockets, Successor};
 use self::log::RequestLog;
 use self::reload::Watch;
 pub use self::reload::load;
 use self::resolve::Resolver;
-use crate::mesh::{self, ControlEnd, Order};
+use crate::ebpf::Kernel;
+use crate::mesh::{ControlEnd, Order, Pulse};
 use crate::plane::Plane;
-use crate::worker::{self, Worker};
 
 /// How often records are fetched from the cores.
 const FETCH_PERIOD: Duration = Duration::from_millis(20);
@@ -39,8 +42,6 @@ const FETCH_PERIOD: Duration = Duration::from_millis(20);
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
 /// How long the start, or a reload, waits for the first AWS credentials of the instance.
 const CREDENTIALS_PATIENCE: Duration = Duration::from_secs(3);
-/// Length of the kernel's queue of connections not yet accepted, per socket.
-const BACKLOG: i32 = 4096;
 
 /// What the command line may override.
 #[derive(Debug, Default)]
@@ -53,7 +54,12 @@ pub struct Overrides {
     pub cores: Option<u16>,
     /// Use epoll even where io_uring works.
     pub epoll: bool,
+    /// Take over from the running process that has the same configuration file.
+    pub takeover: bool,
 }
+
+/// What the kernel does, for the control thread and the admin interface, which runs on it.
+pub type SharedKernel = Arc<Mutex<Kernel>>;
 
 /// The control thread's side of everything.
 struct Control {
@@ -66,6 +72,15 @@ struct Control {
     config: Config,
     plane: Arc<Plane>,
     status: Arc<Status>,
+    /// What the kernel does; shared with the admin interface, which answers on this thread too.
+    kernel: SharedKernel,
+    pulses: Vec<Arc<Pulse>>,
+    /// The listening sockets, beside the cores' own copies; none once another process has them.
+    sockets: Option<Sockets>,
+    successor: Successor,
+    /// Whether the cores have been told to accept no more.
+    ceased: bool,
+    ticks: u64,
 }
 
 /// Runs the gateway until it is told to stop and has drained.
@@ -75,77 +90,8 @@ struct Control {
 pub fn run(config: Config, path: PathBuf, overrides: &Overrides) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut control = start(config, path, overrides).await?;
+        let mut control = start::start(config, path, overrides).await?;
         control.serve().await
-    })
-}
-
-async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<Control> {
-    let mut resolver = Resolver::new();
-    let mut instance = InstanceCredentials::default();
-    let (plane, warnings) = build::plane(&config, 1, &mut resolver, &instance, None).await?;
-    for warning in &warnings {
-        tracing::warn!("{warning}");
-    }
-    let plane = Arc::new(with_instance(plane, &mut instance).await);
-    let processors = core_affinity::get_core_ids().unwrap_or_default();
-    let cores = overrides
-        .cores
-        .or(config.server.cores)
-        .map_or(processors.len().max(1), usize::from);
-    let addresses = match overrides.listen {
-        Some(address) => vec![address],
-        None => config.server.listen.0.iter().map(|address| address.0).collect(),
-    };
-    let mut sockets = listen(&addresses, cores)?;
-    let bound: Vec<SocketAddr> = sockets[0]
-        .iter()
-        .map(TcpListener::local_addr)
-        .collect::<Result<_, _>>()?;
-    let admin_address = overrides.admin.unwrap_or(config.server.admin.0);
-    let admin_socket = tokio::net::TcpListener::bind(admin_address)
-        .await
-        .with_context(|| format!("cannot listen on {admin_address} for the admin interface"))?;
-    let admin_bound = admin_socket.local_addr()?;
-
-    let mut meters = Vec::new();
-    let mut control_ends = Vec::new();
-    let mut threads = Vec::new();
-    for (index, listeners) in sockets.drain(..).enumerate() {
-        let (core_end, control_end) = mesh::rings();
-        let meter = Arc::new(CoreMeter::default());
-        meters.push(meter.clone());
-        control_ends.push(control_end);
-        threads.push(worker::spawn(Worker {
-            index,
-            // With as many threads as processors each gets its own; otherwise the kernel places them better.
-            cpu: (cores == processors.len()).then(|| processors[index]),
-            listeners,
-            plane: plane.clone(),
-            end: core_end,
-            meter,
-            seed: fastrand::u64(..),
-            force_epoll: overrides.epoll,
-        })?);
-    }
-    let scheme = if plane.server_tls.is_some() { "https" } else { "http" };
-    let json = is_json(config.log.format);
-    announce(scheme, &bound, admin_bound, json);
-    let status = Arc::new(Status::new(meters, plane.clone()));
-    tokio::spawn(admin::serve(admin_socket, status.clone()));
-    let log = RequestLog::open(&config.log.requests.output, json, config.log.requests.sample)
-        .with_context(|| format!("cannot write the request log to {}", config.log.requests.output))?;
-    let watch = Watch::new(path);
-    Ok(Control {
-        cores: control_ends,
-        threads,
-        log,
-        resolver,
-        instance,
-        watch,
-        config,
-        plane,
-        status,
     })
 }
 
@@ -169,7 +115,15 @@ impl Control {
         watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = fetch.tick() => self.fetch_records(),
+                _ = fetch.tick() => {
+                    self.fetch_records();
+                    self.watch_cores();
+                }
+                ask = self.successor.asked() => {
+                    if self.answer(ask).await {
+                        return self.retire(&mut stop, &mut interrupt).await;
+                    }
+                }
                 _ = watch.tick() => {
                     if self.watch.changed() {
                         self.reload("the configuration file has changed").await;
@@ -182,13 +136,15 @@ impl Control {
                 _ = interrupt.recv() => break,
             }
         }
-        self.drain(&mut stop, &mut interrupt).await
+        let grace = Duration::from_millis(self.config.server.timeouts.drain.0.into());
+        self.drain(&mut stop, &mut interrupt, grace).await
     }
 
     fn fetch_records(&mut self) {
         for core in &mut self.cores {
             while let Ok(record) = core.records.pop() {
                 self.log.add(&record);
+                self.status.spent(&record);
             }
         }
         self.log.flush();
@@ -216,7 +172,7 @@ impl Control {
                 }
                 if reload::needs_restart(&self.config, &config) {
                     tracing::warn!(
-                        "server.listen, server.admin, server.cores and log take effect only after a restart"
+                        "server.listen, server.admin, server.cores, ebpf, handover and log take effect only after a restart"
                     );
                 }
                 self.config = config;
@@ -251,7 +207,8 @@ impl Control {
     }
 
     /// Hands a plane to every core. A full ring means a core that has not looked for seconds: it is asked again.
-    async fn publish(&mut self, plane: Plane) {
+    async fn publish(&mut self, mut plane: Plane) {
+        lock(&self.kernel).tag(&mut plane);
         self.plane = Arc::new(plane);
         self.status.serves(self.plane.clone());
         for index in 0..self.cores.len() {
@@ -270,8 +227,11 @@ impl Control {
         &mut self,
         stop: &mut tokio::signal::unix::Signal,
         interrupt: &mut tokio::signal::unix::Signal,
+        grace: Duration,
     ) -> Result<()> {
-        let grace = Duration::from_millis(self.config.server.timeouts.drain.0.into());
+        // A process that is started in this one's place waits for its own successor.
+        self.successor.retired();
+        self.sockets = None;
         tracing::info!(?grace, "draining: no new connections; requests in flight go on");
         self.status.draining();
         for index in 0..self.cores.len() {
@@ -302,36 +262,9 @@ impl Control {
     }
 }
 
-/// One socket per core and address. The first core's sockets choose the ports where 0 was asked for.
-fn listen(addresses: &[SocketAddr], cores: usize) -> Result<Vec<Vec<TcpListener>>> {
-    let mut all: Vec<Vec<TcpListener>> = Vec::new();
-    for core in 0..cores {
-        let mut own = Vec::new();
-        for (index, address) in addresses.iter().enumerate() {
-            let address = if core == 0 {
-                *address
-            } else {
-                all[0][index].local_addr()?
-            };
-            own.push(bind(address).with_context(|| format!("cannot listen on {address}"))?);
-        }
-        all.push(own);
-    }
-    Ok(all)
-}
-
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let kind = socket2::Type::STREAM.cloexec();
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(address),
-        kind,
-        Some(socket2::Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+/// What the kernel does, to be asked or told something. Nobody holds it while waiting.
+pub fn lock(kernel: &SharedKernel) -> MutexGuard<'_, Kernel> {
+    kernel.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether lines are JSON.
@@ -341,15 +274,4 @@ pub fn is_json(format: LogFormat) -> bool {
         LogFormat::Text => false,
         LogFormat::Auto => !std::io::IsTerminal::is_terminal(&std::io::stdout()),
     }
-}
-
-fn announce(scheme: &str, bound: &[SocketAddr], admin: SocketAddr, json: bool) {
-    let urls: Vec<String> = bound.iter().map(|address| format!("{scheme}://{address}")).collect();
-    if json {
-        let line = serde_json::json!({"msg": "listening", "listen": urls, "admin": format!("http://{admin}")});
-        println!("{line}");
-    } else {
-        println!("listening on {}\nadmin on http://{admin}", urls.join(", "));
-    }
-    tracing::info!(listen = urls.join(", "), %admin, "serving");
 }

@@ -11,6 +11,7 @@ mod connection;
 pub mod control;
 mod core;
 mod deadline;
+pub mod ebpf;
 mod exchange;
 mod intake;
 mod mesh;

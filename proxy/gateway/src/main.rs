@@ -3,6 +3,8 @@
 //! Invariants: a mistake in the configuration ends with exit code 1 and says file, line, key and what is expected.
 //! Deliberately absent: everything else; see `control.rs` for what runs and `worker.rs` for the data plane.
 
+mod cli;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,7 +41,14 @@ enum Command {
         /// Use epoll even where io_uring works.
         #[arg(long)]
         epoll: bool,
+        /// Take over from the running gateway that has the same configuration file, without losing a connection.
+        #[arg(long)]
+        takeover: bool,
     },
+    /// Have the running gateway replace itself by the program that is now at its path, without losing a connection.
+    Upgrade(cli::upgrade::Args),
+    /// Show where time goes: what the kernel has measured beside what the gateway has.
+    Latency(cli::latency::Args),
     /// Say whether a configuration file is good.
     Check {
         /// The configuration file.
@@ -56,6 +65,7 @@ fn main() -> ExitCode {
             admin,
             cores,
             epoll,
+            takeover,
         } => {
             let config = match control::load(&path) {
                 Ok(config) => config,
@@ -70,12 +80,15 @@ fn main() -> ExitCode {
                     admin,
                     cores,
                     epoll,
+                    takeover,
                 },
             ) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => complain(&format!("sluice cannot run: {error:#}")),
             }
         }
+        Command::Upgrade(args) => done(cli::upgrade::run(&args)),
+        Command::Latency(args) => done(cli::latency::run(&args)),
         Command::Check { config: path } => match control::load(&path) {
             Ok(config) => {
                 println!("{} is good: {}", path.display(), summary(&config));
@@ -83,6 +96,13 @@ fn main() -> ExitCode {
             }
             Err(mistakes) => complain(&mistakes),
         },
+    }
+}
+
+fn done(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&format!("{error:#}")),
     }
 }
 

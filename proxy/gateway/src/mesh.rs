@@ -3,11 +3,14 @@
 //! Invariants: bounded; neither side ever waits for the other; a core drains its ring on its tick, so no request needs a
 //! wake-up from another thread. Deliberately absent: anything from core to core.
 
+use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use rtrb::{Consumer, Producer, RingBuffer};
 use sluice_wire::limits::RING_ENTRIES;
 
+use crate::ebpf::steering::Load;
 use crate::plane::Plane;
 use crate::record::Record;
 
@@ -15,10 +18,33 @@ use crate::record::Record;
 pub enum Order {
     /// From now on, serve by this.
     Serve(Arc<Plane>),
+    /// Accept connections at these addresses too.
+    Listen(Vec<Place>),
+    /// Accept no more connections, and leave those that wait to whoever else has the same sockets.
+    Cease,
+    /// Another process has the addresses: finish what is under way, and tell each client with its next answer to connect anew.
+    Retire,
     /// Stop accepting; finish what is under way.
     Drain,
     /// Close what is left and end.
     Stop,
+}
+
+/// Where a core accepts connections.
+pub struct Place {
+    /// Its own socket of that address.
+    pub listener: TcpListener,
+    /// Where it says how many connections it has, if they are steered.
+    pub load: Option<Load>,
+}
+
+/// Signs of a core's life, for the control thread.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    /// The last tick, in milliseconds of the shared clock; 0 before the first.
+    pub beat_ms: AtomicU64,
+    /// Addresses that it accepts connections at.
+    pub accepting: AtomicU32,
 }
 
 /// A core's ends of its rings.

@@ -15,6 +15,7 @@ use rustls::{ClientConfig, ServerConfig};
 use sluice_policy::health::{Health, KeyStanding, KeyState, Standing};
 use sluice_policy::snapshot::Snapshot;
 
+use crate::ebpf::accounting::Tagger;
 use crate::signing::AwsCredentials;
 
 /// A core's hold on a plane: an `Rc` of its own around what all cores share, so that taking one per request touches no memory
@@ -84,4 +85,6 @@ pub struct OriginRuntime {
     pub addresses: Arc<[SocketAddr]>,
     /// TLS towards it, if its scheme is https.
     pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    /// What tells the kernel whose its connections are, if it measures them.
+    pub tagger: Option<Tagger>,
 }

@@ -6,6 +6,7 @@
 
 mod check;
 pub mod concurrency;
+pub mod kernel;
 mod meaning;
 pub(crate) mod names;
 pub mod provider;
@@ -22,6 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use concurrency::Concurrency;
+pub use kernel::{Accounting, Ebpf, Handover, Steering};
 pub use provider::{AuthName, Aws, AwsAccessKey, AwsSource, DialectName, Key, Provider, ProviderTls, SecretPlace};
 pub use provider::{TimeoutOverrides, Timeouts};
 pub use routing::{Balance, Breaker, Hedge, KeyRest, Resume, Retries, Route, Sample, Verdict, WeightedTarget};
@@ -64,6 +66,12 @@ pub struct Config {
     #[serde(default)]
     #[schemars(length(max = 4096))]
     pub routes: Vec<Route>,
+    /// eBPF programs that the gateway loads where it may; each part that it may not load is left out, and the log says why.
+    #[serde(default)]
+    pub ebpf: Ebpf,
+    /// How a new process takes the port over from this one.
+    #[serde(default)]
+    pub handover: Handover,
     /// What is logged. Bodies and keys never are.
     #[serde(default)]
     pub log: Log,

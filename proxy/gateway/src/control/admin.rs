@@ -4,6 +4,8 @@
 //! Deliberately absent: anything that changes the configuration; what an operator may clear is in `health.rs`.
 
 mod health;
+mod kernel;
+mod spent;
 
 pub mod accounts;
 
@@ -17,14 +19,20 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use sluice_policy::meter::{CoreMeter, Kind};
+use tokio::sync::Notify;
 
+use self::spent::Spent;
+use super::{SharedKernel, lock};
 use crate::clock;
 use crate::plane::Plane;
+use crate::record::Record;
 
 /// What the admin interface shows.
 pub struct Status {
     started: Instant,
     meters: Vec<Arc<CoreMeter>>,
+    kernel: SharedKernel,
+    retired: Notify,
     state: Mutex<Facts>,
 }
 
@@ -35,11 +43,12 @@ struct Facts {
     refusal: Option<String>,
     plane: Arc<Plane>,
     draining: bool,
+    spent: Spent,
 }
 
 impl Status {
     /// The state at start.
-    pub fn new(meters: Vec<Arc<CoreMeter>>, plane: Arc<Plane>) -> Self {
+    pub fn new(meters: Vec<Arc<CoreMeter>>, plane: Arc<Plane>, kernel: SharedKernel) -> Self {
         let state = Facts {
             generation: 1,
             reloads: 0,
@@ -47,10 +56,13 @@ impl Status {
             refusal: None,
             plane,
             draining: false,
+            spent: Spent::default(),
         };
         Self {
             started: Instant::now(),
             meters,
+            kernel,
+            retired: Notify::new(),
             state: Mutex::new(state),
         }
     }
@@ -86,6 +98,16 @@ impl Status {
         self.change(|state| state.draining = true);
     }
 
+    /// Another process answers at this address from now on.
+    pub fn retired(&self) {
+        self.retired.notify_one();
+    }
+
+    /// A request has ended.
+    pub fn spent(&self, record: &Record) {
+        self.change(|state| state.spent.add(record));
+    }
+
     fn change<T>(&self, act: impl FnOnce(&mut Facts) -> T) -> T {
         act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -101,8 +123,11 @@ pub async fn serve(socket: tokio::net::TcpListener, status: Arc<Status>) {
         .route("/admin/keys/{provider}/{key}/clear", post(health::clear_key))
         .route("/admin/targets/reset", post(health::reset_target))
         .route("/admin/forget", post(health::forget))
-        .with_state(status);
-    if let Err(error) = axum::serve(socket, routes).await {
+        .route("/admin/steering", post(kernel::set_mode))
+        .route("/admin/latency", get(kernel::latency))
+        .with_state(status.clone());
+    let serving = axum::serve(socket, routes).with_graceful_shutdown(async move { status.retired.notified().await });
+    if let Err(error) = serving.await {
         tracing::error!(%error, "the admin interface has stopped");
     }
 }
@@ -133,6 +158,7 @@ async fn overview(State(status): State<Arc<Status>>) -> Response {
             },
             "providers": report["providers"].take(),
             "targets": report["targets"].take(),
+            "kernel": kernel::overview(&lock(&status.kernel)),
         })
     });
     json(StatusCode::OK, body.to_string())
@@ -151,6 +177,7 @@ async fn metrics(State(status): State<Arc<Status>>) -> Response {
     }
     health::write_codes(&mut text, &status.meters);
     health::write_metrics(&mut text, &status.plane(), clock::shared_ms());
+    kernel::write_metrics(&mut text, &lock(&status.kernel));
     status.change(|state| {
         for (name, help, kind, value) in [
             (

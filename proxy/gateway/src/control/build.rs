@@ -47,7 +47,11 @@ pub async fn plane(
             }
             None => None,
         };
-        origins.push(OriginRuntime { addresses, tls });
+        origins.push(OriginRuntime {
+            addresses,
+            tls,
+            tagger: None,
+        });
     }
     let ready_body = ready_body(&snapshot, &warnings);
     let plane = Plane {
