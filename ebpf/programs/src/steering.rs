@@ -72,8 +72,11 @@ fn steer(ctx: &SkReuseportContext, moves: bool) -> u32 {
     let core = match mode {
         Mode::Hash => nth(base, scale(ctx.hash(), count)),
         Mode::RoundRobin => {
-            // SAFETY: an atomic addition to a word that is valid for as long as the program runs.
-            let turn = unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*config).turn, 1) };
+            // Read, then added to: an addition that gives the old value needs Linux 5.12, and for a relaxed one LLVM emits code
+            // that does not. Two connections at one moment may go to one core.
+            // SAFETY: a word that is valid for as long as the program runs.
+            let turn = unsafe { (&raw const (*config).turn).read_volatile() };
+            add_one(unsafe { &raw mut (*config).turn });
             nth(base, (turn as u32) % count)
         }
         Mode::Cpu => on_processor().or_else(|| less_loaded(base, count)),
@@ -82,16 +85,23 @@ fn steer(ctx: &SkReuseportContext, moves: bool) -> u32 {
     let Some(core) = core else { return SK_PASS };
     if SOCKETS.select_reuseport(ctx, core).is_err() {
         // SAFETY: as above.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*config).unplaced, 1) };
+        add_one(unsafe { &raw mut (*config).unplaced });
         return SK_PASS;
     }
     if (moves || begins(ctx))
         && let Some(load) = LOAD.get_ptr_mut(core)
     {
         // SAFETY: as above.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*load).picked, 1) };
+        add_one(unsafe { &raw mut (*load).picked });
     }
     SK_PASS
+}
+
+/// Adds one to a word of a map, whoever else does at the same time.
+#[inline(always)]
+fn add_one(word: *mut u64) {
+    // SAFETY: every caller has the word from a map's element, which is valid for as long as the program runs.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(word, 1) };
 }
 
 /// The core at a place of the list.

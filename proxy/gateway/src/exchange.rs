@@ -314,7 +314,8 @@ async fn finish(
     mut request: Request,
     ended: Result<(), End>,
 ) -> After {
-    request.keep_alive &= !core.is_draining();
+    // Once retired, a client that was not told with the head of its answer is told with the next.
+    request.keep_alive &= !core.is_draining() || ended.is_ok() && core.is_retired();
     let view = request.view();
     let mut after = if request.keep_alive {
         After::KeepAlive
