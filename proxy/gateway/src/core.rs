@@ -147,11 +147,15 @@ impl Core {
     }
 
     /// Takes that memory back from a request that is about to wait. The message must have been sent.
+    ///
+    /// What is not kept is freed: a request that kept memory of its own would go on using that, and after a burst most
+    /// would, each writing to memory that no cache holds any more.
     pub fn take_back_parts(&self, place: &mut Parts) {
+        let mut parts = std::mem::take(place);
         let mut free = self.parts.borrow_mut();
         if free.len() < PARTS_FREE_MAX {
-            place.clear();
-            free.push(std::mem::take(place));
+            parts.clear();
+            free.push(parts);
         }
     }
 
