@@ -70,7 +70,6 @@ fn known_delays(epoll: bool) {
         ("upstream", "bytes_sent"),
         ("upstream", "bytes_received"),
         ("listener", "accept_queue"),
-        ("listener", "ready_wait"),
         ("listener", "handshake_rtt"),
         ("listener", "bytes_sent"),
     ] {
