@@ -49,25 +49,26 @@ fn state(reason: Option<&str>) -> &'static str {
 
 /// Appends the metrics of all of it.
 pub fn write_metrics(text: &mut String, kernel: &Kernel) {
+    const TIER: &str = "sluice_ebpf_tier";
+    const PICKED: &str = "sluice_steering_picked_total";
     // Writing to a string cannot fail.
     let _ = writeln!(
         text,
-        "# HELP sluice_ebpf_tier Which parts of the kernel's side are at work.\n# TYPE sluice_ebpf_tier gauge"
+        "# HELP {TIER} Which parts of the kernel's side are at work.\n# TYPE {TIER} gauge"
     );
     for (tier, reason) in kernel.tiers() {
         for shown in ["on", "off"] {
             let value = u8::from(state(reason) == shown);
-            let _ = writeln!(text, "sluice_ebpf_tier{{tier=\"{tier}\",state=\"{shown}\"}} {value}");
+            let _ = writeln!(text, "{TIER}{{tier=\"{tier}\",state=\"{shown}\"}} {value}");
         }
     }
     if let Tier::On(steering) = &kernel.steering {
         let _ = writeln!(
             text,
-            "# HELP sluice_steering_picked_total Connections that were sent to each core.\n\
-             # TYPE sluice_steering_picked_total counter"
+            "# HELP {PICKED} Connections that were sent to each core.\n# TYPE {PICKED} counter"
         );
         for (core, picked) in steering.picked().iter().enumerate() {
-            let _ = writeln!(text, "sluice_steering_picked_total{{core=\"{core}\"}} {picked}");
+            let _ = writeln!(text, "{PICKED}{{core=\"{core}\"}} {picked}");
         }
     }
     let Tier::On(accounting) = &kernel.accounting else {
