@@ -391,6 +391,7 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         first_byte_us: 0,
         total_us: 0,
         upstream_us: 0,
+        queued_us: 0,
     };
     core.meter.requests.add(1);
     Request {

@@ -115,6 +115,8 @@ pub struct Record {
     pub total_us: u32,
     /// From the begin of sending to the provider that was asked last until its first byte.
     pub upstream_us: u32,
+    /// Waited for places at providers whose concurrency is limited, all attempts together.
+    pub queued_us: u32,
 }
 
 #[cfg(test)]

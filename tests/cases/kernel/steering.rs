@@ -101,7 +101,7 @@ fn by_processor_a_connection_stays_where_it_arrives() {
         return;
     }
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    if processors < 2 || processors > 16 {
+    if !(2..=16).contains(&processors) {
         println!("left out: {processors} processors");
         return;
     }

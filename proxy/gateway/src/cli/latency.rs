@@ -99,7 +99,7 @@ fn fetch(admin: SocketAddr) -> Result<Value> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
-    if !head.split(' ').nth(1).is_some_and(|status| status == "200") {
+    if head.split(' ').nth(1) != Some("200") {
         bail!("the admin interface says: {}", head.lines().next().unwrap_or_default());
     }
     serde_json::from_str(body).context("the answer is not understood")
@@ -161,13 +161,13 @@ fn where_time_goes(page: &Value, slots: &[Value]) -> String {
     );
     let _ = writeln!(
         text,
-        "where did the time go? (medians; we: the gateway, with its queues; processor time per request, the process as a whole: {})",
+        "where did the time go? (medians; processor time per request, the process as a whole: {})",
         shown_us(cpu / requests.max(1))
     );
     let _ = writeln!(
         text,
-        "{:<24}{:>9} │{:>9}{:>9}{:>9} │{:>9}{:>9} │{:>9}{:>9}{:>9}",
-        "provider", "requests", "client", "we", "provider", "accept", "unread", "connect", "rtt", "answers"
+        "{:<24}{:>9} │{:>9}{:>9}{:>9}{:>9} │{:>9}{:>9} │{:>9}{:>9}{:>9}",
+        "provider", "requests", "client", "queue", "we", "provider", "accept", "unread", "connect", "rtt", "answers"
     );
     let of_role = |role: &str, name: Option<&str>, what: &str| {
         let fits = |slot: &&Value| {
@@ -185,10 +185,11 @@ fn where_time_goes(page: &Value, slots: &[Value]) -> String {
         let upstream = |what| shown(of_role("upstream", Some(name), what));
         let _ = writeln!(
             text,
-            "{:<24}{:>9} │{:>9}{:>9}{:>9} │{:>9}{:>9} │{:>9}{:>9}{:>9}",
+            "{:<24}{:>9} │{:>9}{:>9}{:>9}{:>9} │{:>9}{:>9} │{:>9}{:>9}{:>9}",
             name,
             provider["total"]["count"].as_u64().unwrap_or(0),
             own("receiving"),
+            own("queue"),
             own("gateway"),
             own("upstream_first_byte"),
             shown(of_role("listener", None, "accept_queue")),
@@ -199,8 +200,8 @@ fn where_time_goes(page: &Value, slots: &[Value]) -> String {
         );
     }
     text.push_str(
-        "client: its request arrives · we: until it is sent on · provider: until its first byte is read, all three by the gateway's \
-         clock\naccept, unread: waiting outside the program · connect, rtt: the network · answers: until the first byte is there, by the \
+        "client: its request arrives · queue: it waits for a place at a limited provider · we: the gateway itself · provider: until its \
+         first byte is read, all by the gateway's clock\naccept, unread: waiting outside the program · connect, rtt: the network · answers: until the first byte is there, by the \
          kernel's clock\nprovider slow: `answers` is large · network slow: `connect` and `rtt` are · we are slow: `we`, `accept` or \
          `unread` is\n",
     );

@@ -20,7 +20,7 @@ mod state;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -309,7 +309,7 @@ pub fn take(address: &UnixAddress) -> Result<(Sockets, Taken)> {
     );
     let count = offer.cores * offer.addresses;
     let mut all = fds::receive(&stream, count + 2)?.into_iter();
-    let mut next = || all.next().map(OwnedFd::from).context("a socket is missing");
+    let mut next = || all.next().context("a socket is missing");
     let mut clients = Vec::new();
     for _ in 0..offer.cores {
         let own: Result<Vec<TcpListener>> = (0..offer.addresses).map(|_| Ok(next()?.into())).collect();

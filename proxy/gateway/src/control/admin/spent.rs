@@ -22,6 +22,7 @@ pub struct Spent {
 #[derive(Default)]
 struct OfProvider {
     receiving: Distribution,
+    queue: Distribution,
     gateway: Distribution,
     upstream: Distribution,
     total: Distribution,
@@ -56,11 +57,13 @@ impl Spent {
             self.of.insert(provider.to_owned(), OfProvider::default());
         }
         let Some(of) = self.of.get_mut(provider) else { return };
-        let elsewhere = record.received_us.saturating_add(record.upstream_us);
-        of.receiving.add(record.received_us);
-        of.gateway.add(record.first_byte_us.saturating_sub(elsewhere));
-        of.upstream.add(record.upstream_us);
-        of.total.add(record.total_us);
+        let elsewhere = u64::from(record.received_us) + u64::from(record.upstream_us) + u64::from(record.queued_us);
+        of.receiving.add(record.received_us.into());
+        of.queue.add(record.queued_us.into());
+        of.gateway
+            .add(u64::from(record.first_byte_us).saturating_sub(elsewhere));
+        of.upstream.add(record.upstream_us.into());
+        of.total.add(record.total_us.into());
     }
 
     /// All of it, by provider.
@@ -69,6 +72,7 @@ impl Spent {
             json!({
                 "name": name,
                 "receiving": of.receiving.report(),
+                "queue": of.queue.report(),
                 "gateway": of.gateway.report(),
                 "upstream_first_byte": of.upstream.report(),
                 "total": of.total.report(),
@@ -79,9 +83,9 @@ impl Spent {
 }
 
 impl Distribution {
-    fn add(&mut self, us: u32) {
-        self.buckets[bucket(u64::from(us)) as usize] += 1;
-        self.sum += u64::from(us);
+    fn add(&mut self, us: u64) {
+        self.buckets[bucket(us) as usize] += 1;
+        self.sum += us;
     }
 
     fn report(&self) -> Value {
