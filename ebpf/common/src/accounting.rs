@@ -35,8 +35,12 @@ pub struct Tag {
     pub role: u32,
     /// Where the exchange under way stands: [`PHASE_IDLE`] and the following.
     pub phase: u32,
-    /// Bits: [`SEEN_ACCEPTED`], [`SEEN_FIRST`].
+    /// Bits: [`SEEN_ACCEPTED`], [`SEEN_FIRST`], [`SEEN_MEASURED`].
     pub seen: u32,
+    /// Exchanges that have begun.
+    pub turns: u32,
+    /// Nothing.
+    pub reserved: u32,
     /// When the connection was asked for (upstream) or established (listener).
     pub begun_ns: u64,
     /// When data became readable that has not been read yet; 0 if there is none.
@@ -58,6 +62,19 @@ pub const PHASE_ANSWERED: u32 = 2;
 pub const SEEN_ACCEPTED: u32 = 1;
 /// The first byte of the answer under way has been recorded.
 pub const SEEN_FIRST: u32 = 2;
+/// The exchange under way is one of those that are measured.
+pub const SEEN_MEASURED: u32 = 4;
+
+/// Exchanges at a connection's begin that are all measured.
+pub const MEASURED_FIRST: u32 = 4;
+/// Of those after them, one in as many is: reading the clock is most of what an exchange costs.
+pub const MEASURED_EVERY: u32 = 16;
+
+/// Whether the exchange of that number, from 0, is measured.
+#[must_use]
+pub const fn is_measured(turn: u32) -> bool {
+    turn < MEASURED_FIRST || turn % MEASURED_EVERY == 0
+}
 
 /// Which of our listening addresses a connection belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,7 +116,7 @@ pub const fn lower_bound(bucket: u32) -> u64 {
 }
 
 const _: () = assert!(size_of::<Histogram>() == 8 * (BUCKETS + 1));
-const _: () = assert!(size_of::<Tag>() == 48);
+const _: () = assert!(size_of::<Tag>() == 56);
 const _: () = assert!(size_of::<ListenerKey>() == 8);
 const _: () = assert!(size_of::<SlotName>() == NAME_BYTES);
 

@@ -20,7 +20,7 @@ use aya_ebpf::macros::{btf_map, btf_tracepoint, sock_ops};
 use aya_ebpf::programs::{BtfTracePointContext, SockOpsContext};
 use sluice_ebpf_common::accounting::{
     BUCKETS, Histogram, LISTENER_SLOTS, ListenerKey, PHASE_ANSWERED, PHASE_ASKED, ROLE_LISTENER, ROLE_UPSTREAM,
-    SEEN_ACCEPTED, SEEN_FIRST, SlotName, Tag, bucket,
+    SEEN_ACCEPTED, SEEN_FIRST, SEEN_MEASURED, SlotName, Tag, bucket, is_measured,
 };
 
 /// Slots, as far as the loader does not say otherwise.
@@ -156,16 +156,21 @@ pub fn sent(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let Some(tag) = tag_of(ctx.arg(0)) else { return 0 };
-    let now = now();
     if tag.role == ROLE_UPSTREAM {
-        end_of_exchange(tag);
-        tag.phase = PHASE_ASKED;
-        tag.seen &= !SEEN_FIRST;
-        tag.turn_ns = now;
-    } else {
-        if tag.phase == PHASE_ASKED {
+        if tag.phase != PHASE_ASKED {
+            begin_exchange(tag);
+        }
+        if tag.seen & SEEN_MEASURED != 0 {
+            tag.turn_ns = now();
+        }
+        return 0;
+    }
+    let begins = tag.phase == PHASE_ASKED;
+    tag.phase = PHASE_ANSWERED;
+    if tag.seen & SEEN_MEASURED != 0 {
+        let now = now();
+        if begins {
             record(FIRST_BYTE.get_ptr_mut(tag.slot), us_since(tag.turn_ns, now));
-            tag.phase = PHASE_ANSWERED;
         }
         tag.last_ns = now;
     }
@@ -176,29 +181,33 @@ pub fn sent(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sock_recv_length")]
 pub fn received(ctx: BtfTracePointContext) -> i32 {
     let Some(tag) = tag_of(ctx.arg(0)) else { return 0 };
-    let now = now();
     if tag.role == ROLE_LISTENER && tag.seen & SEEN_ACCEPTED == 0 {
         tag.seen |= SEEN_ACCEPTED;
-        record(ACCEPT_QUEUE.get_ptr_mut(tag.slot), us_since(tag.begun_ns, now));
+        record(ACCEPT_QUEUE.get_ptr_mut(tag.slot), us_since(tag.begun_ns, now()));
     }
     let (length, flags): (i32, i32) = (ctx.arg(1), ctx.arg(2));
     if length <= 0 || flags & PEEK != 0 {
         return 0;
     }
+    let begins = tag.role == ROLE_LISTENER && tag.phase != PHASE_ASKED;
+    if begins {
+        begin_exchange(tag);
+    } else if tag.role == ROLE_UPSTREAM && tag.phase == PHASE_ASKED {
+        tag.phase = PHASE_ANSWERED;
+    }
+    if tag.seen & SEEN_MEASURED == 0 {
+        return 0;
+    }
+    let now = now();
     let ready = tag.ready_ns;
     tag.ready_ns = 0;
     if ready != 0 {
         record(READY_WAIT.get_ptr_mut(tag.slot), us_since(ready, now));
     }
-    if tag.role == ROLE_UPSTREAM {
-        if tag.phase == PHASE_ASKED {
-            tag.phase = PHASE_ANSWERED;
-        }
-        tag.last_ns = now;
-    } else if tag.phase != PHASE_ASKED {
-        end_of_exchange(tag);
-        tag.phase = PHASE_ASKED;
+    if begins {
         tag.turn_ns = if ready != 0 { ready } else { now };
+    } else if tag.role == ROLE_UPSTREAM {
+        tag.last_ns = now;
     }
     0
 }
@@ -207,7 +216,13 @@ pub fn received(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sk_data_ready")]
 pub fn ready(ctx: BtfTracePointContext) -> i32 {
     let Some(tag) = tag_of(ctx.arg(0)) else { return 0 };
-    if tag.ready_ns != 0 || tag.role == ROLE_LISTENER && tag.seen & SEEN_ACCEPTED == 0 {
+    // What arrives from a client between two exchanges is the next one's begin.
+    let measured = if tag.role == ROLE_LISTENER && tag.phase != PHASE_ASKED {
+        tag.seen & SEEN_ACCEPTED != 0 && is_measured(tag.turns)
+    } else {
+        tag.seen & SEEN_MEASURED != 0
+    };
+    if !measured || tag.ready_ns != 0 {
         return 0;
     }
     let now = now();
@@ -219,10 +234,24 @@ pub fn ready(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// The next exchange begins; what is known of the one before it is complete.
+#[inline(always)]
+fn begin_exchange(tag: &mut Tag) {
+    end_of_exchange(tag);
+    tag.phase = PHASE_ASKED;
+    tag.seen &= !(SEEN_FIRST | SEEN_MEASURED);
+    if is_measured(tag.turns) {
+        tag.seen |= SEEN_MEASURED;
+    } else {
+        tag.ready_ns = 0;
+    }
+    tag.turns = tag.turns.wrapping_add(1);
+}
+
 /// Records an answer that is complete as far as the socket can tell.
 #[inline(always)]
 fn end_of_exchange(tag: &mut Tag) {
-    if tag.phase == PHASE_ANSWERED {
+    if tag.phase == PHASE_ANSWERED && tag.seen & SEEN_MEASURED != 0 {
         record(LAST_BYTE.get_ptr_mut(tag.slot), us_since(tag.turn_ns, tag.last_ns));
     }
 }
