@@ -1,7 +1,8 @@
-//! Programs that measure the cache: how good its decisions are, and how fast they are made.
+//! Programs that measure the cache: how good its decisions are, how fast they are made, and what a gateway pays for them.
 //!
-//! Both use the cache as the gateway does: a chat request is parsed, looked up, and its answer stored.
+//! The first two use the cache as the gateway does: a chat request is parsed, looked up, and its answer stored.
 
+pub mod cost;
 pub mod eval;
 pub mod speed;
 

@@ -7,6 +7,7 @@ pub mod glommio_proxy;
 pub mod http;
 pub mod l4;
 pub mod monoio_proxy;
+pub mod responder;
 pub mod rewrite;
 pub mod tokio_proxy;
 
@@ -21,6 +22,20 @@ pub struct Flags {
     /// Address that requests are passed on to.
     #[arg(long)]
     pub upstream: SocketAddr,
+    /// Core to pin to.
+    #[arg(long)]
+    pub cpu: Option<usize>,
+}
+
+/// The flags of the responder, which has no upstream.
+#[derive(Debug, Clone, clap::Parser)]
+pub struct ResponderFlags {
+    /// Address to listen on; port 0 lets the kernel choose, and the choice is printed.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+    /// Bytes of the answer's body.
+    #[arg(long, default_value_t = 1024)]
+    pub body_bytes: usize,
     /// Core to pin to.
     #[arg(long)]
     pub cpu: Option<usize>,

@@ -23,6 +23,8 @@ pub struct Gateway {
     pub admin: SocketAddr,
     /// Its files.
     pub dir: TempDir,
+    env: Vec<(String, String)>,
+    args: Vec<String>,
     child: Child,
 }
 
@@ -35,40 +37,42 @@ impl Gateway {
         args: &[String],
         without: Vec<u32>,
     ) -> Self {
-        let path = dir.write("config.yaml", pretty(config));
-        let create = |name: &str| File::create(dir.path().join(name)).expect("a log file can be made");
-        let mut command = Command::new(binary::sluice());
-        if !without.is_empty() {
-            // SAFETY: only system calls happen between fork and exec.
-            unsafe { command.pre_exec(move || without.iter().try_for_each(|&number| drop_capability(number))) };
-        }
-        let child = command
-            .args(["serve", "--config"])
-            .arg(&path)
-            .args(args)
-            .env_clear()
-            .envs(env.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(create("stdout"))
-            .stderr(create("stderr"))
-            .spawn()
-            .expect("the gateway's binary can be started");
+        dir.write("config.yaml", pretty(config));
+        let child = spawn(&dir, env, args, without);
         let none = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut gateway = Self {
             address: none,
             admin: none,
             dir,
+            env: env.to_vec(),
+            args: args.to_vec(),
             child,
         };
-        let line = wait::until("the gateway listens", || {
-            if let Ok(Some(status)) = gateway.child.try_wait() {
-                panic!("the gateway ended with {status}: {}", gateway.stderr());
-            }
-            gateway.lines().into_iter().find(|line| line["msg"] == "listening")
-        });
-        gateway.address = address(&line["listen"][0]);
-        gateway.admin = address(&line["admin"]);
+        gateway.listens();
         gateway
+    }
+
+    /// Kills it without a word.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again, on other ports, after [`Gateway::kill`] or [`Gateway::wait`]. What it had written to its outputs is gone.
+    pub fn revive(&mut self) {
+        self.child = spawn(&self.dir, &self.env, &self.args, Vec::new());
+        self.listens();
+    }
+
+    fn listens(&mut self) {
+        let line = wait::until("the gateway listens", || {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("the gateway ended with {status}: {}", self.stderr());
+            }
+            self.lines().into_iter().find(|line| line["msg"] == "listening")
+        });
+        self.address = address(&line["listen"][0]);
+        self.admin = address(&line["admin"]);
     }
 
     /// A new connection.
@@ -97,6 +101,13 @@ impl Gateway {
     #[must_use]
     pub fn admin(&self, target: &str) -> Response {
         Client::connect(self.admin).ask(&Request::get(target).field("Connection", "close"))
+    }
+
+    /// Posts a JSON document to the admin interface.
+    #[must_use]
+    pub fn admin_post(&self, target: &str, document: &Value) -> Response {
+        let request = Request::post(target, document.to_string()).field("Connection", "close");
+        Client::connect(self.admin).ask(&request)
     }
 
     /// A metric, summed over the cores.
@@ -244,6 +255,26 @@ impl Drop for Gateway {
             eprintln!("--- the gateway's stderr\n{}", self.stderr());
         }
     }
+}
+
+fn spawn(dir: &TempDir, env: &[(String, String)], args: &[String], without: Vec<u32>) -> Child {
+    let create = |name: &str| File::create(dir.path().join(name)).expect("a log file can be made");
+    let mut command = Command::new(binary::sluice());
+    if !without.is_empty() {
+        // SAFETY: only system calls happen between fork and exec.
+        unsafe { command.pre_exec(move || without.iter().try_for_each(|&number| drop_capability(number))) };
+    }
+    command
+        .args(["serve", "--config"])
+        .arg(dir.path().join("config.yaml"))
+        .args(args)
+        .env_clear()
+        .envs(env.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(create("stdout"))
+        .stderr(create("stderr"))
+        .spawn()
+        .expect("the gateway's binary can be started")
 }
 
 /// Runs `sluice check` on a file.

@@ -3,6 +3,7 @@
 //! One file per subcommand; what they have in common is the workspace they stand in (`cargo.rs`) and the pair of programs
 //! that some of them start (`stack.rs`).
 
+mod audit;
 mod bench;
 mod cargo;
 mod ci;
@@ -37,6 +38,8 @@ enum Command {
     /// The kernel's side: build its programs, upgrade under load.
     #[command(subcommand)]
     Ebpf(ebpf::Action),
+    /// Hold the provider's bill against budgets, through hundreds of deaths and long outages.
+    Audit(audit::Args),
     /// Fuzz the decoders.
     Fuzz(fuzz::Args),
     /// Measurements.
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Prices(args) => prices::run(&args),
         Command::Sdk(args) => sdk::run(&args),
         Command::Ebpf(action) => ebpf::run(&action),
+        Command::Audit(args) => audit::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Bench(command) => bench::run(command),
     };

@@ -66,6 +66,11 @@ pub fn shared_ms() -> u64 {
     monotonic_us() / 1000
 }
 
+/// The wall clock, in milliseconds since the epoch.
+pub fn unix_ms() -> u64 {
+    unix_us() / 1000
+}
+
 fn unix_us() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
 use sluice_wire::error::{ApiError, Code};
 use sluice_wire::limits::HEAD_BYTES_MAX;
@@ -17,6 +17,7 @@ use sluice_wire::proxy_protocol;
 use socket2::Socket;
 
 use crate::buffer::{Block, Chunk, Size};
+use crate::cache::flight::Flight;
 use crate::core::{Core, OpenConnection};
 use crate::exchange;
 use crate::net::{Received, Stream};
@@ -38,6 +39,10 @@ pub struct Downstream {
     pub carry: Chunk,
     /// The client's address; behind a load balancer with the PROXY protocol, the one that it reports.
     pub client: SocketAddr,
+    /// The answer that others wait for as well: as long as somebody does, the request goes on without its client.
+    pub audience: Option<Rc<Flight>>,
+    /// The client has gone, and its request goes on for others.
+    absent: bool,
     early: Option<Received>,
 }
 
@@ -76,6 +81,8 @@ pub async fn serve(open: OpenConnection, socket: Socket, peer: SocketAddr) {
         stream,
         carry: Chunk::empty(),
         client: peer,
+        audience: None,
+        absent: false,
         early: None,
     };
     // Boxed, so that what happens once does not make the task of every idle connection larger.
@@ -238,19 +245,39 @@ impl Downstream {
             if let Poll::Ready(value) = operation.as_mut().poll(context) {
                 return Poll::Ready(Ok(value));
             }
+            if self.absent {
+                let goes_on = self.carries_on(Some(context.waker()));
+                return if goes_on {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(Err(ClientGone))
+                };
+            }
             if self.early.is_none()
                 && self.carry.is_empty()
                 && let Poll::Ready(received) = self.stream.poll_recv(context)
             {
                 let gone = !matches!(received, Ok(Some(_)));
                 self.early = Some(received);
-                if gone {
+                if gone && !self.carries_on(Some(context.waker())) {
                     return Poll::Ready(Err(ClientGone));
                 }
+                self.absent = gone;
             }
             Poll::Pending
         })
         .await
+    }
+
+    /// Whether the request goes on for others although its client has gone.
+    fn carries_on(&self, waker: Option<&Waker>) -> bool {
+        self.audience.as_ref().is_some_and(|flight| flight.carries_on(waker))
+    }
+
+    /// Nobody follows the answer any more: whether the client had gone before its end.
+    pub fn has_left(&mut self) -> bool {
+        self.audience = None;
+        self.absent
     }
 
     /// Sends a message; `bytes` beyond what the deadline's base covers give it more time.
@@ -262,7 +289,16 @@ impl Downstream {
         const RATE_MIN: u64 = 16;
         let allowance = u64::from(write_ms) + parts.len() as u64 / RATE_MIN;
         self.stream.deadline().set(core.clock.tick_ms() + allowance);
+        if self.absent {
+            parts.clear();
+            return if self.carries_on(None) { Ok(()) } else { Err(ClientGone) };
+        }
         let sent = self.stream.send(parts).await;
+        if sent.is_err() && self.carries_on(None) {
+            self.absent = true;
+            parts.clear();
+            return Ok(());
+        }
         if sent.is_err() && self.stream.deadline().expired() {
             self.stream.reset_on_drop();
         }

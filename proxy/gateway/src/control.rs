@@ -3,8 +3,11 @@
 //! Invariants: if this thread stalls, the cores go on with the plane they have; it never touches a request.
 //! Deliberately absent: the data plane. What crosses is `mesh.rs`, [`Plane`] and the counters.
 
+mod accounts;
 pub mod admin;
+pub mod ask;
 mod build;
+mod cache;
 mod credentials;
 pub mod handover;
 mod log;
@@ -25,16 +28,19 @@ use anyhow::Result;
 use sluice_policy::config::{Config, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::accounts::Office;
 use self::admin::Status;
+use self::cache::Desk;
 use self::credentials::InstanceCredentials;
 use self::handover::{Sockets, Successor};
 use self::log::RequestLog;
 use self::reload::Watch;
 pub use self::reload::load;
 use self::resolve::Resolver;
+use self::treasury::Event;
 use crate::ebpf::Kernel;
 use crate::mesh::{ControlEnd, Order, Pulse};
-use crate::plane::Plane;
+use crate::plane::{Accounts, Plane};
 
 /// How often records are fetched from the cores.
 const FETCH_PERIOD: Duration = Duration::from_millis(20);
@@ -66,12 +72,15 @@ struct Control {
     cores: Vec<ControlEnd>,
     threads: Vec<JoinHandle<()>>,
     log: RequestLog,
+    /// If callers are known and charged.
+    office: Option<Office>,
     resolver: Resolver,
     instance: InstanceCredentials,
     watch: Watch,
     config: Config,
     plane: Arc<Plane>,
     status: Arc<Status>,
+    cache: Arc<Desk>,
     /// What the kernel does; shared with the admin interface, which answers on this thread too.
     kernel: SharedKernel,
     pulses: Vec<Arc<Pulse>>,
@@ -116,7 +125,7 @@ impl Control {
         loop {
             tokio::select! {
                 _ = fetch.tick() => {
-                    self.fetch_records();
+                    self.fetch();
                     self.watch_cores();
                 }
                 ask = self.successor.asked() => {
@@ -129,7 +138,11 @@ impl Control {
                         self.reload("the configuration file has changed").await;
                     }
                     self.refresh_addresses().await;
+                    if let Some(office) = &self.office {
+                        self.status.store(office.troubles());
+                    }
                 }
+                event = accounts::next(&mut self.office) => self.heed(event).await,
                 () = self.instance.changed() => self.refresh_credentials().await,
                 _ = hangup.recv() => self.reload("SIGHUP").await,
                 _ = stop.recv() => break,
@@ -140,19 +153,56 @@ impl Control {
         self.drain(&mut stop, &mut interrupt, grace).await
     }
 
+    fn fetch(&mut self) {
+        self.fetch_records();
+        self.cache.fetch();
+    }
+
     fn fetch_records(&mut self) {
         for core in &mut self.cores {
             while let Ok(record) = core.records.pop() {
-                self.log.add(&record);
+                let paid = if record.paid { core.paid.pop().ok() } else { None };
+                self.log.add(&record, paid.as_ref());
                 self.status.spent(&record);
+                if let (Some(paid), Some(office)) = (&paid, &mut self.office) {
+                    office.enter(&record, paid);
+                }
             }
+        }
+        if let Some(office) = &mut self.office {
+            office.flush();
         }
         self.log.flush();
     }
 
+    /// Does what the treasury says.
+    async fn heed(&mut self, event: Event) {
+        match event {
+            Event::Funds(funds) => {
+                for index in 0..self.cores.len() {
+                    self.order(index, || Order::Fund(funds.clone())).await;
+                }
+            }
+            Event::Keyring(keyring) => {
+                let plane = Plane::clone(&self.plane);
+                let accounts = plane.accounts.map(|accounts| Accounts { keyring, ..accounts });
+                self.publish(Plane { accounts, ..plane }).await;
+            }
+            Event::Soft { owner, spent, limit } => {
+                accounts::warn_soft(&owner, spent, limit);
+                self.status.soft_limit_passed();
+            }
+        }
+    }
+
     async fn reload(&mut self, why: &str) {
         let generation = self.plane.snapshot.generation() + 1;
-        let loaded = self.watch.load();
+        let mut loaded = self.watch.load();
+        let mut restart = false;
+        if let Ok(config) = &mut loaded {
+            restart = reload::needs_restart(&self.config, config);
+            reload::keep_store(&self.config, config);
+        }
         let built = match &loaded {
             Ok(config) => build::plane(
                 config,
@@ -170,15 +220,17 @@ impl Control {
                 for warning in &warnings {
                     tracing::warn!("{warning}");
                 }
-                if reload::needs_restart(&self.config, &config) {
+                if restart {
                     tracing::warn!(
-                        "server.listen, server.admin, server.cores, ebpf, handover and log take effect only after a restart"
+                        "server.listen, server.admin, server.cores, ebpf, handover, log and where accounts are kept take effect only \
+                         after a restart"
                     );
                 }
                 self.config = config;
                 tracing::info!(generation, why, "the configuration is in force");
                 self.status.reloaded(generation);
-                let plane = with_instance(plane, &mut self.instance).await;
+                let mut plane = with_instance(plane, &mut self.instance).await;
+                plane.cache = self.cache.plane(&self.config.cache, &plane.snapshot);
                 self.publish(plane).await;
             }
             (_, Err(reason)) => {
@@ -242,6 +294,7 @@ impl Control {
         while self.threads.iter().any(|thread| !thread.is_finished()) {
             tokio::select! {
                 _ = fetch.tick() => self.fetch_records(),
+                event = accounts::next(&mut self.office) => self.heed(event).await,
                 () = tokio::time::sleep_until(until) => {
                     tracing::warn!("requests still in flight after the grace period are cut");
                     break;
@@ -256,7 +309,11 @@ impl Control {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
-        self.fetch_records();
+        self.fetch();
+        self.cache.write().await;
+        if let Some(office) = self.office.take() {
+            office.close().await;
+        }
         tracing::info!("stopped");
         Ok(())
     }

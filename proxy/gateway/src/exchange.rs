@@ -13,9 +13,12 @@ use sluice_policy::snapshot::{Key, Provider, Resolved, RouteId, Snapshot, Target
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
 use sluice_wire::http::{FieldId, Framing, Method, Version};
+use sluice_wire::json::Range;
 use sluice_wire::provider::bedrock;
 use sluice_wire::surface::{self, Endpoint, ModelField};
 
+use self::account::Payer;
+pub use self::payment::Payment;
 use self::ticket::Ticket;
 use crate::attempt;
 use crate::connection::{After, ClientGone, Downstream};
@@ -27,9 +30,12 @@ use crate::relay;
 use crate::reply;
 use crate::scratch::{Asked, Scratch, Work};
 
+mod account;
+mod cached;
 mod fallbacks;
 mod forward;
 mod hedge;
+mod payment;
 mod resume;
 mod shadow;
 mod ticket;
@@ -102,8 +108,9 @@ impl Request {
     }
 
     /// The answer has been delivered.
-    fn settle_delivered(&mut self, core: &Core, is_fallback: bool) {
+    fn settle_delivered(&mut self, core: &Core, payment: &mut Payment, is_fallback: bool) {
         self.ticket = None;
+        payment.charge(core);
         if is_fallback {
             core.meter.fallbacks.add(1);
             if let Some(reason) = self.record.reason {
@@ -113,10 +120,18 @@ impl Request {
     }
 
     /// The request is over without a whole answer.
-    fn settle_ended(&mut self, end: &End) {
+    fn settle_ended(&mut self, core: &Core, payment: &mut Payment, end: &End) {
+        payment.failed(core);
         if let (Some(ticket), End::Interrupted) = (self.ticket.take(), end) {
             ticket.interrupted();
         }
+    }
+
+    /// Header fields of an error: who was asked, and how the caller's budgets and limits stand.
+    fn trace_with(&mut self, core: &Core, payment: &Payment) -> Vec<u8> {
+        let mut text = self.trace.take().unwrap_or_default().into_vec();
+        payment.write_fields(core, &mut text);
+        text
     }
 
     fn trace_of(&self, provider: &Provider, model: &str) -> Box<[u8]> {
@@ -136,6 +151,8 @@ pub struct Context<'a> {
     pub route: Option<RouteId>,
     /// Fallbacks that it brought.
     pub own_fallbacks: &'a [Target],
+    /// Who pays for it, if anybody counts.
+    pub payer: Option<Payer>,
     /// A hash of its session's name, if its route keeps sessions together.
     pub session: Option<u64>,
     /// What the client asked.
@@ -171,6 +188,11 @@ impl Context<'_> {
     /// The client's answer begins: from now on only the end of the request is due.
     pub fn begins(&self) {
         self.limit_at_ms.set(self.total_at_ms);
+    }
+
+    /// The bytes of a range of the body.
+    pub fn bytes(&self, range: Range) -> impl Iterator<Item = u8> {
+        account::pieces(self.asked, range).flatten().copied()
     }
 
     /// What choices depend on, now.
@@ -214,7 +236,7 @@ impl From<ClientGone> for End {
 pub async fn run(core: &Rc<Core>, down: &mut Downstream, scratch: &mut Scratch, begun_us: u64) -> After {
     let mut request = begin(core, down, &scratch.asked, begun_us);
     let ended = serve(core, down, scratch, &mut request).await;
-    finish(core, down, &mut scratch.work, request, ended).await
+    finish(core, down, scratch, request, ended).await
 }
 
 /// Answers a head that was refused.
@@ -228,7 +250,7 @@ pub async fn refuse_head(
     scratch.asked.head.reset();
     let mut request = begin(core, down, &scratch.asked, begun_us);
     request.keep_alive = false;
-    finish(core, down, &mut scratch.work, request, Err(End::Refused(error))).await
+    finish(core, down, scratch, request, Err(End::Refused(error))).await
 }
 
 /// The steps of a request, in order.
@@ -249,6 +271,10 @@ async fn serve(
     request.dialect = surface::dialect_of(path);
     let endpoint = surface::classify(head.method, path)?;
     refuse_encoding(&scratch.asked)?;
+    let caller = match endpoint {
+        Endpoint::Health | Endpoint::Ready => None,
+        _ => account::identify(core, &plane, &scratch.asked)?,
+    };
     let scan = scan_for(endpoint, &scratch.asked);
     let body = intake::read(core, &plane, down, scratch, scan)
         .await
@@ -277,6 +303,8 @@ async fn serve(
         Some(model) => snapshot.resolve_for(model, dialect)?,
         None => default_target(snapshot)?,
     };
+    let (payment, whose) = (&mut work.payment, (asked, body.bytes));
+    let payer = account::admit(core, &plane, caller, payment, whose, (endpoint, &resolved))?;
     let own_fallbacks = fallbacks::read(snapshot, asked, dialect, scan)?;
     let session = snapshot
         .session_field(&resolved)
@@ -289,6 +317,7 @@ async fn serve(
         plane: &plane,
         route: resolved.route,
         own_fallbacks: &own_fallbacks,
+        payer,
         session,
         asked,
         endpoint,
@@ -301,19 +330,31 @@ async fn serve(
         total_at_ms: core.clock.tick_ms() + u64::from(patience.total_ms),
         limit_at_ms: Cell::new(core.clock.tick_ms() + u64::from(patience.answer_ms)),
     };
-    let plan = route::plan(snapshot, &resolved, &own_fallbacks, &context.situation())?;
-    shadow::send(&context, &resolved);
-    forward::forward(&context, down, work, request, &resolved, &plan).await
+    cached::serve(&context, down, work, request, &resolved).await
+}
+
+/// Asks the providers.
+async fn ask(
+    context: &Context<'_>,
+    down: &mut Downstream,
+    work: &mut Work,
+    request: &mut Request,
+    resolved: &Resolved<'_>,
+) -> Result<(), End> {
+    let snapshot = &context.plane.snapshot;
+    let plan = route::plan(snapshot, resolved, context.own_fallbacks, &context.situation())?;
+    forward::forward(context, down, work, request, resolved, &plan).await
 }
 
 /// Sends the answer that a request ends with, if it has none yet, and leaves its record.
 async fn finish(
     core: &Rc<Core>,
     down: &mut Downstream,
-    work: &mut Work,
+    scratch: &mut Scratch,
     mut request: Request,
     ended: Result<(), End>,
 ) -> After {
+    let Scratch { asked, work } = scratch;
     // Once retired, a client that was not told with the head of its answer is told with the next.
     request.keep_alive &= !core.is_draining() || ended.is_ok() && core.is_retired();
     let view = request.view();
@@ -324,7 +365,8 @@ async fn finish(
     };
     // What an attempt held is let go of before the answer is sent.
     request.ticket = None;
-    let trace = request.trace.take().unwrap_or_default();
+    work.payment.failed(core);
+    let trace = request.trace_with(core, &work.payment);
     let write_ms = core.plane().snapshot.downstream().write_ms;
     let must_answer = match ended {
         Ok(()) => false,
@@ -360,7 +402,11 @@ async fn finish(
     }
     request.record.total_us = request.since(core);
     count(core, &request.record);
-    core.record(request.record);
+    work.payment.close(core);
+    match work.payment.paid(asked) {
+        Some(paid) => core.record_paid(request.record, paid),
+        None => core.record(request.record),
+    }
     after
 }
 
@@ -374,6 +420,7 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         attempts: 0,
         fallback: false,
         stream: false,
+        paid: false,
         outcome: Outcome::Done,
         method: Label::of_bytes(head.method_span.of(&asked.head_bytes)),
         path: Label::of_bytes(head.path.of(&asked.head_bytes)),
@@ -381,6 +428,7 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         provider: Label::EMPTY,
         key: Label::EMPTY,
         resumed: false,
+        cache: None,
         given_up: Label::EMPTY,
         given_up_key: Label::EMPTY,
         reason: None,

@@ -6,12 +6,15 @@
 mod admission;
 mod attempt;
 mod buffer;
+mod cache;
+pub mod cli;
 mod clock;
 mod connection;
 pub mod control;
 mod core;
 mod deadline;
 pub mod ebpf;
+mod estimates;
 mod exchange;
 mod intake;
 mod mesh;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use sluice::cli;
 use sluice::control::{self, Overrides};
 use sluice_policy::config::Config;
 use tracing_subscriber::EnvFilter;
@@ -49,12 +50,16 @@ enum Command {
     Upgrade(cli::upgrade::Args),
     /// Show where time goes: what the kernel has measured beside what the gateway has.
     Latency(cli::latency::Args),
+    /// The cache of a running gateway: stats, explain, purge, bump, release.
+    Cache(cli::cache::Cache),
     /// Say whether a configuration file is good.
     Check {
         /// The configuration file.
         #[arg(long, short, value_name = "FILE", default_value = "config/sluice.yaml")]
         config: PathBuf,
     },
+    #[command(flatten)]
+    Administration(cli::Command),
 }
 
 fn main() -> ExitCode {
@@ -89,6 +94,11 @@ fn main() -> ExitCode {
         }
         Command::Upgrade(args) => done(cli::upgrade::run(&args)),
         Command::Latency(args) => done(cli::latency::run(&args)),
+        Command::Cache(cache) => match cache.run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&format!("{error:#}")),
+        },
+        Command::Administration(command) => cli::run(command),
         Command::Check { config: path } => match control::load(&path) {
             Ok(config) => {
                 println!("{} is good: {}", path.display(), summary(&config));

@@ -25,7 +25,7 @@ pub use self::ready::Readiness;
 use self::ready::Ready;
 use crate::buffer::{Buffers, Chunk, Size};
 use crate::deadline::{Deadline, Deadlines};
-use crate::parts::{Parts, Piece};
+use crate::parts::Parts;
 use crate::tls::Tls;
 
 /// Reads of one stream in a row before the core's other tasks get their turn.
@@ -332,10 +332,7 @@ impl Stream {
             let mut from = 0;
             loop {
                 let tls = self.tls.as_mut().expect("the caller checked");
-                let bytes: &[u8] = match parts.piece(index) {
-                    Piece::Text(range) => &parts.text_ref()[range.clone()],
-                    Piece::Chunk(chunk) => chunk,
-                };
+                let bytes = parts.piece(index).bytes(parts.text_ref());
                 let to = bytes.len().min(from + STEP_BYTES);
                 tls.encrypt(&bytes[from..to])?;
                 let end = to == bytes.len();

@@ -6,6 +6,8 @@
 use std::io::IoSlice;
 use std::ops::Range;
 
+use bytes::Bytes;
+
 use crate::buffer::Chunk;
 
 /// Largest chunk that is copied behind the text before it rather than sent by an operation of its own, in bytes.
@@ -27,6 +29,19 @@ pub enum Piece {
     Text(Range<usize>),
     /// Bytes in the buffer that they arrived in.
     Chunk(Chunk),
+    /// Bytes that other cores may send as well.
+    Shared(Bytes),
+}
+
+impl Piece {
+    /// Its bytes; `text` is that of the message.
+    pub(crate) fn bytes<'p>(&'p self, text: &'p [u8]) -> &'p [u8] {
+        match self {
+            Self::Text(range) => &text[range.clone()],
+            Self::Chunk(chunk) => chunk,
+            Self::Shared(bytes) => bytes,
+        }
+    }
 }
 
 impl Parts {
@@ -52,6 +67,17 @@ impl Parts {
         self.seal();
         self.chunk_bytes += chunk.len();
         self.pieces.push(Piece::Chunk(chunk));
+    }
+
+    /// Appends bytes that several cores share: few by copying, many by reference.
+    pub fn shared(&mut self, bytes: Bytes) {
+        if bytes.len() <= COALESCE_BYTES_MAX {
+            self.text.extend_from_slice(&bytes);
+        } else {
+            self.seal();
+            self.chunk_bytes += bytes.len();
+            self.pieces.push(Piece::Shared(bytes));
+        }
     }
 
     /// True if writing to it needs no allocation to begin with.
@@ -104,10 +130,7 @@ impl Parts {
         let mut count = 0;
         for piece in &self.pieces {
             let Some(slot) = slices.get_mut(count) else { break };
-            let bytes: &[u8] = match piece {
-                Piece::Text(range) => &self.text[range.clone()],
-                Piece::Chunk(chunk) => chunk,
-            };
+            let bytes = piece.bytes(&self.text);
             match bytes.get(skip..) {
                 Some(left) if !left.is_empty() => {
                     *slot = IoSlice::new(left);

@@ -12,7 +12,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
+use sluice_policy::cache::Brain;
 use sluice_policy::health::{Health, KeyStanding, KeyState, Standing};
+use sluice_policy::keyring::Keyring;
+use sluice_policy::money::PriceTable;
 use sluice_policy::snapshot::Snapshot;
 
 use crate::ebpf::accounting::Tagger;
@@ -23,6 +26,7 @@ use crate::signing::AwsCredentials;
 pub type HeldPlane = Rc<Arc<Plane>>;
 
 /// One generation of all that the data plane reads.
+#[derive(Clone)]
 pub struct Plane {
     /// The compiled configuration.
     pub snapshot: Arc<Snapshot>,
@@ -37,8 +41,21 @@ pub struct Plane {
     pub keys: Arc<[Arc<KeyState>]>,
     /// What [`Plane::report`] says that does not change while the plane is in force, as JSON.
     pub ready_body: Bytes,
+    /// What every core's cache needs, if any route caches.
+    pub cache: Option<Arc<CachePlane>>,
+    /// Who may ask, and what it costs; `None`: everybody may, and nothing is counted.
+    pub accounts: Option<Accounts>,
     /// TLS of the listener, if it is on.
     pub server_tls: Option<Arc<ServerConfig>>,
+}
+
+/// Who may ask, and what it costs.
+#[derive(Clone)]
+pub struct Accounts {
+    /// Virtual keys.
+    pub keyring: Arc<Keyring>,
+    /// Prices of models.
+    pub prices: Arc<PriceTable>,
 }
 
 impl Plane {
@@ -76,6 +93,18 @@ impl Plane {
         report["targets"] = targets.collect();
         report
     }
+}
+
+/// What every core's cache needs.
+pub struct CachePlane {
+    /// What all cores share.
+    pub brain: Arc<Brain>,
+    /// What each may hold.
+    pub limits: sluice_policy::cache::Limits,
+    /// How long after its time an answer may still be served, at most.
+    pub stale_ms: u64,
+    /// The last change when the plane was made: a core that begins to cache has nothing older.
+    pub change: u64,
 }
 
 /// What is known of one origin at run time.

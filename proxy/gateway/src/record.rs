@@ -4,6 +4,8 @@
 //! Invariants: plain data of bounded size, no heap, no reference into a request; never a body, never a key's secret.
 //! Deliberately absent: formatting (the control thread's work).
 
+use sluice_policy::keyring::Tags;
+use sluice_policy::money::NanoUsd;
 use sluice_wire::error::Code;
 
 /// Text of at most `N` bytes, stored in place; longer text is cut at a character boundary.
@@ -64,6 +66,34 @@ pub enum Outcome {
     Interrupted,
 }
 
+/// What a request had to do with the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheUse {
+    /// It was answered by the answer to the very same request, or waited for it.
+    Hit,
+    /// It was answered by the answer to one that means the same, or shows the same.
+    Semantic,
+    /// The provider answered.
+    Miss,
+    /// It is none of the cache's business.
+    Bypass,
+    /// The provider answered, and its answer was compared with the one that would have been served.
+    Shadow,
+}
+
+impl CacheUse {
+    /// As in `x-sluice-cache` and the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Semantic => "semantic",
+            Self::Miss => "miss",
+            Self::Bypass => "bypass",
+            Self::Shadow => "shadow",
+        }
+    }
+}
+
 /// The life of one request, from its first byte to its end. Times are microseconds.
 #[derive(Clone, Copy)]
 pub struct Record {
@@ -81,6 +111,8 @@ pub struct Record {
     pub fallback: bool,
     /// True if the answer was a stream.
     pub stream: bool,
+    /// Whether a [`Paid`] goes with it, in a ring of its own: whoever is not charged does not pay for it either.
+    pub paid: bool,
     /// How it ended.
     pub outcome: Outcome,
     /// Method of the request.
@@ -99,6 +131,8 @@ pub struct Record {
     pub given_up_key: Label<32>,
     /// True if another target brought a stream to its end that was cut.
     pub resumed: bool,
+    /// What it had to do with the cache, if its route has one.
+    pub cache: Option<CacheUse>,
     /// Why the first target did not answer, if it did not.
     pub reason: Option<Code>,
     /// The client's address.
@@ -117,6 +151,31 @@ pub struct Record {
     pub upstream_us: u32,
     /// Waited for places at providers whose concurrency is limited, all attempts together.
     pub queued_us: u32,
+}
+
+/// Who a request was for, and what it cost: for the ledger, and for the log.
+#[derive(Clone, Copy)]
+pub struct Paid {
+    /// The rows of its key, team and customer; 0 for none.
+    pub scopes: [i64; 3],
+    /// The virtual key's name.
+    pub key: Label<64>,
+    /// The name of the key's customer, else of its team.
+    pub tenant: Label<64>,
+    /// The model, as the provider knows it.
+    pub model: Label<128>,
+    /// Input tokens, cached ones included, as far as they were reported.
+    pub input: u64,
+    /// Input tokens that came from a prompt cache.
+    pub cached: u64,
+    /// Output tokens.
+    pub output: u64,
+    /// What it cost, over all attempts.
+    pub cost: NanoUsd,
+    /// Whether that is the price of what was used, not what was reserved in want of one.
+    pub priced: bool,
+    /// What it is for, as the client says.
+    pub tags: Tags,
 }
 
 #[cfg(test)]

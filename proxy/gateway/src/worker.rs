@@ -14,13 +14,14 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use rtrb::Consumer;
+use sluice_policy::budget::Purse;
 use sluice_policy::meter::CoreMeter;
 
 use crate::connection;
 use crate::core::Core;
 use crate::deadline::{self, TICK_MS};
 use crate::ebpf::steering::Load;
-use crate::mesh::{CoreEnd, Order, Place, Pulse};
+use crate::mesh::{CoreEnd, Funds, Order, Place, Pulse};
 use crate::net::{self, Listener, Net, Stop};
 use crate::plane::Plane;
 
@@ -47,6 +48,10 @@ pub struct Worker {
     pub end: CoreEnd,
     /// What it counts.
     pub meter: Arc<CoreMeter>,
+    /// How many there are of its kind.
+    pub cores: u32,
+    /// Accounts to begin with.
+    pub funds: Vec<Funds>,
     /// For choices that need no secrecy.
     pub seed: u64,
     /// Use epoll even where io_uring works.
@@ -104,18 +109,28 @@ async fn serve(worker: Worker) {
         plane,
         end,
         meter,
+        cores,
+        funds,
         seed,
         ..
     } = worker;
-    let CoreEnd { mut orders, records } = end;
+    let CoreEnd {
+        mut orders,
+        records,
+        cache,
+        paid,
+    } = end;
     let net = match Net::new() {
         Ok(net) => net,
         Err(error) => return tracing::error!(core = index, %error, "this core cannot run"),
     };
     monoio::spawn(net.readiness.clone().watch());
-    let core = Rc::new(Core::new(index, net, plane, records, meter, seed));
+    let purse = Purse::new(cores);
+    funds.iter().for_each(|funds| fund(&purse, funds));
+    let core = Rc::new(Core::new(index, net, plane, (records, paid, cache), purse, meter, seed));
     let mut doors = Doors::new(pulse.clone());
     obey(&core, &mut orders, &mut doors, core.clock.tick());
+    pulse.beat_ms.store(core.clock.shared_ms(), Ordering::Relaxed);
     let mut ticks: u64 = 0;
     loop {
         net::sleep_ms(TICK_MS).await;
@@ -124,6 +139,9 @@ async fn serve(worker: Worker) {
         pulse.beat_ms.store(core.clock.shared_ms(), Ordering::Relaxed);
         core.meter.deadlines_passed.add(core.net.deadlines.sweep(now_ms) as u64);
         core.meter.waiting.set(core.gates.sweep(now_ms) as u64);
+        core.cache
+            .tick(core.clock.unix_us(core.clock.now_us()) / 1000, &core.meter);
+        core.purse.tick();
         if !obey(&core, &mut orders, &mut doors, now_ms) {
             break;
         }
@@ -137,6 +155,14 @@ async fn serve(worker: Worker) {
         }
     }
     core.pools.clear();
+    // Requests that are cut now report what they cost when they are dropped, with the runtime.
+    core.purse.close();
+}
+
+fn fund(purse: &Purse, funds: &Funds) {
+    for (budget, account) in funds.iter() {
+        purse.fund(*budget, account.clone());
+    }
 }
 
 /// Where a core lets connections in.
@@ -199,6 +225,7 @@ fn obey(core: &Rc<Core>, orders: &mut Consumer<Order>, doors: &mut Doors, now_ms
     for _ in 0..AT_MOST {
         match orders.pop() {
             Ok(Order::Serve(plane)) => core.set_plane(plane),
+            Ok(Order::Fund(funds)) => fund(&core.purse, &funds),
             Ok(Order::Listen(places)) => places.into_iter().for_each(|place| doors.listen(core, place)),
             Ok(Order::Cease) => doors.cease(),
             Ok(Order::Retire) => core.retire(),

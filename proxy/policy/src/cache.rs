@@ -13,9 +13,11 @@
 //! miss. No IO and no clock: time and random numbers are passed in, in milliseconds since the epoch. Memory is bounded by
 //! [`Limits`] and by `limits.rs`. Deliberately absent: waiting, comparing answers, and files.
 
+mod agree;
 pub mod embed;
 pub mod entry;
 pub mod evidence;
+pub mod explain;
 pub mod flight;
 pub mod guard;
 pub mod image;
@@ -29,6 +31,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use agree::Settled;
 pub use lookup::{By, Controls, FrameRules, Hit, Mode, Outcome, Rules, SIMILARITY_DEFAULT, SIMILARITY_FLOOR};
 pub use query::{Query, Ticket};
 pub use store::{Limits, Purge, Size, What};
@@ -129,15 +132,28 @@ impl Cache {
         self.store.insert(entry, now_ms)
     }
 
+    /// The same without what finds entries by their meaning: for whoever keeps them and answers nobody.
+    pub fn ledger(limits: Limits) -> Self {
+        Self {
+            store: Store::ledger(limits),
+            ..Self::new(limits)
+        }
+    }
+
     /// Takes note of whether a provider's answer agreed with the one that a match would have served, or has. If it did not, the match's
     /// way of saying it is quarantined, and the entry removed.
     pub fn settle(&mut self, hit: &Hit, agrees: bool) {
-        if let Some(pair) = hit.pair {
-            self.evidence.record(hit.entry.namespace, pair, agrees);
+        self.take_note(&Settled::of(hit, agrees));
+    }
+
+    /// The same, as another core has found.
+    pub fn take_note(&mut self, settled: &Settled) {
+        if let Some(pair) = settled.pair {
+            self.evidence.record(settled.namespace, pair, settled.agrees);
         }
-        self.audits.record(hit.entry.namespace, agrees);
-        if !agrees {
-            self.store.remove(hit.entry.exact);
+        self.audits.record(settled.namespace, settled.agrees);
+        if !settled.agrees {
+            self.store.remove(settled.exact);
         }
     }
 
@@ -184,6 +200,11 @@ impl Cache {
             tenant: Some(tenant),
             what,
         })
+    }
+
+    /// Forgets what is known of pairs of templates, and what checks have found.
+    pub fn forget_evidence(&mut self) {
+        (self.evidence, self.audits) = (Evidence::default(), Audits::default());
     }
 
     /// What it holds.

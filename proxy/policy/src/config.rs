@@ -4,6 +4,8 @@
 //! either a whole [`Config`] or a list of [`Mistake`]s with positions, never half of it. Deliberately absent: reading
 //! files and variables, and anything compiled for the request path (`snapshot.rs`).
 
+pub mod accounts;
+pub mod cache;
 mod check;
 pub mod concurrency;
 pub mod kernel;
@@ -22,6 +24,8 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use accounts::Accounts;
+pub use cache::{CacheContext, CacheMode, CacheRules, CacheShare, CacheStore};
 pub use concurrency::Concurrency;
 pub use kernel::{Accounting, Ebpf, Handover, Steering};
 pub use provider::{AuthName, Aws, AwsAccessKey, AwsSource, DialectName, Key, Provider, ProviderTls, SecretPlace};
@@ -72,6 +76,12 @@ pub struct Config {
     /// How a new process takes the port over from this one.
     #[serde(default)]
     pub handover: Handover,
+    /// Virtual keys, budgets, rate limits and the ledger of requests. Default: none; clients need no key and nothing is counted.
+    #[serde(default)]
+    pub accounts: Option<Accounts>,
+    /// Answers that are given again. Default: none is.
+    #[serde(default)]
+    pub cache: CacheStore,
     /// What is logged. Bodies and keys never are.
     #[serde(default)]
     pub log: Log,

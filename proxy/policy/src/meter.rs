@@ -110,6 +110,26 @@ meter! {
     Counter keys_refused = "sluice_keys_refused_total", "Keys that a provider refused (401, 402, 403) and that rest until a probe or an operator clears them. Set an alarm on it.";
     Counter shadows = "sluice_shadow_requests_total", "Copies of requests sent to shadow targets.";
     Counter shadows_failed = "sluice_shadow_requests_failed_total", "Copies of requests that got no complete answer.";
+    Counter cache_hits = "sluice_cache_hits_total", "Requests answered by the stored answer to the very same request.";
+    Counter cache_hits_flight = "sluice_cache_hits_in_flight_total", "Requests answered by the answer to an identical one that was with the provider already.";
+    Counter cache_hits_semantic = "sluice_cache_hits_semantic_total", "Requests answered by the stored answer to one that means the same.";
+    Counter cache_hits_frames = "sluice_cache_hits_frames_total", "Requests answered by the stored answer to one whose images show the same scene.";
+    Counter cache_misses = "sluice_cache_misses_total", "Requests that the cache had no answer for, compared ones included.";
+    Counter cache_bypasses = "sluice_cache_bypasses_total", "Requests of routes that cache which are none of the cache's business.";
+    Counter cache_waited = "sluice_cache_waited_total", "Requests that waited for an identical one.";
+    Counter cache_stored = "sluice_cache_stored_total", "Answers stored.";
+    Counter cache_not_stored = "sluice_cache_not_stored_total", "Answers not stored: cut short, filtered, of a fallback, too large, or older than a purge.";
+    Counter cache_compared = "sluice_cache_compared_total", "Matches by meaning that were compared with the provider's answer.";
+    Counter cache_disagreed = "sluice_cache_disagreed_total", "Of those, matches whose answer was another. Set an alarm on it.";
+    Counter cache_saved_input_tokens = "sluice_cache_saved_input_tokens_total", "Input tokens that hits did not pay for again.";
+    Counter cache_saved_output_tokens = "sluice_cache_saved_output_tokens_total", "Output tokens that hits did not pay for again.";
+    Counter cache_saved_nano_usd = "sluice_cache_saved_nano_usd_total", "Nano-dollars that hits did not pay again, as far as prices are known.";
+    Counter cache_evicted = "sluice_cache_evicted_total", "Stored answers that made room for others.";
+    Gauge cache_entries = "sluice_cache_entries", "Stored answers.";
+    Gauge cache_bytes = "sluice_cache_bytes", "Bytes of stored answers and of what finds them; answers that several cores keep count for each.";
+    Gauge cache_index_bytes = "sluice_cache_index_bytes", "Bytes of vectors and graphs.";
+    Gauge cache_flights = "sluice_cache_flights", "Requests with a provider that identical ones may wait for.";
+    Gauge cache_change = "sluice_cache_change", "Number of the last purge, bump or release that the core has applied.";
     Counter stale_connections = "sluice_upstream_stale_connections_total", "Pooled connections that the provider had closed, replaced without counting an attempt.";
     Counter queued = "sluice_requests_queued_total", "Requests that waited for a place at a provider whose concurrency is limited.";
     Counter overloads = "sluice_overloads_total", "Times that there was no place for a request at a provider whose concurrency is limited.";
@@ -124,6 +144,14 @@ meter! {
     Counter bytes_in = "sluice_request_body_bytes_total", "Bytes of request bodies.";
     Counter bytes_out = "sluice_response_body_bytes_total", "Bytes of response bodies.";
     Counter records_dropped = "sluice_log_records_dropped_total", "Request records dropped because the control thread fell behind.";
+    Counter callers_unknown = "sluice_callers_unknown_total", "Requests without a virtual key that holds, where one is needed.";
+    Counter callers_forbidden = "sluice_callers_forbidden_total", "Targets that a virtual key may not use.";
+    Counter callers_limited = "sluice_callers_rate_limited_total", "Requests beyond a rate limit of their virtual key.";
+    Counter budget_refusals = "sluice_budget_refusals_total", "Attempts that a budget did not afford.";
+    Counter store_refusals = "sluice_budget_store_refusals_total", "Attempts that could not be charged because the store had not granted a lease.";
+    Counter unpriced = "sluice_unpriced_total", "Attempts whose cost is not known: nothing was charged, or what had been reserved.";
+    Counter uncertain = "sluice_uncertain_charges_total", "Attempts charged in full because it is not known what the provider made of them.";
+    Counter spent_nano_usd = "sluice_spent_nano_usd_total", "Billionths of a dollar charged for requests.";
     Gauge buffer_bytes = "sluice_buffer_bytes", "Bytes of receive buffers leased out.";
 }
 

@@ -4,24 +4,27 @@
 //! `Display` and its `Debug` is `***`; a provider without a usable key stays known and counts as unavailable. Deliberately
 //! absent: what changes while requests run (health, pools), and reading variables or files, which the caller passes in.
 
+mod caching;
 mod compile;
 mod rules;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::ApiError;
 use sluice_wire::provider::{self, Quirks};
 
+pub use self::caching::Caching;
 use self::rules::Overrides;
 pub(crate) use self::rules::{Member, Route};
 use crate::admission;
 use crate::config::names::Names;
 use crate::config::values::Network;
-use crate::config::{Config, Log, ProviderTls, Upstream};
+use crate::config::{Accounts, Config, Log, ProviderTls, Upstream};
 use crate::health::Settings;
 use crate::vendors::Auth;
 
@@ -232,6 +235,8 @@ pub struct Provider {
     pub id: ProviderId,
     /// The name before the slash.
     pub name: Box<str>,
+    /// The vendor whose prices are its own, unless the operator says otherwise.
+    pub vendor: Option<&'static str>,
     /// What it speaks.
     pub dialect: Dialect,
     /// What it does differently from its dialect's first provider.
@@ -337,8 +342,12 @@ pub struct Snapshot {
     trusted_proxies: Box<[Network]>,
     upstream: Upstream,
     settings: Settings,
+    accounts: Option<Accounts>,
     log: Log,
     keys_len: usize,
+    /// Of requests without a route.
+    caching: Option<Arc<Caching>>,
+    cache_limits: crate::cache::Limits,
 }
 
 impl Snapshot {
@@ -376,6 +385,11 @@ impl Snapshot {
     /// When breakers open, how requests are retried and how long keys rest.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// How callers are known and charged; `None`: they are not.
+    pub fn accounts(&self) -> Option<&Accounts> {
+        self.accounts.as_ref()
     }
 
     /// What is logged.

@@ -137,6 +137,12 @@ pub struct Decoder {
     failed: Option<FrameError>,
 }
 
+/// What the first four bytes of a message say of its length, all of it included. `None` if they are not there.
+pub fn stated_bytes(stream: &[u8]) -> Option<usize> {
+    let total = stream.first_chunk::<4>()?;
+    usize::try_from(u32::from_be_bytes(*total)).ok()
+}
+
 impl Decoder {
     /// A decoder at the start of a stream. Allocates nothing until a message is split.
     pub fn new() -> Self {

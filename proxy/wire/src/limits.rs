@@ -155,6 +155,20 @@ pub const CACHE_SCAN_ENTRIES_MAX: usize = 2_000;
 pub const CACHE_CANDIDATES: usize = 4;
 /// Entries of one core's cache, the most that may be configured.
 pub const CACHE_ENTRIES_MAX: usize = 1 << 20;
+/// Entries of one core's cache, default (`cache.entries`).
+pub const CACHE_ENTRIES_DEFAULT: u32 = 100_000;
+/// Bytes of one core's cache, default (`cache.memory`).
+pub const CACHE_BYTES_DEFAULT: u64 = 512 * 1024 * 1024;
+/// Entries of each ring that carries cached answers between a core and the control thread.
+pub const CACHE_RING_ENTRIES: usize = 1024;
+/// Answers and orders of the cache that a core takes over in one tick.
+pub const CACHE_NEWS_PER_TICK: usize = 64;
+/// Entries that a core looks at in one tick for whether they have expired.
+pub const CACHE_SWEEP_PER_TICK: usize = 64;
+/// Largest snapshot of the cache that is read, in bytes.
+pub const CACHE_SNAPSHOT_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// Longest value of a context key, in bytes; a request with a longer one is not cached.
+pub const CACHE_CONTEXT_BYTES_MAX: usize = 1024;
 /// Largest answer that is kept, in bytes.
 pub const CACHE_ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Requests in flight that others may wait for, of one core.

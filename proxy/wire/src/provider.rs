@@ -26,6 +26,7 @@ use self::joint::Joint;
 use crate::chat::{ChatEvent, ChatRequest, ChatResponse, Notes, Out, StreamEnd, ToolIdRule, UpstreamError, Usage};
 use crate::dialect::Dialect;
 use crate::error::ApiError;
+use crate::eventstream;
 
 /// What a client's request line says of its body.
 #[derive(Clone, Copy, Debug, Default)]
@@ -137,6 +138,20 @@ pub const fn stream_content_type(dialect: Dialect) -> &'static str {
         Dialect::OpenAi | Dialect::Anthropic => "text/event-stream; charset=utf-8",
         Dialect::Bedrock => "application/vnd.amazon.eventstream",
     }
+}
+
+/// Bytes of the first event of a stored stream, 1 at least: up to its end, or all there is.
+pub fn event_bytes(dialect: Dialect, stream: &[u8]) -> usize {
+    let end = match dialect {
+        Dialect::OpenAi | Dialect::Anthropic => memchr::memmem::find(stream, b"\n\n").map(|at| at + 2),
+        Dialect::Bedrock => eventstream::stated_bytes(stream),
+    };
+    end.unwrap_or(stream.len()).clamp(1, stream.len().max(1))
+}
+
+/// Whether its streams say what was used without being asked.
+pub const fn streams_usage_unasked(dialect: Dialect) -> bool {
+    !matches!(dialect, Dialect::OpenAi)
 }
 
 /// The field in which the dialect's SDK looks for a request's id, if not in `x-request-id`

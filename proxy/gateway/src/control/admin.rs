@@ -3,6 +3,7 @@
 //! Invariants: it answers on the control thread, on its own address, and touches no request; it holds no secret.
 //! Deliberately absent: anything that changes the configuration; what an operator may clear is in `health.rs`.
 
+mod cache;
 mod health;
 mod kernel;
 mod spent;
@@ -22,6 +23,7 @@ use sluice_policy::meter::{CoreMeter, Kind};
 use tokio::sync::Notify;
 
 use self::spent::Spent;
+use super::cache::Desk;
 use super::{SharedKernel, lock};
 use crate::clock;
 use crate::plane::Plane;
@@ -33,6 +35,7 @@ pub struct Status {
     meters: Vec<Arc<CoreMeter>>,
     kernel: SharedKernel,
     retired: Notify,
+    cache: Arc<Desk>,
     state: Mutex<Facts>,
 }
 
@@ -44,11 +47,14 @@ struct Facts {
     plane: Arc<Plane>,
     draining: bool,
     spent: Spent,
+    soft_limits: u64,
+    /// Entries of the ledger that were lost, and whether the store cannot be written now; `None` without a store.
+    store: Option<(u64, bool)>,
 }
 
 impl Status {
     /// The state at start.
-    pub fn new(meters: Vec<Arc<CoreMeter>>, plane: Arc<Plane>, kernel: SharedKernel) -> Self {
+    pub fn new(meters: Vec<Arc<CoreMeter>>, plane: Arc<Plane>, cache: Arc<Desk>, kernel: SharedKernel) -> Self {
         let state = Facts {
             generation: 1,
             reloads: 0,
@@ -57,12 +63,15 @@ impl Status {
             plane,
             draining: false,
             spent: Spent::default(),
+            soft_limits: 0,
+            store: None,
         };
         Self {
             started: Instant::now(),
             meters,
             kernel,
             retired: Notify::new(),
+            cache,
             state: Mutex::new(state),
         }
     }
@@ -93,6 +102,16 @@ impl Status {
         });
     }
 
+    /// A budget's soft limit was passed.
+    pub fn soft_limit_passed(&self) {
+        self.change(|state| state.soft_limits += 1);
+    }
+
+    /// Entries of the ledger that were lost, and whether the store cannot be written now.
+    pub fn store(&self, troubles: (u64, bool)) {
+        self.change(|state| state.store = Some(troubles));
+    }
+
     /// The gateway is stopping.
     pub fn draining(&self) {
         self.change(|state| state.draining = true);
@@ -114,7 +133,7 @@ impl Status {
 }
 
 /// Serves the admin interface until the process ends.
-pub async fn serve(socket: tokio::net::TcpListener, status: Arc<Status>) {
+pub async fn serve(socket: tokio::net::TcpListener, status: Arc<Status>, changes: Option<Router>) {
     let routes = Router::new()
         .route("/health", get(async || json(StatusCode::OK, r#"{"status":"alive"}"#)))
         .route("/ready", get(ready))
@@ -125,7 +144,13 @@ pub async fn serve(socket: tokio::net::TcpListener, status: Arc<Status>) {
         .route("/admin/forget", post(health::forget))
         .route("/admin/steering", post(kernel::set_mode))
         .route("/admin/latency", get(kernel::latency))
-        .with_state(status.clone());
+        .route("/admin/cache", get(cache::stats))
+        .route("/admin/cache/purge", post(cache::purge))
+        .route("/admin/cache/bump", post(cache::bump))
+        .route("/admin/cache/release", post(cache::release))
+        .route("/admin/cache/explain", post(cache::explain))
+        .with_state(status.clone())
+        .merge(changes.unwrap_or_default());
     let serving = axum::serve(socket, routes).with_graceful_shutdown(async move { status.retired.notified().await });
     if let Err(error) = serving.await {
         tracing::error!(%error, "the admin interface has stopped");
@@ -178,6 +203,7 @@ async fn metrics(State(status): State<Arc<Status>>) -> Response {
     health::write_codes(&mut text, &status.meters);
     health::write_metrics(&mut text, &status.plane(), clock::shared_ms());
     kernel::write_metrics(&mut text, &lock(&status.kernel));
+    cache::write_metrics(&mut text, &status.cache);
     status.change(|state| {
         for (name, help, kind, value) in [
             (
@@ -197,6 +223,24 @@ async fn metrics(State(status): State<Arc<Status>>) -> Response {
                 "Configurations refused since start.",
                 "counter",
                 state.refused,
+            ),
+            (
+                "sluice_budget_soft_limits_passed_total",
+                "Times that a budget's soft limit was passed.",
+                "counter",
+                state.soft_limits,
+            ),
+            (
+                "sluice_ledger_entries_lost_total",
+                "Requests missing in the ledger because the store did not follow. Budgets have counted them all the same.",
+                "counter",
+                state.store.map_or(0, |(lost, _)| lost),
+            ),
+            (
+                "sluice_store_failing",
+                "1 while the store of keys and budgets cannot be written.",
+                "gauge",
+                state.store.map_or(0, |(_, failing)| u64::from(failing)),
             ),
         ] {
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");

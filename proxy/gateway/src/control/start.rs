@@ -16,7 +16,9 @@ use anyhow::{Context, Result, bail, ensure};
 use sluice_policy::config::Config;
 use sluice_policy::meter::CoreMeter;
 
+use super::accounts::{self, Office};
 use super::admin::{self, Status};
+use super::cache::Desk;
 use super::credentials::InstanceCredentials;
 use super::handover::{self, Sockets, Successor, Taken};
 use super::log::RequestLog;
@@ -25,7 +27,7 @@ use super::resolve::Resolver;
 use super::{Control, Overrides, build, is_json, with_instance};
 use crate::clock;
 use crate::ebpf::Kernel;
-use crate::mesh::{self, ControlEnd, Pulse};
+use crate::mesh::{self, CacheEnd, ControlEnd, Funds, Pulse};
 use crate::plane::Plane;
 use crate::worker::{self, Worker};
 
@@ -66,14 +68,18 @@ pub(super) async fn start(config: Config, path: PathBuf, overrides: &Overrides) 
     let stay = pinned.iter().map(|processor| processor.id).collect();
     let mut kernel = Kernel::load(&config.ebpf, &bound, cores, stay, config.providers.len());
     kernel.tag(&mut plane);
+    let count = u32::try_from(cores).unwrap_or(u32::MAX);
+    let (office, funds, changes) = open_office(&config, &mut plane, count).await?;
+    let meters: Vec<_> = (0..cores).map(|_| Arc::new(CoreMeter::default())).collect();
+    let (cache, cache_ends) = open_cache(&config, &mut plane, &meters);
     let plane = Arc::new(plane);
-    let cores = spawn(cores, &pinned, &plane, overrides.epoll)?;
+    let cores = spawn(&meters, cache_ends, &pinned, &plane, &funds, overrides.epoll)?;
     cores.wait()?;
     if let Some(taken) = &taken {
         taken.ready()?.apply(&plane, clock::shared_ms());
     }
     let kernel = Arc::new(Mutex::new(kernel));
-    let status = Arc::new(Status::new(cores.meters, plane.clone(), kernel.clone()));
+    let status = Arc::new(Status::new(meters, plane.clone(), cache.clone(), kernel.clone()));
     let json = is_json(config.log.format);
     let log = RequestLog::open(&config.log.requests.output, json, config.log.requests.sample)
         .with_context(|| format!("cannot write the request log to {}", config.log.requests.output))?;
@@ -86,11 +92,14 @@ pub(super) async fn start(config: Config, path: PathBuf, overrides: &Overrides) 
     tokio::spawn(admin::serve(
         tokio::net::TcpListener::from_std(admin_socket)?,
         status.clone(),
+        changes,
     ));
     let mut control = Control {
         cores: cores.ends,
         threads: cores.threads,
         log,
+        office,
+        cache,
         resolver,
         instance,
         watch: Watch::new(path),
@@ -180,20 +189,26 @@ fn successor(address: &std::os::unix::net::SocketAddr) -> Option<UnixListener> {
 struct Cores {
     ends: Vec<ControlEnd>,
     threads: Vec<std::thread::JoinHandle<()>>,
-    meters: Vec<Arc<CoreMeter>>,
     pulses: Vec<Arc<Pulse>>,
 }
 
-fn spawn(cores: usize, pinned: &[core_affinity::CoreId], plane: &Arc<Plane>, epoll: bool) -> Result<Cores> {
+/// One thread for each meter.
+fn spawn(
+    meters: &[Arc<CoreMeter>],
+    cache_ends: Vec<CacheEnd>,
+    pinned: &[core_affinity::CoreId],
+    plane: &Arc<Plane>,
+    funds: &[Funds],
+    epoll: bool,
+) -> Result<Cores> {
     let mut all = Cores {
         ends: Vec::new(),
         threads: Vec::new(),
-        meters: Vec::new(),
         pulses: Vec::new(),
     };
-    for index in 0..cores {
-        let (core_end, control_end) = mesh::rings();
-        let (meter, pulse) = (Arc::new(CoreMeter::default()), Arc::new(Pulse::default()));
+    for (index, (meter, cache_end)) in meters.iter().zip(cache_ends).enumerate() {
+        let (core_end, control_end) = mesh::rings(cache_end);
+        let pulse = Arc::new(Pulse::default());
         all.threads.push(worker::spawn(Worker {
             index,
             cpu: pinned.get(index).copied(),
@@ -201,11 +216,12 @@ fn spawn(cores: usize, pinned: &[core_affinity::CoreId], plane: &Arc<Plane>, epo
             plane: plane.clone(),
             end: core_end,
             meter: meter.clone(),
+            cores: u32::try_from(meters.len()).unwrap_or(u32::MAX),
+            funds: funds.to_vec(),
             seed: fastrand::u64(..),
             force_epoll: epoll,
         })?);
         all.ends.push(control_end);
-        all.meters.push(meter);
         all.pulses.push(pulse);
     }
     Ok(all)
@@ -256,4 +272,28 @@ fn announce(scheme: &str, bound: &[SocketAddr], admin: SocketAddr, json: bool) {
         println!("listening on {}\nadmin on http://{admin}", urls.join(", "));
     }
     tracing::info!(listen = urls.join(", "), %admin, "serving");
+}
+
+/// What passes on what the cores cache, and each core's end of it.
+fn open_cache(config: &Config, plane: &mut Plane, meters: &[Arc<CoreMeter>]) -> (Arc<Desk>, Vec<CacheEnd>) {
+    let (ends, control) = meters.iter().map(|_| mesh::cache_rings()).unzip();
+    let desk = Desk::new(control, meters.to_vec());
+    plane.cache = desk.plane(&config.cache, &plane.snapshot);
+    (desk, ends)
+}
+
+/// Opens the store, if there is one: who waits behind it, accounts to begin with, and the pages that change it.
+async fn open_office(
+    config: &Config,
+    plane: &mut Plane,
+    cores: u32,
+) -> Result<(Option<Office>, Vec<Funds>, Option<axum::Router>)> {
+    let (Some(config), Some(known)) = (&config.accounts, &mut plane.accounts) else {
+        return Ok((None, Vec::new(), None));
+    };
+    let credential = accounts::admin_credential(config)?;
+    let (office, opening) = Office::open(config, cores).await?;
+    known.keyring = opening.keyring;
+    let changes = credential.map(|credential| admin::accounts::Accounts::new(office.desk(), &credential).routes());
+    Ok((Some(office), opening.funds, changes))
 }

@@ -12,7 +12,7 @@ use rtrb::PushError;
 use tokio::signal::unix::Signal;
 
 use super::handover::{Ask, Sockets, State};
-use super::{Control, FETCH_PERIOD, lock};
+use super::{Control, FETCH_PERIOD, accounts, lock};
 use crate::clock;
 use crate::mesh::{Order, Place};
 
@@ -22,6 +22,8 @@ const STUCK_MS: u64 = 250;
 const REBASE_TICKS: u64 = 50;
 /// How long the cores may take until they accept no more.
 const CEASE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the next process waits for the cache to be written.
+const CACHE_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Control {
     /// Looks at the cores' signs of life.
@@ -84,6 +86,8 @@ impl Control {
     pub(super) async fn answer(&mut self, ask: Ask) -> bool {
         match ask {
             Ask::Sockets(reply) => {
+                // The next process reads it when it starts: what is cached after this moment stays here.
+                let _ = tokio::time::timeout(CACHE_PATIENCE, self.cache.write()).await;
                 let _ = reply.send(self.copies());
             }
             Ask::Cease(reply) => {
@@ -141,6 +145,7 @@ impl Control {
         self.status.retired();
         self.sockets = None;
         lock(&self.kernel).retire();
+        self.cache.give_up_file();
         for index in 0..self.cores.len() {
             self.order(index, || Order::Retire).await;
         }
@@ -148,7 +153,8 @@ impl Control {
         let mut signalled = false;
         while !signalled && self.threads.iter().any(|thread| !thread.is_finished()) {
             tokio::select! {
-                _ = fetch.tick() => self.fetch_records(),
+                _ = fetch.tick() => self.fetch(),
+                event = accounts::next(&mut self.office) => self.heed(event).await,
                 _ = stop.recv() => signalled = true,
                 _ = interrupt.recv() => signalled = true,
             }

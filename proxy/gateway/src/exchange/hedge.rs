@@ -13,7 +13,7 @@ use sluice_wire::error::Code;
 
 use super::forward::Course;
 use super::ticket::{Place, Ticket};
-use super::{Context, Request};
+use super::{Context, Payment, Request};
 use crate::attempt::{self, Answer, Failure};
 use crate::connection::{ClientGone, Downstream};
 use crate::net;
@@ -84,12 +84,13 @@ async fn run<'a>(
 ) -> (Result<Answer, Failure>, Option<Leg<'a>>) {
     let mut fork = request.fork();
     let mut scratch = context.core.lease_scratch();
+    scratch.work.payment = work.payment.fork();
     let mut second = None;
     let ended = {
         let mut running = pin!(begin(context, work, request, first));
         match select(running.as_mut(), pin!(net::sleep_ms(u64::from(delay_ms)))).await {
             Either::Left((result, _)) => Ended::First(result, None),
-            Either::Right(_) => match enter(context, &mut fork, rival) {
+            Either::Right(_) => match enter(context, &mut fork, &mut scratch.work.payment, rival) {
                 None => Ended::First(running.await, None),
                 Some(leg) => {
                     context.core.meter.hedges.add(1);
@@ -138,18 +139,27 @@ async fn run<'a>(
             (result, second)
         }
     };
+    // What is in it now is the loser's.
+    work.payment
+        .join(std::mem::take(&mut scratch.work.payment), context.core);
     context.core.return_scratch(scratch);
     result
 }
 
 /// Begins the second attempt, if its target is well, has a key, and has a retry to give.
-fn enter<'a>(context: &Context<'a>, fork: &mut Request, target: PlannedTarget<'a>) -> Option<Leg<'a>> {
+fn enter<'a>(
+    context: &Context<'a>,
+    fork: &mut Request,
+    payment: &mut Payment,
+    target: PlannedTarget<'a>,
+) -> Option<Leg<'a>> {
     let place = Place::of(context, &target);
     let excluded = target.provider.excluded_keys(target.model);
     let (ticket, choice) = Ticket::enter(context, &target, place, excluded, false).ok()?;
     if ticket.is_probe() || !ticket.take_retry() {
         return None;
     }
+    payment.hold(context, &target).ok()?;
     let key = &target.provider.keys[choice];
     fork.record.key = Label::new(&key.name);
     fork.ticket = Some(ticket);

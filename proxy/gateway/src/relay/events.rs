@@ -12,11 +12,12 @@ use sluice_wire::error::Code;
 use sluice_wire::http::body::{LAST_CHUNK, Step};
 use sluice_wire::limits::SSE_EVENT_BYTES_MAX;
 use sluice_wire::provider::{Reply, StreamDecoder, StreamEncoder};
-use sluice_wire::sse::Scan;
+use sluice_wire::sse::{Scan, remove_usage};
 use sluice_wire::surface::Endpoint;
 
 use super::head::{self, BodyFrame};
 use super::{Piece, Undelivered, emit, interrupted, next_piece, settle};
+use crate::attempt::request::change::asks_for_usage;
 use crate::attempt::{Answer, Failure};
 use crate::buffer::Chunk;
 use crate::connection::Downstream;
@@ -44,6 +45,8 @@ struct Stream {
     held_bytes: usize,
     /// A piece of an event has been sent without its end, because it is larger than the bound.
     torn: bool,
+    /// What the stream has used was asked for in the client's place: the client must not see it.
+    strip: bool,
     /// The provider's own final chunk has been forwarded.
     closed_by_provider: bool,
     /// Where in the last span the last complete event ends, and which span that is.
@@ -66,6 +69,7 @@ pub async fn relay(
     let with_done = context.endpoint.stream_ends_with_done();
     let first_by_ms = answer.sent_at_ms + u64::from(target.timeouts.first_token_ms);
     let mut stream = Stream::new(request.stream_frame());
+    stream.strip = work.payment.is_billed() && asks_for_usage(context, target);
     work.events.begin(context.dialect == Dialect::Bedrock);
     work.answer.clear();
     work.parts.clear();
@@ -95,6 +99,9 @@ pub async fn relay(
         let complete = stream.is_complete(context, sound);
         if ended && !complete && !stream.begun {
             return Err(Undelivered::Failed(Failure::new(Code::UpstreamReset, target.provider)));
+        }
+        if ended && complete || stream.done {
+            work.payment.charge(context.core);
         }
         if ended || stream.done && with_done {
             stream.close(context, work, request, complete);
@@ -137,6 +144,7 @@ impl Stream {
             error: false,
             held_bytes: 0,
             torn: false,
+            strip: false,
             closed_by_provider: false,
             boundary: None,
         }
@@ -177,7 +185,10 @@ impl Stream {
         if !self.begun && (first_event || self.held_bytes > SSE_EVENT_BYTES_MAX) {
             self.begun = true;
             context.begins();
-            head::write(work, &answer.head_bytes, request, target, self.frame);
+            head::write(context.core, work, &answer.head_bytes, request, target, self.frame);
+            if let Some(tape) = &work.tape {
+                tape.begin();
+            }
         }
     }
 
@@ -188,13 +199,25 @@ impl Stream {
             .boundary
             .is_some_and(|(index, at)| index == last && at == (work.spans[last].1 - work.spans[last].0) as usize);
         let ends_well = !step.done || self.done || !with_done;
-        if self.begun && whole && step.verbatim && ends_well && self.held_bytes == 0 && self.frame == BodyFrame::Chunked
+        let strips = self.strip && (self.finished || self.done);
+        if !strips
+            && self.begun
+            && whole
+            && step.verbatim
+            && ends_well
+            && self.held_bytes == 0
+            && self.frame == BodyFrame::Chunked
         {
             request.record.bytes_out += work
                 .spans
                 .iter()
                 .map(|&(start, end)| u64::from(end - start))
                 .sum::<u64>();
+            if let Some(tape) = &work.tape {
+                work.spans
+                    .iter()
+                    .for_each(|&(start, end)| tape.push(&chunk[start as usize..end as usize]));
+            }
             let bytes = chunk.slice(0, step.consumed);
             if work.parts.is_empty() {
                 work.parts.chunk_uncopied(bytes)
@@ -209,21 +232,12 @@ impl Stream {
         if ready > 0 {
             self.torn = false;
         }
-        let (at_span, at_byte) = boundary.unwrap_or((0, 0));
-        emit(work, request, self.frame, ready, |work| {
-            let Work {
-                answer, parts, spans, ..
-            } = work;
-            answer.drain(..).for_each(|held| parts.chunk(held));
-            for (index, &(start, end)) in spans.iter().enumerate().take(at_span + 1) {
-                let end = if index == at_span {
-                    start as usize + at_byte
-                } else {
-                    end as usize
-                };
-                parts.chunk(chunk.slice(start as usize, end));
-            }
-        });
+        let end = boundary.unwrap_or((0, 0));
+        if strips && ready > 0 {
+            pass_stripped(work, request, self.frame, &chunk, end);
+        } else {
+            pass(work, request, self.frame, &chunk, end, ready);
+        }
         if ready > 0 {
             self.held_bytes = 0;
         }
@@ -252,8 +266,15 @@ impl Stream {
     fn release_held(&mut self, work: &mut Work, request: &mut Request) {
         let bytes = std::mem::take(&mut self.held_bytes);
         emit(work, request, self.frame, bytes, |work| {
-            let Work { answer, parts, .. } = work;
-            answer.drain(..).for_each(|held| parts.chunk(held));
+            let Work {
+                answer, parts, tape, ..
+            } = work;
+            for held in answer.drain(..) {
+                if let Some(tape) = tape {
+                    tape.push(&held);
+                }
+                parts.chunk(held);
+            }
         });
     }
 
@@ -279,6 +300,9 @@ impl Stream {
             self.release_held(work, request);
             if context.endpoint.stream_ends_with_done() && !self.done {
                 const DONE: &[u8] = b"data: [DONE]\n\n";
+                if let Some(tape) = &work.tape {
+                    tape.push(DONE);
+                }
                 emit(work, request, self.frame, DONE.len(), |work| {
                     work.parts.text().extend_from_slice(DONE)
                 });
@@ -337,6 +361,53 @@ fn failure(context: &Context<'_>, work: &Work, target: &PlannedTarget<'_>, chunk
         Some(error) => Failure::reported(error, target.provider),
         None => Failure::new(Code::UpstreamError, target.provider),
     }
+}
+
+/// Where a span ends that is given on: the last one where the last whole event does.
+fn end_of((at_span, at_byte): (usize, usize), index: usize, (start, end): (u32, u32)) -> usize {
+    if index == at_span {
+        start as usize + at_byte
+    } else {
+        end as usize
+    }
+}
+
+/// Gives on what was held back and the piece at hand, up to `until`: `ready` bytes in all.
+fn pass(work: &mut Work, request: &mut Request, frame: BodyFrame, chunk: &Chunk, until: (usize, usize), ready: usize) {
+    emit(work, request, frame, ready, |work| {
+        let Work {
+            answer,
+            parts,
+            spans,
+            tape,
+            ..
+        } = work;
+        let mut give = |piece: Chunk| {
+            if let Some(tape) = tape {
+                tape.push(&piece);
+            }
+            parts.chunk(piece);
+        };
+        answer.drain(..).for_each(&mut give);
+        for (index, &span) in spans.iter().enumerate().take(until.0 + 1) {
+            give(chunk.slice(span.0 as usize, end_of(until, index, span)));
+        }
+    });
+}
+
+/// The same without what the client has not asked for.
+fn pass_stripped(work: &mut Work, request: &mut Request, frame: BodyFrame, chunk: &Chunk, until: (usize, usize)) {
+    work.out.begin(&[]);
+    let events = &mut work.out.buf;
+    work.answer.drain(..).for_each(|held| events.extend_from_slice(&held));
+    for (index, &span) in work.spans.iter().enumerate().take(until.0 + 1) {
+        events.extend_from_slice(&chunk[span.0 as usize..end_of(until, index, span)]);
+    }
+    remove_usage(events);
+    let bytes = work.write_down(&[]) as usize;
+    emit(work, request, frame, bytes, |work| {
+        work.parts.text().extend_from_slice(&work.out.buf)
+    });
 }
 
 fn bytes_before(spans: &[(u32, u32)], index: usize, at: usize) -> usize {

@@ -23,6 +23,8 @@ pub enum Shape {
     Whole,
     /// The events of a stream, as they came.
     Stream,
+    /// The same, and what was used is among them.
+    CountedStream,
 }
 
 /// A complete, successful answer.
@@ -135,7 +137,7 @@ impl Entry {
             tokens,
             cost_nano_usd,
         } = &self.answer;
-        out.push(u8::from(*shape == Shape::Stream));
+        out.push(*shape as u8);
         blob(out, dialect.as_str().as_bytes());
         blob(out, body);
         for number in [tokens[0], tokens[1], *cost_nano_usd, self.stored_ms, self.ttl_ms] {
@@ -169,6 +171,7 @@ impl Entry {
         let shape = match reader.byte()? {
             0 => Shape::Whole,
             1 => Shape::Stream,
+            2 => Shape::CountedStream,
             _ => return None,
         };
         let name = reader.blob()?;

@@ -87,6 +87,18 @@ impl Query {
         })
     }
 
+    /// The same for a request that is only ever matched exactly: its meaning is not worked out.
+    pub fn exact_ticket(&self) -> Option<Ticket> {
+        Some(Ticket {
+            exact: self.exact?,
+            request: self.canonical.store().into(),
+            namespace: self.namespace,
+            meaning: None,
+            frames: None,
+            labels: self.labels.clone(),
+        })
+    }
+
     /// The text's bucket and vector. `None` if it is not to be matched by meaning.
     pub(super) fn meaning(&mut self, brain: &Brain) -> Option<(Key, Vector)> {
         if self.meaning.is_none() {

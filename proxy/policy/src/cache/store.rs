@@ -120,6 +120,8 @@ pub(super) struct Store {
     index_bytes: usize,
     evicted: u64,
     swept_to: usize,
+    /// Whether entries are found by their meaning.
+    indexed: bool,
 }
 
 impl Store {
@@ -137,6 +139,15 @@ impl Store {
             index_bytes: 0,
             evicted: 0,
             swept_to: 0,
+            indexed: true,
+        }
+    }
+
+    /// Without indices.
+    pub(super) fn ledger(limits: Limits) -> Self {
+        Self {
+            indexed: false,
+            ..Self::new(limits)
         }
     }
 
@@ -157,7 +168,7 @@ impl Store {
             (self.slots.len() - 1) as EntryId
         });
         self.exact.insert(entry.exact, id);
-        if let Some(meaning) = &entry.meaning {
+        if let Some(meaning) = entry.meaning.as_ref().filter(|_| self.indexed) {
             let index = self.buckets.entry(meaning.bucket).or_default();
             let before = index.bytes();
             // What the index has no room for is still found exactly.

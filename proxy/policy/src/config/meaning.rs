@@ -9,7 +9,7 @@ use sluice_wire::limits;
 use super::check::{Mistakes, suggestion};
 use super::names::Names;
 use super::tree::{Node, Step};
-use super::{AuthName, Aws, Balance, ClientAuth, Config, Key, Provider, Route, WeightedTarget};
+use super::{AuthName, Aws, Balance, CacheRules, ClientAuth, Config, Key, Provider, Route, WeightedTarget};
 use crate::vendors;
 
 /// Adds every mistake of meaning.
@@ -25,7 +25,9 @@ pub(crate) fn check(config: &Config, root: &Node, mistakes: &mut Mistakes) {
     for (name, provider) in &config.providers {
         checker.within(&["providers", name], |checker| checker.provider(name, provider));
     }
+    checker.accounts();
     checker.default_provider();
+    checker.within(&["cache", "default"], |checker| checker.caching(&config.cache.default));
     checker.routes();
 }
 
@@ -73,6 +75,30 @@ impl Checker<'_> {
         if tls.client_ca.is_none() && tls.client_auth() != ClientAuth::None {
             self.within(&["server", "tls", "client_auth"], |c| {
                 c.add("client certificates cannot be verified without client_ca");
+            });
+        }
+    }
+
+    fn accounts(&mut self) {
+        let Some(accounts) = &self.config.accounts else { return };
+        let is_blank = |text: &String| text.trim().is_empty();
+        if accounts.store_secret.is_none() && accounts.store.as_ref().is_none_or(is_blank) {
+            self.within(&["accounts", "store"], |c| {
+                c.add("expected the path of a file, or postgres://…");
+            });
+        }
+        for (key, place) in [
+            ("store_secret", &accounts.store_secret),
+            ("admin_credential", &accounts.admin_credential),
+        ] {
+            if place.as_ref().is_some_and(|place| place.env.is_none() && place.file.is_none()) {
+                self.within(&["accounts", key], |c| c.add("expected env or file"));
+            }
+        }
+        let is_url = |url: &String| url.starts_with("http://") || url.starts_with("https://");
+        if accounts.webhook.as_ref().is_some_and(|url| !is_url(url)) {
+            self.within(&["accounts", "webhook"], |c| {
+                c.add("expected a URL such as https://example.com/hook");
             });
         }
     }
@@ -283,7 +309,25 @@ impl Checker<'_> {
             for (at, fallback) in route.fallbacks.iter().enumerate() {
                 self.within(&["fallbacks"], |c| c.at(at, |c| c.target(&names, fallback)));
             }
+            if let Some(rules) = &route.cache {
+                self.within(&["cache"], |c| c.caching(rules));
+            }
             self.path.truncate(self.path.len() - 2);
+        }
+    }
+
+    fn caching(&mut self, rules: &CacheRules) {
+        for (at, pointer) in rules.context.body.iter().enumerate() {
+            if !pointer.starts_with('/') {
+                let message = "expected a JSON pointer, such as /metadata/variant";
+                self.within(&["context", "body"], |c| c.at(at, |c| c.add(message)));
+            }
+        }
+        for (at, name) in rules.context.headers.iter().enumerate() {
+            if !name.bytes().all(is_token) {
+                let message = "expected the name of a header field, such as x-variant";
+                self.within(&["context", "headers"], |c| c.at(at, |c| c.add(message)));
+            }
         }
     }
 

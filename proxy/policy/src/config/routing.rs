@@ -6,8 +6,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::TimeoutOverrides;
 use super::values::DurationMs;
+use super::{CacheRules, TimeoutOverrides};
 use crate::health::{BreakerSettings, KeySettings, RetrySettings};
 
 /// What happens to requests for certain models.
@@ -56,6 +56,9 @@ pub struct Route {
     /// forwarded as they came, and both providers charge for their part.
     #[serde(default)]
     pub resume: Resume,
+    /// Whether and how these requests are answered from the cache. Default: as `cache.default` says.
+    #[serde(default)]
+    pub cache: Option<CacheRules>,
     /// Timeouts of these requests, as far as they differ from the provider's and the global ones.
     #[serde(default)]
     pub timeouts: TimeoutOverrides,

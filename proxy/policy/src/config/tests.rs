@@ -74,6 +74,7 @@ fn the_reference_states_the_defaults() {
     assert_eq!(reference.limits, Limits::default());
     assert_eq!(reference.upstream, Upstream::default());
     assert_eq!(reference.log, Log::default());
+    assert_eq!(reference.cache, CacheStore::default());
     assert_eq!(reference.default_provider, None);
     assert_eq!(reference.routes, []);
     let key = Key {

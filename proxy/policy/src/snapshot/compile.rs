@@ -11,8 +11,8 @@ use sluice_wire::limits;
 use sluice_wire::provider::Quirks;
 
 use super::{
-    Downstream, Key, KeyId, Member, Origin, OriginId, Overrides, Pattern, Provider, ProviderId, Route, RouteId, Secret,
-    SecretRef, SignedBy, Signing, Snapshot, Target, Timeouts, TlsId, Warning,
+    Caching, Downstream, Key, KeyId, Member, Origin, OriginId, Overrides, Pattern, Provider, ProviderId, Route,
+    RouteId, Secret, SecretRef, SignedBy, Signing, Snapshot, Target, Timeouts, TlsId, Warning,
 };
 use crate::admission;
 use crate::config::names::Names;
@@ -46,7 +46,7 @@ pub(super) fn compile(config: &Config, generation: u64, secrets: Secrets<'_>) ->
         for model in route.models.iter().take(limits::MODELS_MAX) {
             index_route(&names, model, id, &mut providers, &mut patterns);
         }
-        routes.push(compile_route(&names, route));
+        routes.push(compile_route(&names, route, &config.cache.default));
     }
     for (provider, patterns) in providers.iter_mut().zip(patterns) {
         provider.patterns = patterns.into();
@@ -71,7 +71,10 @@ pub(super) fn compile(config: &Config, generation: u64, secrets: Secrets<'_>) ->
             retries: (&config.retries).into(),
             keys: (&config.key_rest).into(),
         },
+        accounts: config.accounts.clone(),
         log: config.log.clone(),
+        caching: Caching::compile(&config.cache.default, String::new()),
+        cache_limits: super::caching::limits(&config.cache),
         keys_len: compiler.keys_len,
     };
     (snapshot, compiler.warnings)
@@ -110,6 +113,7 @@ impl Compiler<'_> {
         Provider {
             id,
             name: name.into(),
+            vendor: vendor.map(|vendor| vendor.name),
             dialect,
             quirks,
             max_tokens_default: provider.max_tokens_default,
@@ -358,7 +362,7 @@ fn is_near(host: &str) -> bool {
     }
 }
 
-fn compile_route(names: &Names, route: &config::Route) -> Route {
+fn compile_route(names: &Names, route: &config::Route, cached: &config::CacheRules) -> Route {
     let target = |name: &String| {
         let (provider, model_at) = names.split(name).ok()?;
         Some(Target {
@@ -395,6 +399,11 @@ fn compile_route(names: &Names, route: &config::Route) -> Route {
         fallback_on: route.fallback_on.clone().into(),
         resume: route.resume,
         hedge: route.hedge.as_ref().map(|hedge| hedge.delay.map(|delay| delay.0)),
+        // Whatever the route leads to is part of its keys: another configuration shares nothing with this one.
+        caching: Caching::compile(
+            route.cache.as_ref().unwrap_or(cached),
+            format!("{:?} {:?} {:?}", route.models, route.targets, route.canary),
+        ),
         overrides: overrides(&route.timeouts),
     }
 }

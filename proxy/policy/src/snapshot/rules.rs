@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Key, Provider, Resolved, RouteId, SignedBy, Snapshot, Target, Timeouts};
+use super::{Caching, Key, Provider, Resolved, RouteId, SignedBy, Snapshot, Target, Timeouts};
 use crate::config::{Balance, Resume, Verdict};
 use crate::health::KeyState;
 
@@ -26,6 +26,8 @@ pub(crate) struct Route {
     pub resume: Resume,
     /// Whether a second target is asked if the first is late, and after how long in milliseconds if that is fixed.
     pub hedge: Option<Option<u32>>,
+    /// How its requests are cached, if they are.
+    pub caching: Option<Arc<Caching>>,
     pub(super) overrides: Overrides,
 }
 

@@ -1,0 +1,354 @@
+//! The cache over HTTP: what it holds and what checks have found, purge and bump, and why two requests share an answer or do not.
+//!
+//! Invariants: a purge or bump is confirmed once every core has applied it and the file says so, or said not to be; no answer and no
+//! value of a context key is shown. Deliberately absent: reading what is stored.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::{Value, json as value};
+use sluice_policy::cache::explain::{Sharing, Why};
+use sluice_policy::cache::key::Scope;
+use sluice_policy::cache::{Brain, Explanation};
+use sluice_policy::snapshot::Snapshot;
+use sluice_wire::dialect::Dialect;
+use sluice_wire::provider::{self, Ingress};
+
+use super::{Status, json};
+use crate::control::cache::{Desk, View};
+use crate::mesh::{Change, Purged};
+
+/// `GET /admin/cache`.
+pub async fn stats(State(status): State<Arc<Status>>) -> Response {
+    let Some(view) = status.cache.view() else { return off() };
+    let sum = |name: &str| -> u64 {
+        let at = sluice_policy::meter::CoreMeter::TABLE
+            .iter()
+            .position(|(known, ..)| *known == name);
+        at.map_or(0, |at| status.meters.iter().map(|meter| meter.values()[at]).sum())
+    };
+    let namespaces = view.audits.iter().map(|(namespace, audit)| {
+        value!({
+            "namespace": format!("{namespace:016x}"),
+            "checks": audit.checks,
+            "errors": audit.errors,
+            "error_upper_bound": audit.upper_bound(),
+            "serving": audit.is_on(view.tolerance),
+        })
+    });
+    let facts = &view.facts;
+    let body = value!({
+        "hits": {
+            "exact": sum("sluice_cache_hits_total"),
+            "in_flight": sum("sluice_cache_hits_in_flight_total"),
+            "semantic": sum("sluice_cache_hits_semantic_total"),
+            "frames": sum("sluice_cache_hits_frames_total"),
+        },
+        "misses": sum("sluice_cache_misses_total"),
+        "bypasses": sum("sluice_cache_bypasses_total"),
+        "stored": sum("sluice_cache_stored_total"),
+        "compared": sum("sluice_cache_compared_total"),
+        "disagreed": sum("sluice_cache_disagreed_total"),
+        "saved": {
+            "input_tokens": sum("sluice_cache_saved_input_tokens_total"),
+            "output_tokens": sum("sluice_cache_saved_output_tokens_total"),
+            "nano_usd": sum("sluice_cache_saved_nano_usd_total"),
+        },
+        "entries": view.size.entries,
+        "bytes": view.size.entry_bytes,
+        "evicted": sum("sluice_cache_evicted_total"),
+        "template_pairs": view.pairs,
+        "quarantined": view.quarantined,
+        "namespaces": namespaces.collect::<Vec<_>>(),
+        "change": view.change,
+        "snapshot": {
+            "written": facts.written,
+            "failed": facts.failed,
+            "refused": facts.refused,
+            "refusal": facts.refusal,
+            "restored": facts.restored,
+        },
+    });
+    json(StatusCode::OK, body.to_string())
+}
+
+/// What is to be purged: exactly one of `all`, `key`, `tag`, `model` and `context`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PurgeOrder {
+    tenant: Option<Box<str>>,
+    #[serde(default)]
+    all: bool,
+    key: Option<String>,
+    tag: Option<Box<str>>,
+    model: Option<Box<str>>,
+    context: Option<Box<str>>,
+}
+
+impl PurgeOrder {
+    fn purged(self) -> Result<Purged, &'static str> {
+        const ONE: &str = "expected exactly one of all, key, tag, model and context";
+        let key = self
+            .key
+            .map(|text| key(&text).ok_or("expected a key of 64 hexadecimal digits"));
+        let mut chosen = [
+            self.all.then_some(Purged::All),
+            key.transpose()?.map(Purged::Key),
+            self.tag.map(Purged::Tag),
+            self.model.map(Purged::Model),
+            self.context.map(Purged::Context),
+        ]
+        .into_iter()
+        .flatten();
+        match (chosen.next(), chosen.next()) {
+            (Some(purged), None) => Ok(purged),
+            _ => Err(ONE),
+        }
+    }
+}
+
+fn key(text: &str) -> Option<[u8; 32]> {
+    let mut key = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (at, byte) in key.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[at * 2..at * 2 + 2], 16).ok()?;
+    }
+    Some(key)
+}
+
+/// `POST /admin/cache/purge`.
+pub async fn purge(State(status): State<Arc<Status>>, body: Bytes) -> Response {
+    let order: PurgeOrder = match serde_json::from_slice(&body) {
+        Ok(order) => order,
+        Err(error) => return refused(&error.to_string()),
+    };
+    let tenant = order.tenant.clone();
+    match order.purged() {
+        Ok(purged) => change(&status, Change::Purge(tenant, purged)).await,
+        Err(message) => refused(message),
+    }
+}
+
+/// A tenant, or one of its context values.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BumpOrder {
+    tenant: Box<str>,
+    context: Option<Box<str>>,
+}
+
+/// `POST /admin/cache/bump`.
+pub async fn bump(State(status): State<Arc<Status>>, body: Bytes) -> Response {
+    match serde_json::from_slice::<BumpOrder>(&body) {
+        Ok(order) => change(&status, Change::Bump(order.tenant, order.context)).await,
+        Err(error) => refused(&error.to_string()),
+    }
+}
+
+/// `POST /admin/cache/release`.
+pub async fn release(State(status): State<Arc<Status>>) -> Response {
+    change(&status, Change::Release).await
+}
+
+async fn change(status: &Status, change: Change) -> Response {
+    match status.cache.change(change).await {
+        None => off(),
+        Some(changed) => {
+            let code = if changed.confirmed {
+                StatusCode::OK
+            } else {
+                StatusCode::ACCEPTED
+            };
+            let body = value!({"removed": changed.removed, "confirmed": changed.confirmed});
+            json(code, body.to_string())
+        }
+    }
+}
+
+/// Two requests, as clients would send them, and the context values of each.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Question {
+    one: Value,
+    other: Value,
+    #[serde(default = "openai")]
+    dialect: String,
+    #[serde(default)]
+    one_context: Vec<String>,
+    #[serde(default)]
+    other_context: Vec<String>,
+}
+
+fn openai() -> String {
+    Dialect::ALL[0].as_str().to_owned()
+}
+
+/// `POST /admin/cache/explain`.
+pub async fn explain(State(status): State<Arc<Status>>, body: Bytes) -> Response {
+    let question: Question = match serde_json::from_slice(&body) {
+        Ok(question) => question,
+        Err(error) => return refused(&error.to_string()),
+    };
+    let Some(view) = status.cache.view() else { return off() };
+    match answer(&question, &view.brain, &status.plane().snapshot) {
+        Ok(answer) => json(StatusCode::OK, answer.to_string()),
+        Err(message) => refused(&message),
+    }
+}
+
+fn answer(question: &Question, brain: &Brain, snapshot: &Snapshot) -> Result<Value, String> {
+    let known = Dialect::ALL.iter().find(|dialect| dialect.as_str() == question.dialect);
+    let dialect = *known.ok_or_else(|| format!("no dialect is called \"{}\"", question.dialect))?;
+    let bodies = [question.one.to_string(), question.other.to_string()];
+    let model = question.one["model"].as_str().unwrap_or_default();
+    let resolved = snapshot
+        .resolve_for(model, dialect)
+        .map_err(|error| error.message.to_string())?;
+    let Some(caching) = snapshot.caching(&resolved) else {
+        return Ok(value!({"shares": false, "why": "the route of the first request does not cache"}));
+    };
+    let ingress = Ingress::default();
+    let parse = |at: usize| {
+        let which = ["first", "second"][at];
+        provider::parse_request(dialect, bodies[at].as_bytes(), &ingress)
+            .map_err(|error| format!("the {which} request: {}", error.message))
+    };
+    let (one, other) = (parse(0)?, parse(1)?);
+    let context = |pairs: &'_ [String]| -> Vec<(String, String)> {
+        let split = |pair: &String| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (name.to_owned(), value.to_owned())
+        };
+        pairs.iter().map(split).collect()
+    };
+    let contexts = [context(&question.one_context), context(&question.other_context)];
+    let contexts = contexts.each_ref().map(|pairs| {
+        let pairs = pairs.iter().map(|(name, value)| (&**name, Some(&**value)));
+        pairs.collect::<Vec<(&str, Option<&str>)>>()
+    });
+    let scope = |at: usize| Scope {
+        tenant: "",
+        route: &caching.scope,
+        dialect,
+        context: &contexts[at],
+        epoch: 0,
+    };
+    let sharing = brain.sharing(
+        (&one, &scope(0)),
+        (&other, &scope(1)),
+        &caching.eligible,
+        &caching.rules,
+    );
+    Ok(words(&sharing))
+}
+
+fn words(sharing: &Sharing) -> Value {
+    let meaning = |explanation: &Explanation, shares: bool| {
+        value!({
+            "shares": shares,
+            "layer": "semantic",
+            "similarity": explanation.similarity,
+            "guard": explanation.verdict.map_or_else(|refusal| refusal.name(), |()| "no objection"),
+        })
+    };
+    match sharing {
+        Sharing::Exact => value!({"shares": true, "layer": "exact", "why": "they are one request"}),
+        Sharing::Meaning(explanation) => meaning(explanation, true),
+        Sharing::Apart(Why::Meaning(explanation)) => meaning(explanation, false),
+        Sharing::Apart(Why::ExactOnly) => {
+            value!({"shares": false, "why": "they differ in the last text, and are matched exactly only"})
+        }
+        Sharing::Apart(Why::Differ(names)) => value!({"shares": false, "why": "they differ", "differ": names}),
+        Sharing::Apart(Why::Bypass(which, bypass)) => {
+            let which = if *which == 1 { "first" } else { "second" };
+            value!({"shares": false, "why": format!("the {which} request is not cached: {}", bypass.name())})
+        }
+    }
+}
+
+/// Appends the metrics that no core has.
+pub fn write_metrics(text: &mut String, desk: &Desk) {
+    let Some(view) = desk.view() else { return };
+    let View {
+        audits,
+        tolerance,
+        quarantined,
+        facts,
+        ..
+    } = &view;
+    let bound = audits.iter().filter(|(_, audit)| audit.checks > 0);
+    let bound = bound.map(|(_, audit)| audit.upper_bound()).fold(0.0, f64::max);
+    let off = audits.iter().filter(|(_, audit)| !audit.is_on(*tolerance)).count();
+    let checks: u64 = audits.iter().map(|(_, audit)| audit.checks).sum();
+    for (name, help, kind, number) in [
+        (
+            "sluice_cache_error_upper_bound",
+            "Highest share of wrong matches by meaning that checks leave possible, of all tenants' routes (95 % confidence).",
+            "gauge",
+            bound,
+        ),
+        (
+            "sluice_cache_checks",
+            "Checks of matches by meaning that count.",
+            "gauge",
+            checks as f64,
+        ),
+        (
+            "sluice_cache_switched_off",
+            "Tenants' routes whose matches by meaning are not served, because checks found too many wrong.",
+            "gauge",
+            off as f64,
+        ),
+        (
+            "sluice_cache_quarantined",
+            "Pairs of templates that are not served, because their answers differed once.",
+            "gauge",
+            *quarantined as f64,
+        ),
+        (
+            "sluice_cache_snapshots_written_total",
+            "Times that the cache's file was written.",
+            "counter",
+            facts.written as f64,
+        ),
+        (
+            "sluice_cache_snapshots_failed_total",
+            "Times that it could not be.",
+            "counter",
+            facts.failed as f64,
+        ),
+        (
+            "sluice_cache_snapshots_refused_total",
+            "Files that were refused at the start.",
+            "counter",
+            facts.refused as f64,
+        ),
+        (
+            "sluice_cache_restored",
+            "Answers that the file held at the start.",
+            "gauge",
+            facts.restored as f64,
+        ),
+    ] {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {number}");
+    }
+}
+
+fn refused(message: &str) -> Response {
+    json(StatusCode::BAD_REQUEST, value!({"error": message}).to_string())
+}
+
+fn off() -> Response {
+    json(
+        StatusCode::CONFLICT,
+        value!({"error": "no route caches (cache.default.mode, routes[].cache.mode)"}).to_string(),
+    )
+}
