@@ -1,4 +1,5 @@
-//! The commands that speak to a running gateway's administration: keys, teams, customers, budgets, reports.
+//! The commands that speak to a running gateway: to its administration (keys, teams, customers, budgets, reports), its cache, its
+//! measurements, and the process itself.
 //!
 //! Invariants: whatever they do goes through the admin interface, so that it is in force and in the audit log when they end;
 //! what is wrong is said on standard error with what to do about it, and the exit code is 1. Deliberately absent: the store
@@ -9,9 +10,11 @@ pub mod budget;
 pub mod cache;
 pub mod client;
 pub mod key;
+pub mod latency;
 pub mod owner;
 pub mod spend;
 pub mod table;
+pub mod upgrade;
 pub mod words;
 
 use std::process::ExitCode;
@@ -57,8 +60,14 @@ pub struct Reading<A: clap::Args> {
 pub fn run(command: Command) -> ExitCode {
     let done = match command {
         Command::Key(of) => of.access.client().and_then(|client| key::run(of.command, &client)),
-        Command::Team(of) => of.access.client().and_then(|client| owner::run("team", of.command, &client)),
-        Command::Customer(of) => of.access.client().and_then(|client| owner::run("customer", of.command, &client)),
+        Command::Team(of) => of
+            .access
+            .client()
+            .and_then(|client| owner::run("team", of.command, &client)),
+        Command::Customer(of) => of
+            .access
+            .client()
+            .and_then(|client| owner::run("customer", of.command, &client)),
         Command::Budget(of) => of.access.client().and_then(|client| budget::run(of.command, &client)),
         Command::Spend(of) => of.access.client().and_then(|client| spend::run(&of.args, &client)),
         Command::AuditLog(of) => of.access.client().and_then(|client| audit_log::run(&of.args, &client)),

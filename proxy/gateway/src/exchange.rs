@@ -355,7 +355,8 @@ async fn finish(
     ended: Result<(), End>,
 ) -> After {
     let Scratch { asked, work } = scratch;
-    request.keep_alive &= !core.is_draining();
+    // Once retired, a client that was not told with the head of its answer is told with the next.
+    request.keep_alive &= !core.is_draining() || ended.is_ok() && core.is_retired();
     let view = request.view();
     let mut after = if request.keep_alive {
         After::KeepAlive
@@ -441,6 +442,7 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         first_byte_us: 0,
         total_us: 0,
         upstream_us: 0,
+        queued_us: 0,
     };
     core.meter.requests.add(1);
     Request {

@@ -137,6 +137,7 @@ fn start(listen: SocketAddr, folder: &std::path::Path, providers: [SocketAddr; 2
         admin: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
         cores: Some(1),
         epoll: false,
+        takeover: false,
     };
     std::thread::spawn(move || control::run(config, path, &overrides));
 }
