@@ -33,7 +33,10 @@ fn make(gateway: &Gateway, what: &str, body: &Value) -> Value {
 }
 
 fn key(gateway: &Gateway, body: &Value) -> String {
-    let secret = make(gateway, "keys", body)["key"].as_str().unwrap().to_owned();
+    let secret = make(gateway, "keys", body)["key"]
+        .as_str()
+        .expect("a key is made")
+        .to_owned();
     wait::until("the key is in force", || {
         let models =
             |key: &str| gateway.ask(&Request::get("/v1/models").field("Authorization", &format!("Bearer {key}")));

@@ -151,7 +151,7 @@ impl Health {
 
 /// A store of either kind, on its thread.
 enum Database {
-    File(File),
+    File(Box<File>),
     Server(Box<Server>),
 }
 
@@ -255,7 +255,7 @@ impl Store {
         let path = path.to_owned();
         Self::start(move |_| {
             let (file, recovered) = File::open(&path, unix_s)?;
-            Ok((Database::File(file), recovered))
+            Ok((Database::File(Box::new(file)), recovered))
         })
     }
 

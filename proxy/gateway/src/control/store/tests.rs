@@ -60,7 +60,7 @@ impl Place {
                 let (server, _) = Server::connect(&server.url(), NOW_S, postgres::PATIENCE, health).unwrap();
                 Database::Server(Box::new(server))
             }
-            None => Database::File(File::open(&self.path(), NOW_S).unwrap().0),
+            None => Database::File(Box::new(File::open(&self.path(), NOW_S).unwrap().0)),
         }
     }
 }

@@ -103,9 +103,7 @@ fn with_response<T>(answer: &Answer, act: impl FnOnce(&ChatResponse<'_>) -> T) -
         Shape::Whole => provider::parse_response(answer.dialect, &answer.body)
             .ok()
             .map(|response| act(&response)),
-        Shape::Stream | Shape::CountedStream => gather(answer.dialect, &answer.body)?
-            .response()
-            .map(|response| act(response)),
+        Shape::Stream | Shape::CountedStream => gather(answer.dialect, &answer.body)?.response().map(act),
     }
 }
 

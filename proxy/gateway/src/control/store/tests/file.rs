@@ -85,7 +85,7 @@ fn a_full_disk_delays_and_neither_loses_nor_doubles() {
         answers.push(answer);
     }
     let health = Health::default();
-    let mut database = Database::File(database);
+    let mut database = Database::File(Box::new(database));
     let outcomes = carry_out(&mut database, &mut jobs, &health, &AtomicBool::new(false));
     assert_eq!(outcomes, [Ok(()), Ok(()), Ok(())]);
     assert_eq!(health.counts(), (1, 1), "it failed, and succeeded once there was room");
