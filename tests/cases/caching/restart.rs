@@ -8,7 +8,7 @@ use super::{caching, use_of};
 fn kept(sim: &Sim, folder: &TempDir) -> Setup {
     let file = folder.path().join("cache.bin");
     caching(sim, "semantic")
-        .set("/cache/snapshot", file.to_str().expect("the path is made of UTF-8"))
+        .set("/cache/snapshot", file.display().to_string())
         .set("/cache/snapshot_interval", "50ms")
         .cores(2)
 }

@@ -33,10 +33,8 @@ fn make(gateway: &Gateway, what: &str, body: &Value) -> Value {
 }
 
 fn key(gateway: &Gateway, body: &Value) -> String {
-    let secret = make(gateway, "keys", body)["key"]
-        .as_str()
-        .expect("a key is made")
-        .to_owned();
+    let made = make(gateway, "keys", body);
+    let secret = made["key"].as_str().expect("a key is shown once").to_owned();
     wait::until("the key is in force", || {
         let models =
             |key: &str| gateway.ask(&Request::get("/v1/models").field("Authorization", &format!("Bearer {key}")));
