@@ -17,14 +17,23 @@ fn sluice(audit: &Audit, words: &[&str]) -> Output {
 /// What it printed; it must have succeeded.
 fn said(audit: &Audit, words: &[&str]) -> String {
     let output = sluice(audit, words);
-    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{words:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).expect("text")
 }
 
 /// What it complained of; it must have failed.
 fn complained(audit: &Audit, words: &[&str]) -> String {
     let output = sluice(audit, words);
-    assert_eq!(output.status.code(), Some(1), "{words:?}: {}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "{words:?}: {}",
+        String::from_utf8_lossy(&output.stdout)
+    );
     String::from_utf8(output.stderr).expect("text")
 }
 
@@ -35,18 +44,34 @@ fn a_key_is_made_used_billed_and_deleted_from_a_shell() {
     said(&audit, &["team", "create", "press-line-2", "--customer", "acme"]);
     let secret = said(
         &audit,
-        &["key", "create", "--team", "press-line-2", "--budget", "50/day", "--model", "gpt-*", "--expires", "90d"],
+        &[
+            "key",
+            "create",
+            "--team",
+            "press-line-2",
+            "--budget",
+            "50/day",
+            "--model",
+            "gpt-*",
+            "--expires",
+            "90d",
+        ],
     );
     let secret = secret.trim();
     assert!(secret.starts_with("sk-sluice-") && secret.len() == 53, "{secret}");
     let request = Request::chat("openai/gpt-x").field("Authorization", &format!("Bearer {secret}"));
     let gateway = &audit.replicas[0];
-    sluice_tests::wait::until("the key is in force", || (gateway.ask(&request).status == 200).then_some(()));
+    sluice_tests::wait::until("the key is in force", || {
+        (gateway.ask(&request).status == 200).then_some(())
+    });
     let listed = said(&audit, &["key", "list", "--team", "press-line-2"]);
     let lines: Vec<&str> = listed.lines().collect();
     assert_eq!(lines.len(), 2, "{listed}");
     let name = lines[1].split(' ').next().expect("a name").to_owned();
-    assert!(name.starts_with("press-line-2-") && lines[1].contains("50/day"), "{listed}");
+    assert!(
+        name.starts_with("press-line-2-") && lines[1].contains("50/day"),
+        "{listed}"
+    );
     assert_eq!(lines[0].find("STATE"), lines[1].find("active"), "{listed}");
 
     let fresh = said(&audit, &["key", "rotate", &name, "--overlap", "1h"]);
@@ -55,9 +80,13 @@ fn a_key_is_made_used_billed_and_deleted_from_a_shell() {
     let shown: sluice_tests::Value = serde_json(&shown);
     assert!(shown["expires_s"].as_u64().is_some(), "it still expires: {shown}");
     said(&audit, &["key", "disable", &name]);
-    sluice_tests::wait::until("the key is disabled", || (gateway.ask(&request).status == 401).then_some(()));
+    sluice_tests::wait::until("the key is disabled", || {
+        (gateway.ask(&request).status == 401).then_some(())
+    });
     said(&audit, &["key", "enable", &name]);
-    sluice_tests::wait::until("the key is enabled", || (gateway.ask(&request).status == 200).then_some(()));
+    sluice_tests::wait::until("the key is enabled", || {
+        (gateway.ask(&request).status == 200).then_some(())
+    });
 
     let report = sluice_tests::wait::until("the ledger knows it", || {
         let report = said(&audit, &["spend", "--by", "team", "--csv"]);
@@ -68,7 +97,12 @@ fn a_key_is_made_used_billed_and_deleted_from_a_shell() {
     assert!(table.starts_with("KEY") && table.contains(&name), "{table}");
     said(&audit, &["key", "delete", &name]);
     let log = said(&audit, &["audit-log", "--lines", "2"]);
-    assert!(log.lines().nth(1).is_some_and(|line| line.contains("delete") && line.contains(&name)), "{log}");
+    assert!(
+        log.lines()
+            .nth(1)
+            .is_some_and(|line| line.contains("delete") && line.contains(&name)),
+        "{log}"
+    );
     assert_eq!(log.lines().count(), 3, "{log}");
 }
 
@@ -79,14 +113,45 @@ fn serde_json(text: &str) -> sluice_tests::Value {
 #[test]
 fn budgets_and_limits_are_changed_from_a_shell() {
     let audit = Audit::start(1, 1, None, 1_000_000_000);
-    let id = said(&audit, &["budget", "add", "--key", "free", "5/rolling-hour", "--soft", "4", "--model", "gpt-*"]);
+    let id = said(
+        &audit,
+        &[
+            "budget",
+            "add",
+            "--key",
+            "free",
+            "5/rolling-hour",
+            "--soft",
+            "4",
+            "--model",
+            "gpt-*",
+        ],
+    );
     let id = id.trim();
     said(&audit, &["budget", "set", id, "7.5", "--soft", "none"]);
     said(&audit, &["budget", "top-up", id, "2"]);
-    said(&audit, &["budget", "add-limit", "--key", "free", "requests", "60", "--per", "minute"]);
+    said(
+        &audit,
+        &[
+            "budget",
+            "add-limit",
+            "--key",
+            "free",
+            "requests",
+            "60",
+            "--per",
+            "minute",
+        ],
+    );
     let listed = said(&audit, &["budget", "list"]);
-    let line = listed.lines().find(|line| line.contains("key free")).expect("it is listed");
-    assert!(line.contains("7.5") && line.contains("rolling-hour") && line.contains("model gpt-*"), "{listed}");
+    let line = listed
+        .lines()
+        .find(|line| line.contains("key free"))
+        .expect("it is listed");
+    assert!(
+        line.contains("7.5") && line.contains("rolling-hour") && line.contains("model gpt-*"),
+        "{listed}"
+    );
     let shown = said(&audit, &["key", "show", "free"]);
     assert!(shown.contains("requests") && shown.contains("minute"), "{shown}");
     said(&audit, &["budget", "reset", id]);
@@ -111,7 +176,10 @@ fn what_is_wrong_is_said_with_what_to_do_about_it() {
         String::from_utf8(output.stderr).expect("text")
     };
     let wrong = with("SLUICE_ADMIN_CREDENTIAL", "geheim-falsch");
-    assert!(wrong.contains("does not accept") && !wrong.contains("geheim-falsch"), "{wrong}");
+    assert!(
+        wrong.contains("does not accept") && !wrong.contains("geheim-falsch"),
+        "{wrong}"
+    );
     assert!(with("SLUICE_ADMIN", "127.0.0.1:1").contains("Is the gateway running?"));
     assert!(with("SLUICE_ADMIN_CREDENTIAL", "").contains("credential is missing"));
     let sim = Sim::start();

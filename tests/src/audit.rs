@@ -108,7 +108,10 @@ impl Audit {
         for (at, body) in [paying, json!({"name": "free"})].iter().enumerate() {
             let made = audit.admin("POST", "/keys", body);
             assert_eq!(made.status, 201, "{made:?}");
-            made.json()["key"].as_str().unwrap_or_default().clone_into(&mut audit.keys[at]);
+            made.json()["key"]
+                .as_str()
+                .unwrap_or_default()
+                .clone_into(&mut audit.keys[at]);
         }
         let shown = audit.admin("GET", "/keys/paying", &Value::Null).json();
         audit.budget = shown["budgets"][0]["id"].as_u64().expect("a budget has a number");
@@ -130,7 +133,11 @@ impl Audit {
     /// Asks one gateway's administration.
     #[must_use]
     pub fn admin_of(&self, replica: usize, method: &str, path: &str, body: &Value) -> Response {
-        let text = if body.is_null() { String::new() } else { body.to_string() };
+        let text = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
         let target = format!("/admin/v1{path}");
         let request = Request::new(method, &target)
             .field("Content-Type", "application/json")
@@ -264,7 +271,10 @@ impl Audit {
         self.replicas.truncate(1);
         self.revive(0);
         let started = self.replicas[0].stderr();
-        assert!(started.contains("reclaimed: NanoUsd(0)"), "something stayed reserved: {started}");
+        assert!(
+            started.contains("reclaimed: NanoUsd(0)"),
+            "something stayed reserved: {started}"
+        );
         let recorded = self.check("after the end");
         let billed = self.billed();
         assert!(billed <= recorded.spent, "billed {billed}: {recorded:?}");

@@ -44,7 +44,14 @@ impl Postgres {
             fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).expect("one's own directory");
         }
         let initdb = command(&programs.join("initdb"), &dir)
-            .args(["--pgdata=data", "--auth=trust", "--username=sluice", "--no-sync", "--encoding=UTF8", "--locale=C"])
+            .args([
+                "--pgdata=data",
+                "--auth=trust",
+                "--username=sluice",
+                "--no-sync",
+                "--encoding=UTF8",
+                "--locale=C",
+            ])
             .output()
             .expect("initdb can be started");
         assert!(initdb.status.success(), "{}", String::from_utf8_lossy(&initdb.stderr));
@@ -87,7 +94,9 @@ impl Postgres {
     fn wait(&mut self) {
         let begun = Instant::now();
         let ready = self.dir.join("data/postmaster.pid");
-        while !fs::read_to_string(&ready).is_ok_and(|text| text.lines().nth(7).is_some_and(|line| line.trim() == "ready")) {
+        while !fs::read_to_string(&ready)
+            .is_ok_and(|text| text.lines().nth(7).is_some_and(|line| line.trim() == "ready"))
+        {
             if let Ok(Some(status)) = self.child.try_wait() {
                 panic!("PostgreSQL ended with {status}: {}", self.log());
             }
@@ -109,7 +118,9 @@ impl Postgres {
             };
             let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
             // PID (NAME) STATE PARENT …
-            let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
+            let parent = stat
+                .rsplit_once(')')
+                .and_then(|(_, rest)| rest.split_whitespace().nth(1));
             if parent.and_then(|parent| parent.parse::<u32>().ok()) == Some(own) {
                 all.push(pid);
             }
@@ -137,7 +148,17 @@ fn spawn(programs: &Path, dir: &Path) -> Child {
     let log = log.expect("a log can be written");
     let mut postgres = command(&programs.join("postgres"), dir);
     postgres
-        .args(["-D", "data", "-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=50", "-k"])
+        .args([
+            "-D",
+            "data",
+            "-c",
+            "listen_addresses=",
+            "-c",
+            "fsync=off",
+            "-c",
+            "max_connections=50",
+            "-k",
+        ])
         .arg(dir)
         .stdout(log.try_clone().expect("a descriptor can be copied"))
         .stderr(log);
@@ -153,7 +174,11 @@ fn spawn(programs: &Path, dir: &Path) -> Child {
 
 fn command(program: &Path, dir: &Path) -> Command {
     let mut command = Command::new(program);
-    command.current_dir(dir).env("HOME", dir).env("LC_ALL", "C").stdin(Stdio::null());
+    command
+        .current_dir(dir)
+        .env("HOME", dir)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null());
     if is_root() {
         command.uid(NOBODY).gid(NOBODY);
     }
