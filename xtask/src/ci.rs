@@ -105,7 +105,9 @@ pub fn install_postgresql() -> bool {
     // Where tests look as well: Debian's place, and the search path.
     let is_there = || {
         let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-        versions.into_iter().any(|version| version.path().join("bin/initdb").is_file())
+        versions
+            .into_iter()
+            .any(|version| version.path().join("bin/initdb").is_file())
             || succeeds("initdb", &["--version"])
     };
     is_there() || installed(&["install", "--yes", "--no-install-recommends", "postgresql"]) && is_there()

@@ -57,8 +57,14 @@ pub struct Reading<A: clap::Args> {
 pub fn run(command: Command) -> ExitCode {
     let done = match command {
         Command::Key(of) => of.access.client().and_then(|client| key::run(of.command, &client)),
-        Command::Team(of) => of.access.client().and_then(|client| owner::run("team", of.command, &client)),
-        Command::Customer(of) => of.access.client().and_then(|client| owner::run("customer", of.command, &client)),
+        Command::Team(of) => of
+            .access
+            .client()
+            .and_then(|client| owner::run("team", of.command, &client)),
+        Command::Customer(of) => of
+            .access
+            .client()
+            .and_then(|client| owner::run("customer", of.command, &client)),
         Command::Budget(of) => of.access.client().and_then(|client| budget::run(of.command, &client)),
         Command::Spend(of) => of.access.client().and_then(|client| spend::run(&of.args, &client)),
         Command::AuditLog(of) => of.access.client().and_then(|client| audit_log::run(&of.args, &client)),

@@ -108,7 +108,9 @@ pub struct Whose {
 }
 
 /// Of a table of budgets.
-pub const HEADING: &[&str] = &["ID", "OF", "LIMIT", "WINDOW", "SPENT", "IN HAND", "WARN AT", "EXTRA", "FOR"];
+pub const HEADING: &[&str] = &[
+    "ID", "OF", "LIMIT", "WINDOW", "SPENT", "IN HAND", "WARN AT", "EXTRA", "FOR",
+];
 /// Of a table of limits.
 pub const LIMIT_HEADING: &[&str] = &["ID", "OF", "MOST", "UNIT", "WINDOW", "FOR"];
 
@@ -123,11 +125,21 @@ pub fn run(command: Command, client: &Client) -> Result<String, String> {
             let mut all = Vec::new();
             for (_, owners) in everybody(client)? {
                 let of = |row: &Value| row["name"].as_str().unwrap_or_default().to_owned();
-                all.extend(owners.iter().flat_map(|row| limit_lines(&of(row), row).collect::<Vec<_>>()));
+                all.extend(
+                    owners
+                        .iter()
+                        .flat_map(|row| limit_lines(&of(row), row).collect::<Vec<_>>()),
+                );
             }
             Ok(table(LIMIT_HEADING, &all))
         }
-        Command::Add { whose, budget, soft, provider, model } => {
+        Command::Add {
+            whose,
+            budget,
+            soft,
+            provider,
+            model,
+        } => {
             let mut body = words::budget(&budget)?;
             if let Some(soft) = soft {
                 body["soft"] = words::amount(&soft)?.into();
@@ -152,7 +164,14 @@ pub fn run(command: Command, client: &Client) -> Result<String, String> {
         }
         Command::Reset { id } => act(client, "POST", &format!("/budgets/{id}/reset"), None),
         Command::Delete { id } => act(client, "DELETE", &format!("/budgets/{id}"), None),
-        Command::AddLimit { whose, unit, most, per, provider, model } => {
+        Command::AddLimit {
+            whose,
+            unit,
+            most,
+            per,
+            provider,
+            model,
+        } => {
             let mut body = json!({"unit": unit, "most": most});
             if let Some(window) = per {
                 body["window"] = window.into();

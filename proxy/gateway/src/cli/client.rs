@@ -66,7 +66,9 @@ impl Access {
         let config = config.as_ref();
         let admin = admin
             .or_else(|| config.map(|config| config.server.admin.0.to_string()))
-            .ok_or_else(|| format!("where is the gateway? Name its admin interface by --admin, {ADMIN_VARIABLE} or --config"))?;
+            .ok_or_else(|| {
+                format!("where is the gateway? Name its admin interface by --admin, {ADMIN_VARIABLE} or --config")
+            })?;
         let credential = match credential {
             Some(credential) => credential,
             None => configured_credential(config)?,
@@ -76,17 +78,22 @@ impl Access {
 }
 
 fn configured_credential(config: Option<&Config>) -> Result<String, String> {
-    let none = format!("the administrator's credential is missing: give it by {CREDENTIAL_VARIABLE} or --credential-file");
+    let none =
+        format!("the administrator's credential is missing: give it by {CREDENTIAL_VARIABLE} or --credential-file");
     let Some(config) = config else { return Err(none) };
-    let place = config.accounts.as_ref().and_then(|accounts| accounts.admin_credential.as_ref());
+    let place = config
+        .accounts
+        .as_ref()
+        .and_then(|accounts| accounts.admin_credential.as_ref());
     let Some(place) = place else {
         return Err(format!(
             "{none}.\nThe configuration has no accounts.admin_credential; as long as it has none, keys and budgets cannot be administered"
         ));
     };
     match (&place.env, &place.file) {
-        (Some(name), _) => std::env::var(name)
-            .map_err(|_| format!("{none}.\nThe configuration expects it in the variable {name}, which is not set here")),
+        (Some(name), _) => std::env::var(name).map_err(|_| {
+            format!("{none}.\nThe configuration expects it in the variable {name}, which is not set here")
+        }),
         (None, Some(path)) => read(path.as_ref()),
         (None, None) => Err(none),
     }

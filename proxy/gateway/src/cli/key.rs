@@ -99,7 +99,11 @@ fn create(new: &Create, client: &Client) -> Result<String, String> {
             format!("{of}-{:08x}", fastrand::u32(..))
         }
     };
-    let budgets: Vec<Value> = new.budget.iter().map(|text| words::budget(text)).collect::<Result<_, _>>()?;
+    let budgets: Vec<Value> = new
+        .budget
+        .iter()
+        .map(|text| words::budget(text))
+        .collect::<Result<_, _>>()?;
     let mut body = json!({"name": name, "budgets": budgets, "models": new.models, "providers": new.providers});
     if let Some(team) = &new.team {
         body["team"] = json!(team);

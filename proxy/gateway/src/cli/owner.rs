@@ -84,7 +84,10 @@ pub struct Allow {
 pub fn run(kind: &str, command: Command, client: &Client) -> Result<String, String> {
     match command {
         Command::Create { name, customer, budget } => {
-            let budgets: Vec<Value> = budget.iter().map(|text| words::budget(text)).collect::<Result<_, _>>()?;
+            let budgets: Vec<Value> = budget
+                .iter()
+                .map(|text| words::budget(text))
+                .collect::<Result<_, _>>()?;
             let mut body = json!({"name": name, "budgets": budgets});
             if let Some(customer) = customer {
                 body["customer"] = customer.into();
@@ -97,7 +100,11 @@ pub fn run(kind: &str, command: Command, client: &Client) -> Result<String, Stri
         Command::Disable(of) => set_disabled(kind, &of, true, client),
         Command::Enable(of) => set_disabled(kind, &of, false, client),
         Command::Allow(asked) => {
-            let kind = if kind == "team" { ScopeKind::Team } else { ScopeKind::Customer };
+            let kind = if kind == "team" {
+                ScopeKind::Team
+            } else {
+                ScopeKind::Customer
+            };
             allow(kind, &asked, client)
         }
         Command::Delete(of) => delete(kind, &of, client),
@@ -135,7 +142,12 @@ pub fn show(kind: &str, of: &Named, client: &Client) -> Result<String, String> {
     }
     let mut text = table(heading(kind), &[line(kind, &row)]);
     for (name, what) in [("models", "may use the models"), ("providers", "may use the providers")] {
-        let names: Vec<&str> = row[name].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let names: Vec<&str> = row[name]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         if !names.is_empty() {
             text.push_str(&format!("{what} {}\n", names.join(", ")));
         }
@@ -229,7 +241,15 @@ fn line(kind: &str, row: &Value) -> Vec<String> {
     match kind {
         "key" => {
             let secret = format!("…{}", text("ends_with"));
-            vec![text("name"), text("team"), text("customer"), state, secret, expires, budgets]
+            vec![
+                text("name"),
+                text("team"),
+                text("customer"),
+                state,
+                secret,
+                expires,
+                budgets,
+            ]
         }
         "team" => vec![text("name"), text("customer"), state, budgets],
         _ => vec![text("name"), state, budgets],

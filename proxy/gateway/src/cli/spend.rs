@@ -42,7 +42,11 @@ pub fn run(args: &Args, client: &Client) -> Result<String, String> {
     if let Some(month) = &args.month {
         path.push_str(&format!("&month={}", segment(month)));
     }
-    let moment = |text: &Option<String>| text.as_deref().map(|text| words::moment_s(text, now_s, false)).transpose();
+    let moment = |text: &Option<String>| {
+        text.as_deref()
+            .map(|text| words::moment_s(text, now_s, false))
+            .transpose()
+    };
     if let Some(from_s) = moment(&args.since)? {
         path.push_str(&format!("&from_s={from_s}"));
     }

@@ -14,7 +14,10 @@ pub fn table(heading: &[&str], lines: &[Vec<String>]) -> String {
     let columns: Vec<(usize, bool)> = (0..heading.len())
         .map(|column| {
             let width = lines.iter().map(|line| cell(line, column)).max().unwrap_or(0);
-            let numbers = lines.iter().filter_map(|line| line.get(column)).filter(|cell| !cell.is_empty());
+            let numbers = lines
+                .iter()
+                .filter_map(|line| line.get(column))
+                .filter(|cell| !cell.is_empty());
             let mut numbers = numbers.peekable();
             let is_numeric = numbers.peek().is_some() && numbers.all(|cell| is_number(cell));
             (width.max(heading[column].chars().count()), is_numeric)
@@ -39,7 +42,8 @@ pub fn table(heading: &[&str], lines: &[Vec<String>]) -> String {
 }
 
 fn is_number(cell: &str) -> bool {
-    cell.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b','))
+    cell.bytes()
+        .all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b','))
 }
 
 #[cfg(test)]

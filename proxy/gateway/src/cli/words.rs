@@ -28,7 +28,9 @@ pub fn budget(text: &str) -> Result<Value, String> {
 /// They are not.
 pub fn amount(text: &str) -> Result<String, String> {
     let text = text.trim_start_matches('$');
-    let amount: NanoUsd = text.parse().map_err(|why| format!("{text:?} is not an amount of dollars: {why}"))?;
+    let amount: NanoUsd = text
+        .parse()
+        .map_err(|why| format!("{text:?} is not an amount of dollars: {why}"))?;
     Ok(amount.to_string())
 }
 
@@ -125,7 +127,17 @@ mod tests {
         assert_eq!(moment_s("90d", 1_000, true), Ok(1_000 + 90 * DAY_S));
         assert_eq!(moment_s("2h", 10_000, false), Ok(2_800));
         assert_eq!(moment_s("1795305600", 0, true), Ok(1_795_305_600));
-        for text in ["", "soon", "2026-02-30", "2026-13-01", "5", "-1d", "1.5h", "2026-1-1", "9é"] {
+        for text in [
+            "",
+            "soon",
+            "2026-02-30",
+            "2026-13-01",
+            "5",
+            "-1d",
+            "1.5h",
+            "2026-1-1",
+            "9é",
+        ] {
             assert!(text == "5" || moment_s(text, 0, true).is_err(), "{text}");
         }
         for s in [0, 951_868_799, 1_795_371_601, 4_102_444_800] {

@@ -237,7 +237,10 @@ impl Store {
     /// # Errors
     /// As [`Store::open`] and [`Store::connect`].
     pub fn at(location: &str, unix_s: u64) -> anyhow::Result<(Self, Recovered)> {
-        if ["postgres://", "postgresql://"].iter().any(|scheme| location.starts_with(scheme)) {
+        if ["postgres://", "postgresql://"]
+            .iter()
+            .any(|scheme| location.starts_with(scheme))
+        {
             Self::connect(location, unix_s)
         } else {
             Self::open(Path::new(location), unix_s)

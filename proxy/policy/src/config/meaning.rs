@@ -91,7 +91,10 @@ impl Checker<'_> {
             ("store_secret", &accounts.store_secret),
             ("admin_credential", &accounts.admin_credential),
         ] {
-            if place.as_ref().is_some_and(|place| place.env.is_none() && place.file.is_none()) {
+            if place
+                .as_ref()
+                .is_some_and(|place| place.env.is_none() && place.file.is_none())
+            {
                 self.within(&["accounts", key], |c| c.add("expected env or file"));
             }
         }

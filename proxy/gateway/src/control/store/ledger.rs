@@ -144,7 +144,8 @@ const ROWS_MAX: usize = 10_000;
 const HOUR_S: u64 = 3_600;
 /// Columns of the ledger.
 const COLUMNS: usize = 18;
-const LEDGER: &str = "ledger (unix_s, request, key, team, customer, provider, model, status, outcome, attempts, input, cached,
+const LEDGER: &str =
+    "ledger (unix_s, request, key, team, customer, provider, model, status, outcome, attempts, input, cached,
     output, cost, priced, first_byte_us, total_us, tags)";
 const HOURS: &str = "hours (hour, key, provider, model, team, customer, requests, input, cached, output, cost)";
 const TAG_HOURS: &str = "tag_hours (hour, name, value, requests, input, cached, output, cost)";
@@ -177,7 +178,14 @@ impl Tx<'_> {
         let rows: Vec<Value<'_>> = hours
             .into_iter()
             .flat_map(|((hour, key, provider, model), (sum, [_, team, customer]))| {
-                let what = [hour.into(), key.into(), provider.into(), model.into(), team.into(), customer.into()];
+                let what = [
+                    hour.into(),
+                    key.into(),
+                    provider.into(),
+                    model.into(),
+                    team.into(),
+                    customer.into(),
+                ];
                 what.into_iter().chain(sum.values())
             })
             .collect();
@@ -187,7 +195,9 @@ impl Tx<'_> {
         tag_hours.sort_unstable_by_key(|(key, _)| *key);
         let rows: Vec<Value<'_>> = tag_hours
             .into_iter()
-            .flat_map(|((hour, name, value), sum)| [hour.into(), name.into(), value.into()].into_iter().chain(sum.values()))
+            .flat_map(|((hour, name, value), sum)| {
+                [hour.into(), name.into(), value.into()].into_iter().chain(sum.values())
+            })
             .collect();
         let conflict = format!("ON CONFLICT (hour, name, value) {}", adding("tag_hours"));
         self.sql.insert_many(TAG_HOURS, 8, &conflict, &rows)

@@ -295,7 +295,11 @@ fn reclaim(tx: &mut Tx<'_>, unix_s: u64) -> Result<sluice_policy::money::NanoUsd
     let is_live = |holder: Holder| live.contains(&holder);
     let leased = link.vaults(Which::Leased, false)?;
     let has_dead = |vault: &Vault| vault.leases.iter().any(|lease| !is_live(lease.holder));
-    let mut budgets: Vec<i64> = leased.iter().filter(|(_, vault)| has_dead(vault)).map(|(id, _)| *id).collect();
+    let mut budgets: Vec<i64> = leased
+        .iter()
+        .filter(|(_, vault)| has_dead(vault))
+        .map(|(id, _)| *id)
+        .collect();
     budgets.sort_unstable();
     tx.read(&budgets)?;
     let mut total = sluice_policy::money::NanoUsd::ZERO;
@@ -321,7 +325,10 @@ fn save(link: &Link, read: &HashMap<i64, Vault>, changed: &HashMap<i64, Option<V
     let all = |of: &dyn Fn(&Vault) -> Value<'static>| vaults.iter().map(|(_, vault)| of(vault)).collect::<Vec<_>>();
     let columns = [
         vaults.iter().map(|(budget, _)| Value::from(*budget)).collect(),
-        vaults.iter().map(|(budget, _)| Value::from(link.version(*budget))).collect(),
+        vaults
+            .iter()
+            .map(|(budget, _)| Value::from(link.version(*budget)))
+            .collect(),
         all(&|vault| vault.limit.0.into()),
         all(&|vault| vault.extra.0.into()),
         all(&|vault| vault.period.into()),

@@ -190,7 +190,9 @@ impl Tx<'_> {
     /// It does not exist, or something belongs to it.
     pub fn delete_scope(&mut self, change: &Change, id: i64) -> Result<()> {
         let (kind, name) = self.named(id)?;
-        let children = self.sql.query("SELECT 1 FROM scopes WHERE parent = ?1 LIMIT 1", values![id])?;
+        let children = self
+            .sql
+            .query("SELECT 1 FROM scopes WHERE parent = ?1 LIMIT 1", values![id])?;
         if !children.is_empty() {
             return refuse("something belongs to it");
         }
@@ -216,13 +218,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// It does not exist; a name holds a line break, or there are too many.
-    pub fn set_allowed(
-        &mut self,
-        change: &Change,
-        id: i64,
-        models: &[String],
-        providers: &[String],
-    ) -> Result<()> {
+    pub fn set_allowed(&mut self, change: &Change, id: i64, models: &[String], providers: &[String]) -> Result<()> {
         let (kind, name) = self.named(id)?;
         let fits = |names: &[String]| {
             names.len() <= MODELS_MAX && names.iter().all(|name| !name.is_empty() && !name.contains('\n'))
@@ -485,7 +481,9 @@ impl Tx<'_> {
     }
 
     fn owner_of(&self, budget: i64) -> Result<(ScopeKind, String)> {
-        let row = self.sql.one("SELECT scope FROM budgets WHERE id = ?1", values![budget])?;
+        let row = self
+            .sql
+            .one("SELECT scope FROM budgets WHERE id = ?1", values![budget])?;
         self.named(row.get(0)?)
     }
 

@@ -215,7 +215,11 @@ impl From<rusqlite::Error> for Error {
             rusqlite::Error::QueryReturnedNoRows => Self::Missing,
             rusqlite::Error::SqliteFailure(failure, message) if failure.code == ErrorCode::ConstraintViolation => {
                 let taken = message.as_ref().is_some_and(|message| message.contains("scopes.name"));
-                Self::Refused(if taken { "the name is taken".to_owned() } else { error.to_string() })
+                Self::Refused(if taken {
+                    "the name is taken".to_owned()
+                } else {
+                    error.to_string()
+                })
             }
             _ => Self::Fault(error.to_string()),
         }

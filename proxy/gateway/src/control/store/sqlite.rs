@@ -173,7 +173,11 @@ impl File {
         let budgets: Vec<i64> = self.vaults.keys().copied().collect();
         let written = match self.reclaimed {
             false => Ok(()),
-            true => self.transact(|tx| budgets.iter().try_for_each(|id| save_vault(tx.sql, *id, &tx.vaults[id]))),
+            true => self.transact(|tx| {
+                budgets
+                    .iter()
+                    .try_for_each(|id| save_vault(tx.sql, *id, &tx.vaults[id]))
+            }),
         };
         if let Err(error) = written {
             tracing::warn!(%error, "what was leased and lost is written down at another end");

@@ -84,7 +84,10 @@ impl Database {
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(future)
 }
 
@@ -173,7 +176,10 @@ fn what_was_stored_is_there_after_a_restart() {
         let lines = block_on(store.ask(|tx| count(tx, "SELECT count(*) FROM audit"))).unwrap();
         assert_eq!(lines, 7);
         let log = block_on(store.ask(|tx| tx.audit_log(2))).unwrap();
-        assert_eq!((log.len(), &*log[0].action, &*log[0].subject), (2, "top-up", "key station-7"));
+        assert_eq!(
+            (log.len(), &*log[0].action, &*log[0].subject),
+            (2, "top-up", "key station-7")
+        );
     }
 }
 
@@ -218,7 +224,10 @@ async fn refusals(store: &Store) {
     assert!(store.ask(|tx| tx.delete_scope(&change(), 1)).await.is_err());
     store.ask(|tx| tx.delete_scope(&change(), 2)).await.unwrap();
     let holder = store.holder();
-    let done = store.feed(holder, Arc::new([(row, Plan::default())]), NOW_S).await.unwrap();
+    let done = store
+        .feed(holder, Arc::new([(row, Plan::default())]), NOW_S)
+        .await
+        .unwrap();
     assert_eq!(done, [Done::default()], "a budget that is gone grants nothing");
 }
 
@@ -328,7 +337,9 @@ fn spend_down(place: &Place) {
                 None => {
                     let file = rusqlite::Connection::open(place.path()).unwrap();
                     let columns = tx::VAULT_COLUMNS;
-                    let rows = sql::Sql::Sqlite(&file).query(&format!("SELECT {columns} FROM budgets"), &[]).unwrap();
+                    let rows = sql::Sql::Sqlite(&file)
+                        .query(&format!("SELECT {columns} FROM budgets"), &[])
+                        .unwrap();
                     let (_, vault) = tx::read_vault(&rows[0]).unwrap();
                     vault.spent.0 + vault.leased(0).0
                 }

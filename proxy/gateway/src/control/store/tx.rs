@@ -115,10 +115,7 @@ impl<'a> Tx<'a> {
     ///
     /// # Errors
     /// Those of the database itself, which undo the whole transaction.
-    pub fn within(
-        &mut self,
-        act: impl FnOnce(&mut Self) -> Result<()>,
-    ) -> Result<std::result::Result<(), StoreError>> {
+    pub fn within(&mut self, act: impl FnOnce(&mut Self) -> Result<()>) -> Result<std::result::Result<(), StoreError>> {
         self.undo.clear();
         let was_change = self.is_change;
         self.sql.batch("SAVEPOINT job")?;

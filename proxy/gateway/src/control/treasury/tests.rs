@@ -133,7 +133,13 @@ fn a_key_spends_its_budgets_and_its_owner_is_warned_once() {
         let caller = keyring.find(credential().expose().as_bytes(), unix_s()).unwrap();
         let budgets: Vec<BudgetId> = keyring.budgets(caller, "openai", "gpt-5").collect();
         assert_eq!(budgets.len(), 3);
-        let pass = || Pass::new(keyring.limits(caller, "openai", "gpt-5").cloned(), Ask::default(), unix_s());
+        let pass = || {
+            Pass::new(
+                keyring.limits(caller, "openai", "gpt-5").cloned(),
+                Ask::default(),
+                unix_s(),
+            )
+        };
         let held = (pass().unwrap(), pass().unwrap());
         assert!(pass().is_err(), "two at a time");
         drop(held);
@@ -230,9 +236,7 @@ fn changes_come_into_force_without_losing_what_is_used() {
         let store = treasury.store().clone();
         treasury.close().await;
         let rows = store
-            .ask(|tx| {
-                tx.sql.one("SELECT count(*) FROM ledger", &[])?.get::<i64>(0)
-            })
+            .ask(|tx| tx.sql.one("SELECT count(*) FROM ledger", &[])?.get::<i64>(0))
             .await;
         assert_eq!(rows, Ok(3));
     });

@@ -74,7 +74,9 @@ impl Webhook {
 
 impl Target {
     fn new(text: &str) -> Option<Self> {
-        let (base, query) = text.split_once('?').map_or((text, None), |(base, query)| (base, Some(query)));
+        let (base, query) = text
+            .split_once('?')
+            .map_or((text, None), |(base, query)| (base, Some(query)));
         let url: BaseUrl = base.parse().ok()?;
         let path = if url.path.is_empty() { "/" } else { &url.path };
         let path_and_query = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
@@ -120,7 +122,10 @@ mod tests {
 
     #[test]
     fn a_webhook_is_told_again_until_it_answers_and_not_for_ever() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url = format!("http://{}/hook?code=7", listener.local_addr().unwrap());
@@ -145,7 +150,11 @@ mod tests {
                 heard.push(String::from_utf8(request).unwrap());
             }
             assert!(heard[0].starts_with("POST /hook?code=7 HTTP/1.1\r\n"), "{}", heard[0]);
-            assert!(heard[0].contains(r#""owner":"first","spent_usd":"41","limit_usd":"50""#), "{}", heard[0]);
+            assert!(
+                heard[0].contains(r#""owner":"first","spent_usd":"41","limit_usd":"50""#),
+                "{}",
+                heard[0]
+            );
             assert!(heard[..3].iter().all(|request| request.contains("first")));
             assert!(heard[3..].iter().all(|request| request.contains("second")));
             webhook.tell(&event("third"));
@@ -154,7 +163,10 @@ mod tests {
             while !request.ends_with(b"}") {
                 assert!(socket.read_buf(&mut request).await.unwrap() > 0);
             }
-            assert!(String::from_utf8(request).unwrap().contains("third"), "it gave the second one up");
+            assert!(
+                String::from_utf8(request).unwrap().contains("third"),
+                "it gave the second one up"
+            );
         });
     }
 

@@ -95,7 +95,11 @@ fn shown(tx: &Tx<'_>, kind: ScopeKind, name: Option<&str>) -> Result<Vec<Shown>,
     let scopes = tx.scopes()?;
     let all = All {
         vaults: tx.vaults_now()?,
-        names: scopes.scopes.iter().map(|scope| (scope.id, (scope.kind, &*scope.name))).collect(),
+        names: scopes
+            .scopes
+            .iter()
+            .map(|scope| (scope.id, (scope.kind, &*scope.name)))
+            .collect(),
         budgets: by_scope(&scopes.budgets, |row| row.scope),
         limits: by_scope(&scopes.limits, |row| row.scope),
     };
@@ -122,7 +126,11 @@ fn by_scope<T>(rows: &[T], scope: impl Fn(&T) -> i64) -> HashMap<i64, Vec<&T>> {
 
 fn show(all: &All<'_>, scope: &ScopeRow) -> Shown {
     let parent = scope.parent.and_then(|id| all.names.get(&id));
-    let named = |kind: ScopeKind| parent.filter(|parent| parent.0 == kind).map(|parent| parent.1.to_owned());
+    let named = |kind: ScopeKind| {
+        parent
+            .filter(|parent| parent.0 == kind)
+            .map(|parent| parent.1.to_owned())
+    };
     let budget = |row: &&BudgetRow| {
         let vault = all.vaults.get(&row.id);
         let (spent, leased) = vault.map_or_else(Default::default, |vault| (vault.spent, vault.leased(vault.period)));

@@ -127,7 +127,9 @@ fn body(members: &str) -> Value {
             "budgets" => json!({"type": "array", "items": {"type": "object"}}),
             "disabled" => json!({"type": "boolean"}),
             "most" | "expires_s" | "overlap_s" => json!({"type": "integer", "minimum": 0}),
-            "soft" => json!({"type": "string", "description": "Decimal dollars; none, where it is changed, to warn no more"}),
+            "soft" => {
+                json!({"type": "string", "description": "Decimal dollars; none, where it is changed, to warn no more"})
+            }
             "limit" | "amount" => json!({"type": "string", "description": "Decimal dollars"}),
             _ => json!({"type": "string"}),
         };
@@ -167,8 +169,10 @@ fn parameters(path: &str) -> Value {
         }
     }
     if path == "/audit" {
-        all.push(json!({"name": "lines", "in": "query", "required": false, "description": "how many at most, up to 1000",
-            "schema": {"type": "integer", "minimum": 1}}));
+        all.push(
+            json!({"name": "lines", "in": "query", "required": false, "description": "how many at most, up to 1000",
+            "schema": {"type": "integer", "minimum": 1}}),
+        );
     }
     Value::from(all)
 }

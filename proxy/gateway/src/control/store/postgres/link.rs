@@ -288,7 +288,8 @@ fn read(row: &tokio_postgres::Row) -> Result<Row> {
             let bytes = row.try_get::<_, Option<Vec<u8>>>(index)?;
             bytes.map_or(Value::Null, |bytes| Value::Blob(bytes.into()))
         } else {
-            row.try_get::<_, Option<String>>(index)?.map_or(Value::Null, Value::from)
+            row.try_get::<_, Option<String>>(index)?
+                .map_or(Value::Null, Value::from)
         })
     };
     let values: Result<Vec<_>> = row.columns().iter().enumerate().map(value).collect();

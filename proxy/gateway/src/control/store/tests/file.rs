@@ -148,7 +148,10 @@ fn a_store_with_10_000_keys_and_a_million_requests_opens_in_under_a_second() {
         let begun = Instant::now();
         let (opened, recovered) = File::open(&place.path(), NOW_S).unwrap();
         let opening = begun.elapsed();
-        assert_eq!((recovered.budgets, recovered.reclaimed), (10_000, NanoUsd(10_000 * 1_000)));
+        assert_eq!(
+            (recovered.budgets, recovered.reclaimed),
+            (10_000, NanoUsd(10_000 * 1_000))
+        );
         opened.close();
         let begun = Instant::now();
         let store = Store::open(&place.path(), NOW_S).unwrap().0;

@@ -46,7 +46,9 @@ impl Core {
     }
 
     fn spend(&mut self, amount: u64) -> bool {
-        let reserved = self.purse.reserve(&[sluice_policy::budget::BudgetId(0)], NanoUsd(amount), NOW_S);
+        let reserved = self
+            .purse
+            .reserve(&[sluice_policy::budget::BudgetId(0)], NanoUsd(amount), NOW_S);
         let is_admitted = reserved.is_ok();
         if let Ok(reservation) = reserved {
             reservation.settle(NanoUsd(amount));
@@ -119,7 +121,9 @@ fn a_replica_that_dies_is_noticed_and_one_that_only_slept_goes_on_without_counti
     }
     let leased = vault(&watcher, row).leased(0).0;
     assert!(leased > 100 && core.spend(100));
-    until("the sleeper's lease counts as spent", || vault(&watcher, row).spent.0 == leased);
+    until("the sleeper's lease counts as spent", || {
+        vault(&watcher, row).spent.0 == leased
+    });
     // It wakes up, and spends what it has.
     while core.spend(100) {}
     assert!(core.spent > 100 && core.spent <= leased);
@@ -139,7 +143,9 @@ fn a_replica_that_dies_is_noticed_and_one_that_only_slept_goes_on_without_counti
     assert_eq!(vault(&watcher, row).spent.0, leased, "nothing was counted twice");
     assert!(core.spend(100));
     sleeper.close(NOW_S);
-    until("what it held at its end counts as spent", || vault(&watcher, row).leases.is_empty());
+    until("what it held at its end counts as spent", || {
+        vault(&watcher, row).leases.is_empty()
+    });
 }
 
 #[test]
@@ -199,13 +205,19 @@ fn a_server_that_is_killed_or_frozen_delays_and_neither_loses_nor_doubles() {
     worker.join().unwrap();
     let spent = vault(&store, row).spent.0;
     let rows = block_on(store.ask(|tx| count(tx, "SELECT count(*) FROM ledger"))).unwrap();
-    assert_eq!((spent, rows), (done.load(Ordering::Relaxed), 2 * done.load(Ordering::Relaxed)));
+    assert_eq!(
+        (spent, rows),
+        (done.load(Ordering::Relaxed), 2 * done.load(Ordering::Relaxed))
+    );
 }
 
 #[test]
 fn a_url_that_is_wrong_is_refused_without_repeating_it() {
     let begun = Instant::now();
-    for url in ["postgres://user:geheim@127.0.0.1:1/x", "postgres://user:geheim@127.0.0.1:port/x"] {
+    for url in [
+        "postgres://user:geheim@127.0.0.1:1/x",
+        "postgres://user:geheim@127.0.0.1:port/x",
+    ] {
         let refused = Store::at(url, NOW_S).err().unwrap();
         assert!(!format!("{refused:#}").contains("geheim"), "{refused:#}");
     }
