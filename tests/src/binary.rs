@@ -40,7 +40,9 @@ fn is_stale(binary: &Path, asked: &Path) -> bool {
     let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
     let Some(built) = modified(binary) else { return true };
     let built = built.max(modified(asked).unwrap_or(built));
-    newest(&workspace().join("proxy")).is_some_and(|changed| changed > built)
+    ["proxy", "ebpf"]
+        .iter()
+        .any(|part| newest(&workspace().join(part)).is_some_and(|changed| changed > built))
 }
 
 /// When the newest Rust source under `folder` was changed.

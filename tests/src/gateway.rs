@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
@@ -29,9 +30,15 @@ pub struct Gateway {
 
 impl Gateway {
     /// Starts it and waits until it listens.
-    pub(crate) fn start(dir: TempDir, config: &Value, env: &[(String, String)], args: &[String]) -> Self {
+    pub(crate) fn start(
+        dir: TempDir,
+        config: &Value,
+        env: &[(String, String)],
+        args: &[String],
+        without: Vec<u32>,
+    ) -> Self {
         dir.write("config.yaml", pretty(config));
-        let child = spawn(&dir, env, args);
+        let child = spawn(&dir, env, args, without);
         let none = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut gateway = Self {
             address: none,
@@ -53,7 +60,7 @@ impl Gateway {
 
     /// Starts it again, on other ports, after [`Gateway::kill`] or [`Gateway::wait`]. What it had written to its outputs is gone.
     pub fn revive(&mut self) {
-        self.child = spawn(&self.dir, &self.env, &self.args);
+        self.child = spawn(&self.dir, &self.env, &self.args, Vec::new());
         self.listens();
     }
 
@@ -158,12 +165,18 @@ impl Gateway {
         self.dir.path().join("config.yaml")
     }
 
+    /// Its process's id.
+    #[must_use]
+    pub fn process(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a process id is an i32")
+    }
+
     /// Sends a signal.
     ///
     /// # Panics
     /// When the process is gone.
     pub fn signal(&self, signal: i32) {
-        let pid = i32::try_from(self.child.id()).expect("a process id is an i32");
+        let pid = self.process();
         // SAFETY: a plain system call; the process is our own child and has not been waited for, so the id is still its own.
         let sent = unsafe { libc::kill(pid, signal) };
         assert_eq!(sent, 0, "the gateway is not there any more");
@@ -244,9 +257,14 @@ impl Drop for Gateway {
     }
 }
 
-fn spawn(dir: &TempDir, env: &[(String, String)], args: &[String]) -> Child {
+fn spawn(dir: &TempDir, env: &[(String, String)], args: &[String], without: Vec<u32>) -> Child {
     let create = |name: &str| File::create(dir.path().join(name)).expect("a log file can be made");
-    Command::new(binary::sluice())
+    let mut command = Command::new(binary::sluice());
+    if !without.is_empty() {
+        // SAFETY: only system calls happen between fork and exec.
+        unsafe { command.pre_exec(move || without.iter().try_for_each(|&number| drop_capability(number))) };
+    }
+    command
         .args(["serve", "--config"])
         .arg(dir.path().join("config.yaml"))
         .args(args)
@@ -280,6 +298,16 @@ pub fn check(path: &Path) -> Output {
 #[must_use]
 pub fn pretty(config: &Value) -> String {
     serde_json::to_string_pretty(config).expect("plain JSON can be written")
+}
+
+/// Takes a capability out of the bounding set, so that no program started from here has it.
+fn drop_capability(number: u32) -> std::io::Result<()> {
+    // SAFETY: a plain system call.
+    if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) } == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
 }
 
 fn address(url: &Value) -> SocketAddr {

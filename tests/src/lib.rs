@@ -13,6 +13,7 @@ pub mod http;
 pub mod netns;
 pub mod origin;
 pub mod postgres;
+pub mod privileges;
 pub mod setup;
 pub mod sim;
 pub mod temp;

@@ -13,6 +13,8 @@ pub struct Setup {
     pub env: Vec<(String, String)>,
     /// Further arguments of `serve`.
     pub args: Vec<String>,
+    /// Capabilities that the gateway may not have, by number.
+    pub without: Vec<u32>,
     cores: usize,
     dir: TempDir,
 }
@@ -25,9 +27,12 @@ impl Setup {
             config: json!({
                 "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"},
                 "providers": {},
+                // Only tests of the kernel's side want its programs: each load costs the whole machine.
+                "ebpf": {"steering": "off", "accounting": "off"},
             }),
             env: Vec::new(),
             args: Vec::new(),
+            without: Vec::new(),
             cores: 1,
             dir: TempDir::new(),
         }
@@ -121,7 +126,7 @@ impl Setup {
     pub fn start(self) -> Gateway {
         let mut args = self.args;
         args.extend(["--cores".into(), self.cores.to_string()]);
-        Gateway::start(self.dir, &self.config, &self.env, &args)
+        Gateway::start(self.dir, &self.config, &self.env, &args, self.without)
     }
 }
 

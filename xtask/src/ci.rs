@@ -79,6 +79,7 @@ fn steps(args: &Args) -> Result<Vec<Command>> {
     } else {
         steps.push(with("test --workspace --no-fail-fast")?);
     }
+    steps.push(with("xtask ebpf build --check")?);
     steps.push(with("xtask tidy")?);
     steps.push(with("xtask sdk")?);
     if args.fuzz_seconds > 0 {

@@ -7,6 +7,7 @@ mod audit;
 mod bench;
 mod cargo;
 mod ci;
+mod ebpf;
 mod fuzz;
 mod prices;
 mod schema;
@@ -34,6 +35,9 @@ enum Command {
     Prices(prices::Args),
     /// Run the vendors' own SDKs against a gateway with the simulator behind it.
     Sdk(sdk::Args),
+    /// The kernel's side: build its programs, upgrade under load.
+    #[command(subcommand)]
+    Ebpf(ebpf::Action),
     /// Hold the provider's bill against budgets, through hundreds of deaths and long outages.
     Audit(audit::Args),
     /// Fuzz the decoders.
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
         Command::Schema => schema::run(),
         Command::Prices(args) => prices::run(&args),
         Command::Sdk(args) => sdk::run(&args),
+        Command::Ebpf(action) => ebpf::run(&action),
         Command::Audit(args) => audit::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Bench(command) => bench::run(command),

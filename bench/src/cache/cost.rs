@@ -165,7 +165,8 @@ fn start(program: &Path, args: &[&str]) -> Result<(Child, SocketAddr)> {
             .ok()
             .and_then(|line| Some(line["listen"][0].as_str()?.to_owned()))
             .unwrap_or(line);
-        if let Some((_, address)) = text.split_once("://") {
+        let address = text.split_once("://").or_else(|| text.split_once("listening on "));
+        if let Some((_, address)) = address {
             return Ok((child, address.trim().parse()?));
         }
     }

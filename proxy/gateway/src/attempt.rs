@@ -67,13 +67,20 @@ pub async fn run(
     key: &Key,
 ) -> Result<Result<Answer, Failure>, ClientGone> {
     let core = context.core;
+    let limited = target.provider.concurrency.is_some();
+    let asked_us = limited.then(|| core.clock.now_us());
     let entering = core.gates.enter(
         &context.plane.snapshot,
         target.provider,
         context.limit_at_ms(),
         &core.meter,
     );
-    let place = match down.while_present(entering).await? {
+    let entered = down.while_present(entering).await?;
+    if let Some(asked_us) = asked_us {
+        let queued_us = u32::try_from(core.clock.now_us() - asked_us).unwrap_or(u32::MAX);
+        request.record.queued_us = request.record.queued_us.saturating_add(queued_us);
+    }
+    let place = match entered {
         Ok(place) => place,
         Err(overloaded) => return Ok(Err(Failure::overloaded(&overloaded, target.provider))),
     };

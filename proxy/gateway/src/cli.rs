@@ -1,4 +1,5 @@
-//! The commands that speak to a running gateway's administration: keys, teams, customers, budgets, reports.
+//! The commands that speak to a running gateway: to its administration (keys, teams, customers, budgets, reports), its cache, its
+//! measurements, and the process itself.
 //!
 //! Invariants: whatever they do goes through the admin interface, so that it is in force and in the audit log when they end;
 //! what is wrong is said on standard error with what to do about it, and the exit code is 1. Deliberately absent: the store
@@ -9,9 +10,11 @@ pub mod budget;
 pub mod cache;
 pub mod client;
 pub mod key;
+pub mod latency;
 pub mod owner;
 pub mod spend;
 pub mod table;
+pub mod upgrade;
 pub mod words;
 
 use std::process::ExitCode;

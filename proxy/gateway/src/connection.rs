@@ -167,7 +167,7 @@ impl Downstream {
         let keep_alive_ms = core.plane().snapshot.downstream().keep_alive_ms;
         let deadline = self.stream.deadline();
         deadline.set_idle(core.clock.tick_ms() + u64::from(keep_alive_ms));
-        if core.is_draining() {
+        if core.is_draining() && !core.is_retired() {
             return false;
         }
         match self.next_bytes().await {

@@ -9,35 +9,38 @@ pub mod ask;
 mod build;
 mod cache;
 mod credentials;
+pub mod handover;
 mod log;
 mod reload;
 mod resolve;
+mod start;
 pub mod store;
+mod succession;
 pub mod treasury;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use sluice_policy::config::{Config, LogFormat};
-use sluice_policy::meter::CoreMeter;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::accounts::Office;
 use self::admin::Status;
 use self::cache::Desk;
 use self::credentials::InstanceCredentials;
+use self::handover::{Sockets, Successor};
 use self::log::RequestLog;
 use self::reload::Watch;
 pub use self::reload::load;
 use self::resolve::Resolver;
 use self::treasury::Event;
-use crate::mesh::{self, ControlEnd, Funds, Order};
+use crate::ebpf::Kernel;
+use crate::mesh::{ControlEnd, Order, Pulse};
 use crate::plane::{Accounts, Plane};
-use crate::worker::{self, Worker};
 
 /// How often records are fetched from the cores.
 const FETCH_PERIOD: Duration = Duration::from_millis(20);
@@ -45,8 +48,6 @@ const FETCH_PERIOD: Duration = Duration::from_millis(20);
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
 /// How long the start, or a reload, waits for the first AWS credentials of the instance.
 const CREDENTIALS_PATIENCE: Duration = Duration::from_secs(3);
-/// Length of the kernel's queue of connections not yet accepted, per socket.
-const BACKLOG: i32 = 4096;
 
 /// What the command line may override.
 #[derive(Debug, Default)]
@@ -59,7 +60,12 @@ pub struct Overrides {
     pub cores: Option<u16>,
     /// Use epoll even where io_uring works.
     pub epoll: bool,
+    /// Take over from the running process that has the same configuration file.
+    pub takeover: bool,
 }
+
+/// What the kernel does, for the control thread and the admin interface, which runs on it.
+pub type SharedKernel = Arc<Mutex<Kernel>>;
 
 /// The control thread's side of everything.
 struct Control {
@@ -75,6 +81,15 @@ struct Control {
     plane: Arc<Plane>,
     status: Arc<Status>,
     cache: Arc<Desk>,
+    /// What the kernel does; shared with the admin interface, which answers on this thread too.
+    kernel: SharedKernel,
+    pulses: Vec<Arc<Pulse>>,
+    /// The listening sockets, beside the cores' own copies; none once another process has them.
+    sockets: Option<Sockets>,
+    successor: Successor,
+    /// Whether the cores have been told to accept no more.
+    ceased: bool,
+    ticks: u64,
 }
 
 /// Runs the gateway until it is told to stop and has drained.
@@ -84,109 +99,9 @@ struct Control {
 pub fn run(config: Config, path: PathBuf, overrides: &Overrides) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut control = start(config, path, overrides).await?;
+        let mut control = start::start(config, path, overrides).await?;
         control.serve().await
     })
-}
-
-async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<Control> {
-    let mut resolver = Resolver::new();
-    let mut instance = InstanceCredentials::default();
-    let (plane, warnings) = build::plane(&config, 1, &mut resolver, &instance, None).await?;
-    for warning in &warnings {
-        tracing::warn!("{warning}");
-    }
-    let mut plane = with_instance(plane, &mut instance).await;
-    let processors = core_affinity::get_core_ids().unwrap_or_default();
-    let cores = overrides
-        .cores
-        .or(config.server.cores)
-        .map_or(processors.len().max(1), usize::from);
-    let count = u32::try_from(cores).unwrap_or(u32::MAX);
-    let (office, funds, changes) = open_office(&config, &mut plane, count).await?;
-    let meters: Vec<_> = (0..cores).map(|_| Arc::new(CoreMeter::default())).collect();
-    let (cache, cache_ends) = open_cache(&config, &mut plane, &meters);
-    let plane = Arc::new(plane);
-    let addresses = match overrides.listen {
-        Some(address) => vec![address],
-        None => config.server.listen.0.iter().map(|address| address.0).collect(),
-    };
-    let mut sockets = listen(&addresses, cores)?;
-    let bound: Vec<SocketAddr> = sockets[0]
-        .iter()
-        .map(TcpListener::local_addr)
-        .collect::<Result<_, _>>()?;
-    let admin_address = overrides.admin.unwrap_or(config.server.admin.0);
-    let admin_socket = tokio::net::TcpListener::bind(admin_address)
-        .await
-        .with_context(|| format!("cannot listen on {admin_address} for the admin interface"))?;
-    let admin_bound = admin_socket.local_addr()?;
-
-    let mut control_ends = Vec::new();
-    let mut threads = Vec::new();
-    for (index, (listeners, cache_end)) in sockets.drain(..).zip(cache_ends).enumerate() {
-        let (core_end, control_end) = mesh::rings(cache_end);
-        let meter = meters[index].clone();
-        control_ends.push(control_end);
-        threads.push(worker::spawn(Worker {
-            index,
-            // With as many threads as processors each gets its own; otherwise the kernel places them better.
-            cpu: (cores == processors.len()).then(|| processors[index]),
-            listeners,
-            plane: plane.clone(),
-            end: core_end,
-            meter,
-            cores: count,
-            funds: funds.clone(),
-            seed: fastrand::u64(..),
-            force_epoll: overrides.epoll,
-        })?);
-    }
-    let scheme = if plane.server_tls.is_some() { "https" } else { "http" };
-    let json = is_json(config.log.format);
-    announce(scheme, &bound, admin_bound, json);
-    let status = Arc::new(Status::new(meters, plane.clone(), cache.clone()));
-    tokio::spawn(admin::serve(admin_socket, status.clone(), changes));
-    let log = RequestLog::open(&config.log.requests.output, json, config.log.requests.sample)
-        .with_context(|| format!("cannot write the request log to {}", config.log.requests.output))?;
-    let watch = Watch::new(path);
-    Ok(Control {
-        cores: control_ends,
-        threads,
-        log,
-        office,
-        resolver,
-        instance,
-        watch,
-        config,
-        plane,
-        status,
-        cache,
-    })
-}
-
-/// What passes on what the cores cache, and each core's end of it.
-fn open_cache(config: &Config, plane: &mut Plane, meters: &[Arc<CoreMeter>]) -> (Arc<Desk>, Vec<mesh::CacheEnd>) {
-    let (ends, control) = meters.iter().map(|_| mesh::cache_rings()).unzip();
-    let desk = Desk::new(control, meters.to_vec());
-    plane.cache = desk.plane(&config.cache, &plane.snapshot);
-    (desk, ends)
-}
-
-/// Opens the store, if there is one: who waits behind it, accounts to begin with, and the pages that change it.
-async fn open_office(
-    config: &Config,
-    plane: &mut Plane,
-    cores: u32,
-) -> Result<(Option<Office>, Vec<Funds>, Option<axum::Router>)> {
-    let (Some(config), Some(known)) = (&config.accounts, &mut plane.accounts) else {
-        return Ok((None, Vec::new(), None));
-    };
-    let credential = accounts::admin_credential(config)?;
-    let (office, opening) = Office::open(config, cores).await?;
-    known.keyring = opening.keyring;
-    let changes = credential.map(|credential| admin::accounts::Accounts::new(office.desk(), &credential).routes());
-    Ok((Some(office), opening.funds, changes))
 }
 
 /// Begins to ask for the instance's credentials if a key of the plane needs them.
@@ -209,7 +124,15 @@ impl Control {
         watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = fetch.tick() => self.fetch(),
+                _ = fetch.tick() => {
+                    self.fetch();
+                    self.watch_cores();
+                }
+                ask = self.successor.asked() => {
+                    if self.answer(ask).await {
+                        return self.retire(&mut stop, &mut interrupt).await;
+                    }
+                }
                 _ = watch.tick() => {
                     if self.watch.changed() {
                         self.reload("the configuration file has changed").await;
@@ -226,7 +149,8 @@ impl Control {
                 _ = interrupt.recv() => break,
             }
         }
-        self.drain(&mut stop, &mut interrupt).await
+        let grace = Duration::from_millis(self.config.server.timeouts.drain.0.into());
+        self.drain(&mut stop, &mut interrupt, grace).await
     }
 
     fn fetch(&mut self) {
@@ -239,6 +163,7 @@ impl Control {
             while let Ok(record) = core.records.pop() {
                 let paid = if record.paid { core.paid.pop().ok() } else { None };
                 self.log.add(&record, paid.as_ref());
+                self.status.spent(&record);
                 if let (Some(paid), Some(office)) = (&paid, &mut self.office) {
                     office.enter(&record, paid);
                 }
@@ -297,7 +222,8 @@ impl Control {
                 }
                 if restart {
                     tracing::warn!(
-                        "server.listen, server.admin, server.cores, log and where accounts are kept take effect only after a restart"
+                        "server.listen, server.admin, server.cores, ebpf, handover, log and where accounts are kept take effect only \
+                         after a restart"
                     );
                 }
                 self.config = config;
@@ -333,7 +259,8 @@ impl Control {
     }
 
     /// Hands a plane to every core. A full ring means a core that has not looked for seconds: it is asked again.
-    async fn publish(&mut self, plane: Plane) {
+    async fn publish(&mut self, mut plane: Plane) {
+        lock(&self.kernel).tag(&mut plane);
         self.plane = Arc::new(plane);
         self.status.serves(self.plane.clone());
         for index in 0..self.cores.len() {
@@ -352,8 +279,11 @@ impl Control {
         &mut self,
         stop: &mut tokio::signal::unix::Signal,
         interrupt: &mut tokio::signal::unix::Signal,
+        grace: Duration,
     ) -> Result<()> {
-        let grace = Duration::from_millis(self.config.server.timeouts.drain.0.into());
+        // A process that is started in this one's place waits for its own successor.
+        self.successor.retired();
+        self.sockets = None;
         tracing::info!(?grace, "draining: no new connections; requests in flight go on");
         self.status.draining();
         for index in 0..self.cores.len() {
@@ -389,36 +319,9 @@ impl Control {
     }
 }
 
-/// One socket per core and address. The first core's sockets choose the ports where 0 was asked for.
-fn listen(addresses: &[SocketAddr], cores: usize) -> Result<Vec<Vec<TcpListener>>> {
-    let mut all: Vec<Vec<TcpListener>> = Vec::new();
-    for core in 0..cores {
-        let mut own = Vec::new();
-        for (index, address) in addresses.iter().enumerate() {
-            let address = if core == 0 {
-                *address
-            } else {
-                all[0][index].local_addr()?
-            };
-            own.push(bind(address).with_context(|| format!("cannot listen on {address}"))?);
-        }
-        all.push(own);
-    }
-    Ok(all)
-}
-
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let kind = socket2::Type::STREAM.cloexec();
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(address),
-        kind,
-        Some(socket2::Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+/// What the kernel does, to be asked or told something. Nobody holds it while waiting.
+pub fn lock(kernel: &SharedKernel) -> MutexGuard<'_, Kernel> {
+    kernel.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether lines are JSON.
@@ -428,15 +331,4 @@ pub fn is_json(format: LogFormat) -> bool {
         LogFormat::Text => false,
         LogFormat::Auto => !std::io::IsTerminal::is_terminal(&std::io::stdout()),
     }
-}
-
-fn announce(scheme: &str, bound: &[SocketAddr], admin: SocketAddr, json: bool) {
-    let urls: Vec<String> = bound.iter().map(|address| format!("{scheme}://{address}")).collect();
-    if json {
-        let line = serde_json::json!({"msg": "listening", "listen": urls, "admin": format!("http://{admin}")});
-        println!("{line}");
-    } else {
-        println!("listening on {}\nadmin on http://{admin}", urls.join(", "));
-    }
-    tracing::info!(listen = urls.join(", "), %admin, "serving");
 }

@@ -16,6 +16,7 @@ use sluice_wire::sigv4::Signer;
 use crate::admission::Gates;
 use crate::cache::CoreCache;
 use crate::clock::Clock;
+use crate::ebpf::steering::Seat;
 use crate::estimates::Estimates;
 use crate::mesh::CacheEnd;
 use crate::net::Net;
@@ -65,6 +66,7 @@ pub struct Core {
     paid: RefCell<Producer<Paid>>,
     signer: RefCell<Signer>,
     draining: Cell<bool>,
+    retired: Cell<bool>,
     connections: Cell<u32>,
     body_bytes: Cell<u64>,
     random: Cell<u64>,
@@ -103,6 +105,7 @@ impl Core {
             paid: RefCell::new(paid),
             signer: RefCell::new(Signer::new()),
             draining: Cell::new(false),
+            retired: Cell::new(false),
             connections: Cell::new(0),
             body_bytes: Cell::new(0),
             random: Cell::new(seed),
@@ -131,6 +134,18 @@ impl Core {
 
     /// From now on, connections close after the request under way.
     pub fn start_draining(&self) {
+        self.retired.set(false);
+        self.draining.set(true);
+    }
+
+    /// True once another process has the addresses: an idle client is not cut off, because it may be about to ask.
+    pub fn is_retired(&self) -> bool {
+        self.retired.get()
+    }
+
+    /// From now on, clients are told with their next answer to connect anew.
+    pub fn retire(&self) {
+        self.retired.set(true);
         self.draining.set(true);
     }
 
@@ -217,11 +232,14 @@ impl Core {
     }
 
     /// Counts a client connection for as long as the returned value lives.
-    pub fn open_connection(self: &Rc<Self>) -> OpenConnection {
+    pub fn open_connection(self: &Rc<Self>, seat: Option<Seat>) -> OpenConnection {
         self.connections.set(self.connections.get() + 1);
         self.meter.connections_opened.add(1);
         self.meter.connections.set(u64::from(self.connections.get()));
-        OpenConnection(self.clone())
+        OpenConnection {
+            core: self.clone(),
+            _seat: seat,
+        }
     }
 
     /// Sets memory aside for a request's body; `None` if the core's cap is reached.
@@ -236,19 +254,22 @@ impl Core {
 
 /// One open client connection.
 #[must_use = "the connection counts only while this lives"]
-pub struct OpenConnection(Rc<Core>);
+pub struct OpenConnection {
+    core: Rc<Core>,
+    _seat: Option<Seat>,
+}
 
 impl OpenConnection {
     /// The core that serves it.
     pub fn core(&self) -> Rc<Core> {
-        self.0.clone()
+        self.core.clone()
     }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.connections.set(self.0.connections.get() - 1);
-        self.0.meter.connections.set(u64::from(self.0.connections.get()));
+        self.core.connections.set(self.core.connections.get() - 1);
+        self.core.meter.connections.set(u64::from(self.core.connections.get()));
     }
 }
 

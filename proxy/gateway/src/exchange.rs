@@ -355,7 +355,8 @@ async fn finish(
     ended: Result<(), End>,
 ) -> After {
     let Scratch { asked, work } = scratch;
-    request.keep_alive &= !core.is_draining();
+    // Once retired, a client that was not told with the head of its answer is told with the next.
+    request.keep_alive &= !core.is_draining() || ended.is_ok() && core.is_retired();
     let view = request.view();
     let mut after = if request.keep_alive {
         After::KeepAlive
@@ -365,7 +366,10 @@ async fn finish(
     // What an attempt held is let go of before the answer is sent.
     request.ticket = None;
     work.payment.failed(core);
-    let trace = request.trace_with(core, &work.payment);
+    let trace = match &ended {
+        Err(End::Refused(_) | End::Rejected(_)) => request.trace_with(core, &work.payment),
+        _ => Vec::new(),
+    };
     let write_ms = core.plane().snapshot.downstream().write_ms;
     let must_answer = match ended {
         Ok(()) => false,
@@ -438,6 +442,7 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         first_byte_us: 0,
         total_us: 0,
         upstream_us: 0,
+        queued_us: 0,
     };
     core.meter.requests.add(1);
     Request {

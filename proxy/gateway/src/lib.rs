@@ -13,6 +13,7 @@ mod connection;
 pub mod control;
 mod core;
 mod deadline;
+pub mod ebpf;
 mod estimates;
 mod exchange;
 mod intake;

@@ -3,6 +3,8 @@
 //! Invariants: a mistake in the configuration ends with exit code 1 and says file, line, key and what is expected.
 //! Deliberately absent: everything else; see `control.rs` for what runs and `worker.rs` for the data plane.
 
+mod cli;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,7 +42,14 @@ enum Command {
         /// Use epoll even where io_uring works.
         #[arg(long)]
         epoll: bool,
+        /// Take over from the running gateway that has the same configuration file, without losing a connection.
+        #[arg(long)]
+        takeover: bool,
     },
+    /// Have the running gateway replace itself by the program that is now at its path, without losing a connection.
+    Upgrade(cli::upgrade::Args),
+    /// Show where time goes: what the kernel has measured beside what the gateway has.
+    Latency(cli::latency::Args),
     /// The cache of a running gateway: stats, explain, purge, bump, release.
     Cache(cli::cache::Cache),
     /// Say whether a configuration file is good.
@@ -61,6 +70,7 @@ fn main() -> ExitCode {
             admin,
             cores,
             epoll,
+            takeover,
         } => {
             let config = match control::load(&path) {
                 Ok(config) => config,
@@ -75,12 +85,15 @@ fn main() -> ExitCode {
                     admin,
                     cores,
                     epoll,
+                    takeover,
                 },
             ) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => complain(&format!("sluice cannot run: {error:#}")),
             }
         }
+        Command::Upgrade(args) => done(cli::upgrade::run(&args)),
+        Command::Latency(args) => done(cli::latency::run(&args)),
         Command::Cache(cache) => match cache.run() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(&format!("{error:#}")),
@@ -93,6 +106,13 @@ fn main() -> ExitCode {
             }
             Err(mistakes) => complain(&mistakes),
         },
+    }
+}
+
+fn done(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&format!("{error:#}")),
     }
 }
 

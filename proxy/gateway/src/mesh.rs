@@ -4,7 +4,9 @@
 //! wake-up from another thread. What one core caches reaches the others through the control thread. Deliberately absent: anything
 //! from core to core.
 
+use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use rtrb::{Consumer, Producer, RingBuffer};
 use sluice_policy::budget::{Account, BudgetId};
@@ -13,6 +15,7 @@ use sluice_policy::cache::snapshot::Snapshot;
 use sluice_policy::cache::{Purge, Settled, What};
 use sluice_wire::limits::{CACHE_RING_ENTRIES, RING_ENTRIES};
 
+use crate::ebpf::steering::Load;
 use crate::plane::Plane;
 use crate::record::{Paid, Record};
 
@@ -23,12 +26,35 @@ pub type Funds = Arc<[(BudgetId, Arc<Account>)]>;
 pub enum Order {
     /// From now on, serve by this.
     Serve(Arc<Plane>),
+    /// Accept connections at these addresses too.
+    Listen(Vec<Place>),
+    /// Accept no more connections, and leave those that wait to whoever else has the same sockets.
+    Cease,
+    /// Another process has the addresses: finish what is under way, and tell each client with its next answer to connect anew.
+    Retire,
     /// Use these accounts as well.
     Fund(Funds),
     /// Stop accepting; finish what is under way.
     Drain,
     /// Close what is left and end.
     Stop,
+}
+
+/// Where a core accepts connections.
+pub struct Place {
+    /// Its own socket of that address.
+    pub listener: TcpListener,
+    /// Where it says how many connections it has, if they are steered.
+    pub load: Option<Load>,
+}
+
+/// Signs of a core's life, for the control thread.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    /// The last tick, in milliseconds of the shared clock; 0 before the first.
+    pub beat_ms: AtomicU64,
+    /// Addresses that it accepts connections at.
+    pub accepting: AtomicU32,
 }
 
 /// A core's ends of its rings.

@@ -8,13 +8,16 @@
 
 mod ready;
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, Read};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use monoio::io::{CancelHandle, Canceller};
 use monoio::net::TcpListener;
 use socket2::Socket;
 
@@ -63,6 +66,38 @@ pub struct Listener {
     inner: TcpListener,
 }
 
+/// Ends accepting without touching the listening socket, which another process may share.
+#[derive(Clone)]
+pub struct Stop {
+    /// What cancels the accept in flight; `None` once stopped.
+    canceller: Rc<RefCell<Option<Canceller>>>,
+    handle: CancelHandle,
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        let canceller = Canceller::new();
+        Self {
+            handle: canceller.handle(),
+            canceller: Rc::new(RefCell::new(Some(canceller))),
+        }
+    }
+}
+
+impl Stop {
+    /// Ends the accept in flight and all after it. A connection that it has already taken is still served.
+    pub fn stop(&self) {
+        if let Some(canceller) = self.canceller.borrow_mut().take() {
+            canceller.cancel();
+        }
+    }
+
+    /// Whether that has been asked for.
+    pub fn is_stopped(&self) -> bool {
+        self.canceller.borrow().is_none()
+    }
+}
+
 /// True if this thread's runtime is the epoll fallback.
 pub fn is_epoll() -> bool {
     monoio::utils::is_legacy()
@@ -97,9 +132,9 @@ impl Listener {
     /// The next connection.
     ///
     /// # Errors
-    /// Those of accept(2); `InvalidInput` once the listener has been shut down.
-    pub async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
-        let (stream, peer) = self.inner.accept().await?;
+    /// Those of accept(2); `InvalidInput` once the listener has been shut down, `ECANCELED` once it has been stopped.
+    pub async fn accept(&self, stop: &Stop) -> io::Result<(Socket, SocketAddr)> {
+        let (stream, peer) = self.inner.cancelable_accept(stop.handle.clone()).await?;
         // SAFETY: `into_raw_fd` gives the descriptor away, so this is its only owner.
         let owned = unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) };
         Ok((owned.into(), peer))
@@ -376,11 +411,17 @@ fn more_than_nothing(sent: usize) -> io::Result<usize> {
 /// How long a provider may leave bytes unacknowledged before its connection counts as broken, in milliseconds.
 const UNACKED_MS_MAX: u64 = 10_000;
 
-/// Connects to an address; the deadline that `started` is given bounds it, if the caller sets it there.
+/// Connects to an address; `made` sees the socket before it connects, and the deadline that `started` is given bounds it, if
+/// the caller sets it there.
 ///
 /// # Errors
 /// Those of connect(2).
-pub async fn connect(address: SocketAddr, net: &Net, started: impl FnOnce(&Deadline)) -> io::Result<Stream> {
+pub async fn connect(
+    address: SocketAddr,
+    net: &Net,
+    made: impl FnOnce(BorrowedFd<'_>),
+    started: impl FnOnce(&Deadline),
+) -> io::Result<Stream> {
     let socket = Socket::new(
         socket2::Domain::for_address(address),
         socket2::Type::STREAM.nonblocking().cloexec(),
@@ -388,6 +429,7 @@ pub async fn connect(address: SocketAddr, net: &Net, started: impl FnOnce(&Deadl
     )?;
     // A peer that acknowledges nothing is not slow but gone: what waits for it ends long before its answer is due.
     let _ = socket.set_tcp_user_timeout(Some(Duration::from_millis(UNACKED_MS_MAX)));
+    made(socket.as_fd());
     match socket.connect(&address.into()) {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}

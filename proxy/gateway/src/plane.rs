@@ -18,6 +18,7 @@ use sluice_policy::keyring::Keyring;
 use sluice_policy::money::PriceTable;
 use sluice_policy::snapshot::Snapshot;
 
+use crate::ebpf::accounting::Tagger;
 use crate::signing::AwsCredentials;
 
 /// A core's hold on a plane: an `Rc` of its own around what all cores share, so that taking one per request touches no memory
@@ -113,4 +114,6 @@ pub struct OriginRuntime {
     pub addresses: Arc<[SocketAddr]>,
     /// TLS towards it, if its scheme is https.
     pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    /// What tells the kernel whose its connections are, if it measures them.
+    pub tagger: Option<Tagger>,
 }

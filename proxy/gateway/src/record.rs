@@ -149,6 +149,8 @@ pub struct Record {
     pub total_us: u32,
     /// From the begin of sending to the provider that was asked last until its first byte.
     pub upstream_us: u32,
+    /// Waited for places at providers whose concurrency is limited, all attempts together.
+    pub queued_us: u32,
 }
 
 /// Who a request was for, and what it cost: for the ledger, and for the log.

@@ -64,7 +64,7 @@ async fn establish(core: &Rc<Core>, plane: &Arc<Plane>, origin: OriginId, deadli
         return Err(Code::UpstreamDns);
     }
     core.meter.upstream_connects.add(1);
-    let mut stream = connect::race(core, &runtime.addresses, deadline_ms)
+    let mut stream = connect::race(core, runtime, deadline_ms)
         .await
         .map_err(|_| Code::UpstreamConnectFailed)?;
     if let Some((config, name)) = &runtime.tls {

@@ -6,10 +6,11 @@
 //! Deliberately absent: anything about requests.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use rtrb::Consumer;
@@ -19,8 +20,9 @@ use sluice_policy::meter::CoreMeter;
 use crate::connection;
 use crate::core::Core;
 use crate::deadline::{self, TICK_MS};
-use crate::mesh::{CoreEnd, Funds, Order};
-use crate::net::{self, Listener, Net};
+use crate::ebpf::steering::Load;
+use crate::mesh::{CoreEnd, Funds, Order, Place, Pulse};
+use crate::net::{self, Listener, Net, Stop};
 use crate::plane::Plane;
 
 /// Entries of a core's submission ring.
@@ -38,8 +40,8 @@ pub struct Worker {
     pub index: usize,
     /// The processor to stay on; `None` leaves it to the kernel.
     pub cpu: Option<core_affinity::CoreId>,
-    /// Its own listening sockets, one per address.
-    pub listeners: Vec<TcpListener>,
+    /// What it shows of its life.
+    pub pulse: Arc<Pulse>,
     /// What to serve by at first.
     pub plane: Arc<Plane>,
     /// Its ends of the rings.
@@ -103,7 +105,7 @@ fn run(worker: Worker) {
 async fn serve(worker: Worker) {
     let Worker {
         index,
-        listeners,
+        pulse,
         plane,
         end,
         meter,
@@ -126,27 +128,21 @@ async fn serve(worker: Worker) {
     let purse = Purse::new(cores);
     funds.iter().for_each(|funds| fund(&purse, funds));
     let core = Rc::new(Core::new(index, net, plane, (records, paid, cache), purse, meter, seed));
-    let mut fds = Vec::new();
-    for listener in listeners {
-        match Listener::new(listener) {
-            Ok(listener) => {
-                fds.push(listener.fd());
-                monoio::spawn(accept_loop(core.clone(), listener));
-            }
-            Err(error) => tracing::error!(core = index, %error, "cannot listen"),
-        }
-    }
+    let mut doors = Doors::new(pulse.clone());
+    obey(&core, &mut orders, &mut doors, core.clock.tick());
+    pulse.beat_ms.store(core.clock.shared_ms(), Ordering::Relaxed);
     let mut ticks: u64 = 0;
     loop {
         net::sleep_ms(TICK_MS).await;
         ticks += 1;
         let now_ms = core.clock.tick();
+        pulse.beat_ms.store(core.clock.shared_ms(), Ordering::Relaxed);
         core.meter.deadlines_passed.add(core.net.deadlines.sweep(now_ms) as u64);
         core.meter.waiting.set(core.gates.sweep(now_ms) as u64);
         core.cache
             .tick(core.clock.unix_us(core.clock.now_us()) / 1000, &core.meter);
         core.purse.tick();
-        if !obey(&core, &mut orders, &fds, now_ms) {
+        if !obey(&core, &mut orders, &mut doors, now_ms) {
             break;
         }
         if ticks.is_multiple_of(SWEEP_TICKS) {
@@ -169,17 +165,74 @@ fn fund(purse: &Purse, funds: &Funds) {
     }
 }
 
+/// Where a core lets connections in.
+struct Doors {
+    open: Vec<(Rc<Door>, Stop)>,
+    pulse: Arc<Pulse>,
+}
+
+struct Door {
+    listener: Listener,
+    load: Option<Rc<Load>>,
+}
+
+impl Doors {
+    fn new(pulse: Arc<Pulse>) -> Self {
+        Self {
+            open: Vec::new(),
+            pulse,
+        }
+    }
+
+    /// Begins to accept at a place.
+    fn listen(&mut self, core: &Rc<Core>, place: Place) {
+        match Listener::new(place.listener) {
+            Ok(listener) => {
+                let door = Rc::new(Door {
+                    listener,
+                    load: place.load.map(Rc::new),
+                });
+                let stop = Stop::default();
+                monoio::spawn(accept_loop(
+                    core.clone(),
+                    door.clone(),
+                    stop.clone(),
+                    self.pulse.clone(),
+                ));
+                self.open.push((door, stop));
+            }
+            Err(error) => tracing::error!(core = core.index, %error, "cannot listen"),
+        }
+    }
+
+    /// Ends all accepting, and leaves who waits to whoever else has the sockets.
+    fn cease(&mut self) {
+        self.open.drain(..).for_each(|(_, stop)| stop.stop());
+    }
+
+    /// Takes what is already in the kernel's queues, then ends all accepting: nobody who connected is reset.
+    fn shut(&mut self, core: &Rc<Core>) {
+        for (door, stop) in self.open.drain(..) {
+            stop_listening(core, &door);
+            stop.stop();
+        }
+    }
+}
+
 /// Works off what the control thread has said; false if it said to stop.
-fn obey(core: &Rc<Core>, orders: &mut Consumer<Order>, listeners: &[i32], now_ms: u64) -> bool {
+fn obey(core: &Rc<Core>, orders: &mut Consumer<Order>, doors: &mut Doors, now_ms: u64) -> bool {
     const AT_MOST: usize = 8;
     for _ in 0..AT_MOST {
         match orders.pop() {
             Ok(Order::Serve(plane)) => core.set_plane(plane),
             Ok(Order::Fund(funds)) => fund(&core.purse, &funds),
-            Ok(Order::Drain) if core.is_draining() => {}
+            Ok(Order::Listen(places)) => places.into_iter().for_each(|place| doors.listen(core, place)),
+            Ok(Order::Cease) => doors.cease(),
+            Ok(Order::Retire) => core.retire(),
+            Ok(Order::Drain) if core.is_draining() && !core.is_retired() => {}
             Ok(Order::Drain) => {
                 core.start_draining();
-                listeners.iter().for_each(|&fd| stop_listening(core, fd));
+                doors.shut(core);
                 core.net.deadlines.hasten_idle(now_ms + IDLE_GRACE_MS);
             }
             Ok(Order::Stop) => return false,
@@ -189,18 +242,17 @@ fn obey(core: &Rc<Core>, orders: &mut Consumer<Order>, listeners: &[i32], now_ms
     true
 }
 
-async fn accept_loop(core: Rc<Core>, listener: Listener) {
-    loop {
+async fn accept_loop(core: Rc<Core>, door: Rc<Door>, stop: Stop, pulse: Arc<Pulse>) {
+    pulse.accepting.fetch_add(1, Ordering::AcqRel);
+    while !stop.is_stopped() {
         if core.connections() >= core.plane().snapshot.downstream().connections_max {
             net::sleep_ms(ACCEPT_PAUSE_MS).await;
             continue;
         }
-        match listener.accept().await {
-            Ok((socket, peer)) => {
-                // Counted here: the task begins only after the next accept has been decided on.
-                monoio::spawn(connection::serve(core.open_connection(), socket, peer));
-            }
-            Err(_) if core.is_draining() => return,
+        match door.listener.accept(&stop).await {
+            // Counted here: the task begins only after the next accept has been decided on.
+            Ok((socket, peer)) => door.admit(&core, socket, peer),
+            Err(_) if stop.is_stopped() => break,
             Err(error) => {
                 core.meter.accept_errors.add(1);
                 tracing::debug!(%error, "accept failed");
@@ -208,17 +260,28 @@ async fn accept_loop(core: Rc<Core>, listener: Listener) {
             }
         }
     }
+    // The sockets are closed before the control thread learns that nobody accepts any more.
+    drop(door);
+    pulse.accepting.fetch_sub(1, Ordering::AcqRel);
+}
+
+impl Door {
+    fn admit(&self, core: &Rc<Core>, socket: socket2::Socket, peer: SocketAddr) {
+        let seat = self.load.as_ref().map(Load::seat);
+        monoio::spawn(connection::serve(core.open_connection(seat), socket, peer));
+    }
 }
 
 /// Takes what is already in the kernel's queue, then ends the accept in flight: nobody who connected is reset.
-fn stop_listening(core: &Rc<Core>, fd: i32) {
-    // SAFETY: the descriptor stays open for as long as the accept loop owns the listener, which ends after this.
+fn stop_listening(core: &Rc<Core>, door: &Door) {
+    let fd = door.listener.fd();
+    // SAFETY: the descriptor stays open for as long as the listener, which the door owns.
     let listener = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
     let listener = socket2::SockRef::from(&listener);
     let _ = listener.set_nonblocking(true);
     while let Ok((socket, peer)) = listener.accept() {
         if let Some(peer) = peer.as_socket() {
-            monoio::spawn(connection::serve(core.open_connection(), socket, peer));
+            door.admit(core, socket, peer);
         }
     }
     deadline::shutdown(listener.as_raw_fd());

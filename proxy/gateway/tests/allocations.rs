@@ -10,7 +10,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use sluice::control::store::{BudgetRow, Change, LimitRow, NewKey, ScopeKind, Store};
 use sluice::control::{self, Overrides};
+use sluice_policy::budget::Window;
+use sluice_policy::keyring::VirtualKey;
+use sluice_policy::money::NanoUsd;
 
 /// Requests before the count, so that pools, rings and buffers have their size.
 const WARM_UP: usize = 300;
@@ -116,16 +120,16 @@ fn reserve() -> socket2::Socket {
     socket
 }
 
-/// Runs the gateway in this process until the process ends.
-fn start(listen: SocketAddr, folder: &std::path::Path, providers: [SocketAddr; 2]) {
+/// Runs the gateway in this process until the process ends; `more` is added to its configuration.
+fn start(listen: SocketAddr, folder: &std::path::Path, providers: [SocketAddr; 2], more: &str) {
     let [unary, streamed] = providers;
     let text = format!(
         "providers:\n  local:\n    vendor: vllm\n    base_url: http://{unary}/v1\n\
          \x20 events:\n    vendor: vllm\n    base_url: http://{streamed}/v1\n\
-         log:\n  requests:\n    output: {}\n",
+         log:\n  requests:\n    output: {}\n{more}",
         folder.join("requests.log").display()
     );
-    let path = folder.join("config.yaml");
+    let path = folder.join(format!("config-{}.yaml", listen.port()));
     std::fs::write(&path, text).expect("a file can be written");
     let config = control::load(&path).expect("the configuration is good");
     let overrides = Overrides {
@@ -133,6 +137,7 @@ fn start(listen: SocketAddr, folder: &std::path::Path, providers: [SocketAddr; 2
         admin: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
         cores: Some(1),
         epoll: false,
+        takeover: false,
     };
     std::thread::spawn(move || control::run(config, path, &overrides));
 }
@@ -186,11 +191,84 @@ fn measure(socket: &mut TcpStream, request: &[u8], end: &[u8]) -> (u64, u64) {
     )
 }
 
-fn request(provider: &str, content: &str) -> Vec<u8> {
-    let body = format!(r#"{{"model":"{provider}/gpt","messages":[{{"role":"user","content":"{content}"}}]}}"#);
+fn request(provider: &str, content: &str, fields: &str) -> Vec<u8> {
+    let stream = if provider == "events" { r#""stream":true,"# } else { "" };
+    let body = format!(r#"{{{stream}"model":"{provider}/gpt","messages":[{{"role":"user","content":"{content}"}}]}}"#);
     let length = body.len();
     let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n";
-    format!("{head}Content-Length: {length}\r\n\r\n{body}").into_bytes()
+    format!("{head}{fields}Content-Length: {length}\r\n\r\n{body}").into_bytes()
+}
+
+/// The same for a gateway whose requests come with a virtual key that has a budget and a limit.
+fn charged(folder: &std::path::Path) -> ((u64, u64), (u64, u64)) {
+    const UNARY: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 62\r\n\r\n\
+        {\"x\":\"abcd\",\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":5}}";
+    const EVENTS: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n\
+        36\r\ndata: {\"choices\":[{\"index\":0,\"finish_reason\":\"stop\"}]}\r\n2\r\n\n\n\r\n\
+        4c\r\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":5}}    \n\n\r\n\
+        e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n";
+    let secret = VirtualKey::from_random(&[7; 32]);
+    let store = folder.join("sluice.db");
+    fill(&store, &secret);
+    let prices = folder.join("prices.yaml");
+    let text = "- source: test\n  date: 2026-11-22\n  prices:\n    \"*/gpt\": {input: 1, output: 4, input_max: 200000, output_max: 1000}\n";
+    std::fs::write(&prices, text).expect("a file can be written");
+    let more = format!(
+        "accounts:\n  store: {}\n  prices: {}\n",
+        store.display(),
+        prices.display()
+    );
+    let port = reserve();
+    let address = port.local_addr().ok().and_then(|address| address.as_socket());
+    let address = address.expect("a bound socket has an address");
+    start(address, folder, [provider(UNARY), provider(EVENTS)], &more);
+    let mut socket = connect(address);
+    let field = format!("Authorization: Bearer {}\r\n", secret.expose());
+    let small = measure(&mut socket, &request("local", "Hello", &field), b"}");
+    let events = measure(&mut socket, &request("events", "Hello", &field), b"0\r\n\r\n");
+    (small, events)
+}
+
+/// Puts a key with a budget and a limit into a new store.
+fn fill(path: &std::path::Path, secret: &VirtualKey) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    let (mut store, _) = Store::open(path, 1).expect("a store can be made");
+    let key = NewKey {
+        digest: secret.digest(),
+        hint: secret.hint().to_owned(),
+        expires_s: None,
+    };
+    let change = Change {
+        actor: "test".into(),
+        unix_s: 1,
+    };
+    let made = runtime.block_on(store.ask(move |tx| {
+        let id = tx.add_scope(&change, ScopeKind::Key, "press-1", None, Some(&key))?;
+        let budget = BudgetRow {
+            id: 0,
+            scope: id,
+            limit: NanoUsd::LIMIT_MAX,
+            soft: None,
+            window: Window::Total,
+            provider: None,
+            model: None,
+        };
+        tx.add_budget(&change, &budget)?;
+        let limit = LimitRow {
+            id: 0,
+            scope: id,
+            unit: "requests".into(),
+            window: Window::Total,
+            most: 1_000_000,
+            provider: None,
+            model: None,
+        };
+        tx.add_limit(&change, &limit)
+    }));
+    made.expect("a key can be stored");
+    store.close();
 }
 
 #[test]
@@ -204,19 +282,23 @@ fn a_request_over_open_connections_allocates_nothing() {
     let port = reserve();
     let address = port.local_addr().ok().and_then(|address| address.as_socket());
     let address = address.expect("a bound socket has an address");
-    start(address, &folder, [provider(UNARY), provider(EVENTS)]);
+    start(address, &folder, [provider(UNARY), provider(EVENTS)], "");
     let mut socket = connect(address);
     let begun = ALLOCATIONS.load(Ordering::Relaxed);
-    exchange(&mut socket, &request("local", "Hello"), b"}");
+    exchange(&mut socket, &request("local", "Hello", ""), b"}");
     assert!(
         ALLOCATIONS.load(Ordering::Relaxed) > begun,
         "the first request does allocate: the count works"
     );
-    let small = measure(&mut socket, &request("local", "Hello"), b"}");
-    let large = measure(&mut socket, &request("local", &"x".repeat(100_000)), b"}");
-    let events = measure(&mut socket, &request("events", "Hello"), b"0\r\n\r\n");
+    let small = measure(&mut socket, &request("local", "Hello", ""), b"}");
+    let large = measure(&mut socket, &request("local", &"x".repeat(100_000), ""), b"}");
+    let events = measure(&mut socket, &request("events", "Hello", ""), b"0\r\n\r\n");
     println!("allocations and bytes of {COUNTED} requests: small {small:?}, 100 KB {large:?}, streamed {events:?}");
+    let (charged, charged_events) = charged(&folder);
+    println!("the same with a key, a budget and a limit: small {charged:?}, streamed {charged_events:?}");
     let _ = std::fs::remove_dir_all(&folder);
+    assert_eq!(charged, (0, 0), "charged requests");
+    assert_eq!(charged_events, (0, 0), "charged streams");
     assert_eq!(small, (0, 0), "small requests");
     assert_eq!(large, (0, 0), "requests of 100 KB");
     assert_eq!(events, (0, 0), "streamed answers");

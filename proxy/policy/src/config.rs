@@ -8,6 +8,7 @@ pub mod accounts;
 pub mod cache;
 mod check;
 pub mod concurrency;
+pub mod kernel;
 mod meaning;
 pub(crate) mod names;
 pub mod provider;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use accounts::Accounts;
 pub use cache::{CacheContext, CacheMode, CacheRules, CacheShare, CacheStore};
 pub use concurrency::Concurrency;
+pub use kernel::{Accounting, Ebpf, Handover, Steering};
 pub use provider::{AuthName, Aws, AwsAccessKey, AwsSource, DialectName, Key, Provider, ProviderTls, SecretPlace};
 pub use provider::{TimeoutOverrides, Timeouts};
 pub use routing::{Balance, Breaker, Hedge, KeyRest, Resume, Retries, Route, Sample, Verdict, WeightedTarget};
@@ -68,6 +70,12 @@ pub struct Config {
     #[serde(default)]
     #[schemars(length(max = 4096))]
     pub routes: Vec<Route>,
+    /// eBPF programs that the gateway loads where it may; each part that it may not load is left out, and the log says why.
+    #[serde(default)]
+    pub ebpf: Ebpf,
+    /// How a new process takes the port over from this one.
+    #[serde(default)]
+    pub handover: Handover,
     /// Virtual keys, budgets, rate limits and the ledger of requests. Default: none; clients need no key and nothing is counted.
     #[serde(default)]
     pub accounts: Option<Accounts>,

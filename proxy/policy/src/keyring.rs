@@ -298,7 +298,8 @@ impl Keyring {
         format!("the budget of {}, {} USD {per}", scope.name, charge.limit)
     }
 
-    /// The limits that a request of a caller to a provider's model is subject to: the key's first.
+    /// The limits that a request of a caller to a provider's model is subject to: the key's first. Shared, so that they can be
+    /// held for as long as the request lasts, whatever becomes of the keyring.
     pub fn limits<'a>(
         &'a self,
         caller: Caller,

@@ -21,6 +21,7 @@ fn is_data(path: &str) -> bool {
         || path.starts_with("tests/golden/")
         || path.ends_with(".png")
         || path.ends_with("/model/static128_i8.bin")
+        || path.starts_with("ebpf/objects/") && path.ends_with(".o")
 }
 
 /// Checks one file.

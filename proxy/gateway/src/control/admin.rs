@@ -5,6 +5,8 @@
 
 mod cache;
 mod health;
+mod kernel;
+mod spent;
 
 pub mod accounts;
 
@@ -18,15 +20,21 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use sluice_policy::meter::{CoreMeter, Kind};
+use tokio::sync::Notify;
 
+use self::spent::Spent;
 use super::cache::Desk;
+use super::{SharedKernel, lock};
 use crate::clock;
 use crate::plane::Plane;
+use crate::record::Record;
 
 /// What the admin interface shows.
 pub struct Status {
     started: Instant,
     meters: Vec<Arc<CoreMeter>>,
+    kernel: SharedKernel,
+    retired: Notify,
     cache: Arc<Desk>,
     state: Mutex<Facts>,
 }
@@ -38,6 +46,7 @@ struct Facts {
     refusal: Option<String>,
     plane: Arc<Plane>,
     draining: bool,
+    spent: Spent,
     soft_limits: u64,
     /// Entries of the ledger that were lost, and whether the store cannot be written now; `None` without a store.
     store: Option<(u64, bool)>,
@@ -45,7 +54,7 @@ struct Facts {
 
 impl Status {
     /// The state at start.
-    pub fn new(meters: Vec<Arc<CoreMeter>>, plane: Arc<Plane>, cache: Arc<Desk>) -> Self {
+    pub fn new(meters: Vec<Arc<CoreMeter>>, plane: Arc<Plane>, cache: Arc<Desk>, kernel: SharedKernel) -> Self {
         let state = Facts {
             generation: 1,
             reloads: 0,
@@ -53,12 +62,15 @@ impl Status {
             refusal: None,
             plane,
             draining: false,
+            spent: Spent::default(),
             soft_limits: 0,
             store: None,
         };
         Self {
             started: Instant::now(),
             meters,
+            kernel,
+            retired: Notify::new(),
             cache,
             state: Mutex::new(state),
         }
@@ -105,6 +117,16 @@ impl Status {
         self.change(|state| state.draining = true);
     }
 
+    /// Another process answers at this address from now on.
+    pub fn retired(&self) {
+        self.retired.notify_one();
+    }
+
+    /// A request has ended.
+    pub fn spent(&self, record: &Record) {
+        self.change(|state| state.spent.add(record));
+    }
+
     fn change<T>(&self, act: impl FnOnce(&mut Facts) -> T) -> T {
         act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -120,14 +142,17 @@ pub async fn serve(socket: tokio::net::TcpListener, status: Arc<Status>, changes
         .route("/admin/keys/{provider}/{key}/clear", post(health::clear_key))
         .route("/admin/targets/reset", post(health::reset_target))
         .route("/admin/forget", post(health::forget))
+        .route("/admin/steering", post(kernel::set_mode))
+        .route("/admin/latency", get(kernel::latency))
         .route("/admin/cache", get(cache::stats))
         .route("/admin/cache/purge", post(cache::purge))
         .route("/admin/cache/bump", post(cache::bump))
         .route("/admin/cache/release", post(cache::release))
         .route("/admin/cache/explain", post(cache::explain))
-        .with_state(status)
+        .with_state(status.clone())
         .merge(changes.unwrap_or_default());
-    if let Err(error) = axum::serve(socket, routes).await {
+    let serving = axum::serve(socket, routes).with_graceful_shutdown(async move { status.retired.notified().await });
+    if let Err(error) = serving.await {
         tracing::error!(%error, "the admin interface has stopped");
     }
 }
@@ -158,6 +183,7 @@ async fn overview(State(status): State<Arc<Status>>) -> Response {
             },
             "providers": report["providers"].take(),
             "targets": report["targets"].take(),
+            "kernel": kernel::overview(&lock(&status.kernel)),
         })
     });
     json(StatusCode::OK, body.to_string())
@@ -176,6 +202,7 @@ async fn metrics(State(status): State<Arc<Status>>) -> Response {
     }
     health::write_codes(&mut text, &status.meters);
     health::write_metrics(&mut text, &status.plane(), clock::shared_ms());
+    kernel::write_metrics(&mut text, &lock(&status.kernel));
     cache::write_metrics(&mut text, &status.cache);
     status.change(|state| {
         for (name, help, kind, value) in [

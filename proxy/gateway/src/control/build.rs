@@ -48,7 +48,11 @@ pub async fn plane(
             }
             None => None,
         };
-        origins.push(OriginRuntime { addresses, tls });
+        origins.push(OriginRuntime {
+            addresses,
+            tls,
+            tagger: None,
+        });
     }
     let ready_body = ready_body(&snapshot, &warnings);
     let accounts = match &config.accounts {

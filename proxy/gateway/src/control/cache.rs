@@ -226,6 +226,15 @@ impl Desk {
         failure.is_none()
     }
 
+    /// The file is another process's: it is never written again.
+    pub fn give_up_file(&self) {
+        self.with(|inner| {
+            if let Some(kept) = &mut inner.kept {
+                kept.file = None;
+            }
+        });
+    }
+
     /// What there is to see; `None` if no route caches.
     pub fn view(&self) -> Option<View> {
         self.with(|inner| {

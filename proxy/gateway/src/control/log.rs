@@ -369,6 +369,7 @@ mod tests {
             first_byte_us: 2,
             total_us: 3,
             upstream_us: 1,
+            queued_us: 0,
         }
     }
 

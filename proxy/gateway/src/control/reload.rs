@@ -71,6 +71,8 @@ pub fn needs_restart(old: &Config, new: &Config) -> bool {
         || old.server.admin != new.server.admin
         || old.server.cores != new.server.cores
         || old.log != new.log
+        || old.ebpf != new.ebpf
+        || old.handover != new.handover
         || fixed(&old.accounts) != fixed(&new.accounts)
 }
 

@@ -167,16 +167,7 @@ async fn try_target(
         }
         request.ticket = Some(ticket);
         let first = Leg { target, key, place };
-        let (answered, other) = match turn.rival.zip(hedge::delay_ms(context, place)) {
-            // Boxed: it is rare, and its state would make every connection's task larger.
-            Some((rival, delay_ms)) => {
-                Box::pin(hedge::race(
-                    context, down, work, request, course, first, rival, delay_ms,
-                ))
-                .await?
-            }
-            None => (attempt::run(context, down, work, request, &target, key).await?, None),
-        };
+        let (answered, other) = ask(context, down, work, request, course, first, turn.rival).await?;
         let leg = other.unwrap_or(first);
         let failure = match answered {
             Ok(answer) => match finish(context, down, work, request, answer, leg, turn).await? {
@@ -209,6 +200,30 @@ async fn try_target(
             }
             None if next == Next::OtherKey && !turn.last_resort => {}
             None => return Ok(Tried::Failed),
+        }
+    }
+}
+
+/// One attempt, with another one beside it if it is late and there is a rival. Says which leg it was that answered, or failed
+/// last, if not the first.
+async fn ask<'a>(
+    context: &Context<'a>,
+    down: &mut Downstream,
+    work: &mut Work,
+    request: &mut Request,
+    course: &mut Course,
+    first: Leg<'a>,
+    rival: Option<(usize, PlannedTarget<'a>)>,
+) -> Result<(Result<Answer, Failure>, Option<Leg<'a>>), ClientGone> {
+    match rival.zip(hedge::delay_ms(context, first.place)) {
+        None => {
+            let answered = attempt::run(context, down, work, request, &first.target, first.key).await?;
+            Ok((answered, None))
+        }
+        Some((rival, delay_ms)) => {
+            let both = hedge::race(context, down, work, request, course, first, rival, delay_ms);
+            // Boxed: it is rare, and its state would make every connection's task larger.
+            Box::pin(both).await
         }
     }
 }

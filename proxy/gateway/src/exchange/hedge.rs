@@ -131,6 +131,7 @@ async fn run<'a>(
             }
             request.record.reason.get_or_insert(Code::UpstreamTimeout);
             request.record.upstream_us = fork.record.upstream_us;
+            request.record.queued_us = fork.record.queued_us;
             request.record.provider = Label::new(&rival.provider.name);
             request.record.key = fork.record.key;
             request.record.fallback = rival.is_fallback;

@@ -6,7 +6,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -15,21 +15,27 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use crate::core::Core;
 use crate::net::{self, Stream};
+use crate::plane::OriginRuntime;
 
 /// How long an address may keep silent before the next one is tried beside it, in milliseconds (RFC 8305 §5).
 const STAGGER_MS: u64 = 250;
 
-/// Connects to one of `addresses` before `deadline_ms` of the core's clock.
+/// Connects to one of the origin's addresses before `deadline_ms` of the core's clock.
 ///
 /// # Errors
 /// The last error, if every address failed.
-pub async fn race(core: &Rc<Core>, addresses: &[SocketAddr], deadline_ms: u64) -> io::Result<Stream> {
+pub async fn race(core: &Rc<Core>, origin: &OriginRuntime, deadline_ms: u64) -> io::Result<Stream> {
+    let tag = |socket: BorrowedFd<'_>| {
+        if let Some(tagger) = &origin.tagger {
+            tagger.tag(socket);
+        }
+    };
     let mut running = FuturesUnordered::new();
-    let mut waiting = addresses.iter();
+    let mut waiting = origin.addresses.iter();
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     loop {
         match waiting.next() {
-            Some(&address) => running.push(net::connect(address, &core.net, move |deadline| {
+            Some(&address) => running.push(net::connect(address, &core.net, tag, move |deadline| {
                 deadline.set(deadline_ms)
             })),
             None if running.is_empty() => return Err(last),

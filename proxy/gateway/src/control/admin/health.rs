@@ -165,7 +165,7 @@ pub async fn reset_target(State(status): State<Arc<Status>>, Query(named): Query
 }
 
 /// A label's value: quotes, backslashes and line breaks escaped, as the text format demands.
-fn label(text: &str) -> String {
+pub fn label(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

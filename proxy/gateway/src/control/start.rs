@@ -1,0 +1,299 @@
+//! From a configuration to a gateway that serves: sockets, the kernel's programs, threads, and, if asked, what a former process
+//! hands over.
+//!
+//! Invariants: nothing is taken from a running process before this one's configuration is good; programs are loaded before any
+//! thread exists that would keep the capabilities for it; a core accepts only once all that it needs is there.
+//! Deliberately absent: what happens from then on (`control.rs`).
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use sluice_policy::config::Config;
+use sluice_policy::meter::CoreMeter;
+
+use super::accounts::{self, Office};
+use super::admin::{self, Status};
+use super::cache::Desk;
+use super::credentials::InstanceCredentials;
+use super::handover::{self, Sockets, Successor, Taken};
+use super::log::RequestLog;
+use super::reload::Watch;
+use super::resolve::Resolver;
+use super::{Control, Overrides, build, is_json, with_instance};
+use crate::clock;
+use crate::ebpf::Kernel;
+use crate::mesh::{self, CacheEnd, ControlEnd, Funds, Pulse};
+use crate::plane::Plane;
+use crate::worker::{self, Worker};
+
+/// Length of the kernel's queue of connections not yet accepted, per socket.
+const BACKLOG: i32 = 4096;
+/// How long the cores may take until they are ready to accept.
+const CORES_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Starts all of it.
+///
+/// # Errors
+/// When an address is taken, a certificate is unusable, or a former process does not hand over.
+pub(super) async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<Control> {
+    let mut resolver = Resolver::new();
+    let mut instance = InstanceCredentials::default();
+    let (plane, warnings) = build::plane(&config, 1, &mut resolver, &instance, None).await?;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let mut plane = with_instance(plane, &mut instance).await;
+    let processors = core_affinity::get_core_ids().unwrap_or_default();
+    let cores = overrides
+        .cores
+        .or(config.server.cores)
+        .map_or(processors.len().max(1), usize::from);
+    let (sockets, taken) = sockets(&config, &path, overrides, &plane, cores)?;
+    let bound: Vec<SocketAddr> = sockets.clients[0]
+        .iter()
+        .map(TcpListener::local_addr)
+        .collect::<Result<_, _>>()?;
+    let admin_bound = sockets.admin.local_addr()?;
+    // With as many threads as processors each gets its own; otherwise the kernel places them better.
+    let pinned = if cores == processors.len() {
+        processors
+    } else {
+        Vec::new()
+    };
+    let stay = pinned.iter().map(|processor| processor.id).collect();
+    let mut kernel = Kernel::load(&config.ebpf, &bound, cores, stay, config.providers.len());
+    kernel.tag(&mut plane);
+    let count = u32::try_from(cores).unwrap_or(u32::MAX);
+    let (office, funds, changes) = open_office(&config, &mut plane, count).await?;
+    let meters: Vec<_> = (0..cores).map(|_| Arc::new(CoreMeter::default())).collect();
+    let (cache, cache_ends) = open_cache(&config, &mut plane, &meters);
+    let plane = Arc::new(plane);
+    let cores = spawn(&meters, cache_ends, &pinned, &plane, &funds, overrides.epoll)?;
+    cores.wait()?;
+    if let Some(taken) = &taken {
+        taken.ready()?.apply(&plane, clock::shared_ms());
+    }
+    let kernel = Arc::new(Mutex::new(kernel));
+    let status = Arc::new(Status::new(meters, plane.clone(), cache.clone(), kernel.clone()));
+    let json = is_json(config.log.format);
+    let log = RequestLog::open(&config.log.requests.output, json, config.log.requests.sample)
+        .with_context(|| format!("cannot write the request log to {}", config.log.requests.output))?;
+    let successor = match &sockets.successor {
+        Some(listener) => Successor::wait(listener.try_clone()?)?,
+        None => Successor::none(),
+    };
+    let admin_socket = sockets.admin.try_clone()?;
+    admin_socket.set_nonblocking(true)?;
+    tokio::spawn(admin::serve(
+        tokio::net::TcpListener::from_std(admin_socket)?,
+        status.clone(),
+        changes,
+    ));
+    let mut control = Control {
+        cores: cores.ends,
+        threads: cores.threads,
+        log,
+        office,
+        cache,
+        resolver,
+        instance,
+        watch: Watch::new(path),
+        config,
+        plane,
+        status,
+        kernel,
+        pulses: cores.pulses,
+        sockets: Some(sockets),
+        successor,
+        ceased: true,
+        ticks: 0,
+    };
+    control.accept().await?;
+    if let Some(taken) = taken
+        && let Err(error) = taken.serving()
+    {
+        tracing::warn!("the former process is gone: {error:#}");
+    }
+    let scheme = if control.plane.server_tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    announce(scheme, &bound, admin_bound, json);
+    Ok(control)
+}
+
+/// The sockets: new ones, or those of the process that this one takes over from.
+fn sockets(
+    config: &Config,
+    path: &Path,
+    overrides: &Overrides,
+    plane: &Plane,
+    cores: usize,
+) -> Result<(Sockets, Option<Taken>)> {
+    let addresses = match overrides.listen {
+        Some(address) => vec![address],
+        None => config.server.listen.0.iter().map(|address| address.0).collect(),
+    };
+    let admin = overrides.admin.unwrap_or(config.server.admin.0);
+    let address = handover::address(&config.handover.socket, path)?;
+    if !overrides.takeover {
+        let admin_socket =
+            TcpListener::bind(admin).with_context(|| format!("cannot listen on {admin} for the admin interface"))?;
+        let sockets = Sockets {
+            clients: handover::adopt(Vec::new(), &addresses, cores, listen)?,
+            admin: admin_socket,
+            successor: address.as_ref().and_then(successor),
+        };
+        return Ok((sockets, None));
+    }
+    ensure!(
+        plane.snapshot.ready(),
+        "not ready to take over: no provider has a usable key"
+    );
+    let address = address.context("handover.socket is off, so nothing can be taken over")?;
+    let (given, taken) = handover::take(&address)?;
+    let local = given.admin.local_addr()?;
+    let same = local.ip() == admin.ip() && (admin.port() == 0 || local.port() == admin.port());
+    let admin_socket = match same {
+        true => given.admin,
+        false => {
+            TcpListener::bind(admin).with_context(|| format!("cannot listen on {admin} for the admin interface"))?
+        }
+    };
+    let sockets = Sockets {
+        clients: handover::adopt(given.clients, &addresses, cores, listen)?,
+        admin: admin_socket,
+        successor: given.successor,
+    };
+    Ok((sockets, Some(taken)))
+}
+
+/// Where the next process is waited for; without it, this one still serves.
+fn successor(address: &std::os::unix::net::SocketAddr) -> Option<UnixListener> {
+    match handover::listen(address) {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            tracing::warn!("hot upgrades are off: the handover socket {address:?} cannot be had: {error:#}");
+            None
+        }
+    }
+}
+
+/// The data plane's threads, and the control thread's side of them.
+struct Cores {
+    ends: Vec<ControlEnd>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    pulses: Vec<Arc<Pulse>>,
+}
+
+/// One thread for each meter.
+fn spawn(
+    meters: &[Arc<CoreMeter>],
+    cache_ends: Vec<CacheEnd>,
+    pinned: &[core_affinity::CoreId],
+    plane: &Arc<Plane>,
+    funds: &[Funds],
+    epoll: bool,
+) -> Result<Cores> {
+    let mut all = Cores {
+        ends: Vec::new(),
+        threads: Vec::new(),
+        pulses: Vec::new(),
+    };
+    for (index, (meter, cache_end)) in meters.iter().zip(cache_ends).enumerate() {
+        let (core_end, control_end) = mesh::rings(cache_end);
+        let pulse = Arc::new(Pulse::default());
+        all.threads.push(worker::spawn(Worker {
+            index,
+            cpu: pinned.get(index).copied(),
+            pulse: pulse.clone(),
+            plane: plane.clone(),
+            end: core_end,
+            meter: meter.clone(),
+            cores: u32::try_from(meters.len()).unwrap_or(u32::MAX),
+            funds: funds.to_vec(),
+            seed: fastrand::u64(..),
+            force_epoll: epoll,
+        })?);
+        all.ends.push(control_end);
+        all.pulses.push(pulse);
+    }
+    Ok(all)
+}
+
+impl Cores {
+    /// Waits until every core runs.
+    fn wait(&self) -> Result<()> {
+        let until = Instant::now() + CORES_PATIENCE;
+        while self
+            .pulses
+            .iter()
+            .any(|pulse| pulse.beat_ms.load(Ordering::Relaxed) == 0)
+        {
+            if self.threads.iter().any(std::thread::JoinHandle::is_finished) || Instant::now() > until {
+                bail!("a core does not run; the log says why");
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    bind(address).with_context(|| format!("cannot listen on {address}"))
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let kind = socket2::Type::STREAM.cloexec();
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        kind,
+        Some(socket2::Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn announce(scheme: &str, bound: &[SocketAddr], admin: SocketAddr, json: bool) {
+    let urls: Vec<String> = bound.iter().map(|address| format!("{scheme}://{address}")).collect();
+    if json {
+        let line = serde_json::json!({"msg": "listening", "listen": urls, "admin": format!("http://{admin}")});
+        println!("{line}");
+    } else {
+        println!("listening on {}\nadmin on http://{admin}", urls.join(", "));
+    }
+    tracing::info!(listen = urls.join(", "), %admin, "serving");
+}
+
+/// What passes on what the cores cache, and each core's end of it.
+fn open_cache(config: &Config, plane: &mut Plane, meters: &[Arc<CoreMeter>]) -> (Arc<Desk>, Vec<CacheEnd>) {
+    let (ends, control) = meters.iter().map(|_| mesh::cache_rings()).unzip();
+    let desk = Desk::new(control, meters.to_vec());
+    plane.cache = desk.plane(&config.cache, &plane.snapshot);
+    (desk, ends)
+}
+
+/// Opens the store, if there is one: who waits behind it, accounts to begin with, and the pages that change it.
+async fn open_office(
+    config: &Config,
+    plane: &mut Plane,
+    cores: u32,
+) -> Result<(Option<Office>, Vec<Funds>, Option<axum::Router>)> {
+    let (Some(config), Some(known)) = (&config.accounts, &mut plane.accounts) else {
+        return Ok((None, Vec::new(), None));
+    };
+    let credential = accounts::admin_credential(config)?;
+    let (office, opening) = Office::open(config, cores).await?;
+    known.keyring = opening.keyring;
+    let changes = credential.map(|credential| admin::accounts::Accounts::new(office.desk(), &credential).routes());
+    Ok((Some(office), opening.funds, changes))
+}

@@ -1,0 +1,385 @@
+//! Accounting: the programs that measure connections, the tags that say which connection is whose, and the histograms.
+//!
+//! Invariants: loaded whole or not at all; a connection to a provider is tagged by its descriptor before it connects, so it is
+//! known by the provider's name, not by an address that others share; reading touches neither a core nor a program.
+//! Deliberately absent: names in the maps' keys; [`Accounting::slots`] says what a slot is.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use aya::programs::{BtfTracePoint, CgroupAttachMode, SockOps};
+use aya::{Btf, Ebpf, EbpfLoader};
+use sluice_ebpf_common::ABI;
+use sluice_ebpf_common::accounting::{
+    BUCKETS, Histogram, LISTENER_SLOTS, ListenerKey, NAME_BYTES, ROLE_UPSTREAM, SlotName, Tag,
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/objects/accounting.o");
+
+/// The histograms: the map, the name of the metric, what it says, and whether its values are microseconds.
+pub const HISTOGRAMS: [(&str, &str, &str, bool); 10] = [
+    (
+        "CONNECT",
+        "sluice_kernel_connect_seconds",
+        "From connect(2) until the connection stood.",
+        true,
+    ),
+    (
+        "HANDSHAKE_RTT",
+        "sluice_kernel_handshake_rtt_seconds",
+        "Round-trip time of the TCP handshake.",
+        true,
+    ),
+    (
+        "SRTT",
+        "sluice_kernel_srtt_seconds",
+        "Smoothed round-trip time when the connection ended.",
+        true,
+    ),
+    (
+        "RETRANSMITS",
+        "sluice_kernel_retransmits",
+        "Segments sent again over the life of a connection.",
+        false,
+    ),
+    (
+        "BYTES_SENT",
+        "sluice_kernel_sent_bytes",
+        "Bytes that the peer acknowledged over the life of a connection.",
+        false,
+    ),
+    (
+        "BYTES_RECEIVED",
+        "sluice_kernel_received_bytes",
+        "Bytes received over the life of a connection.",
+        false,
+    ),
+    (
+        "ACCEPT_QUEUE",
+        "sluice_kernel_accept_queue_seconds",
+        "From the end of a client's handshake until the gateway read from it first.",
+        true,
+    ),
+    (
+        "READY_WAIT",
+        "sluice_kernel_ready_wait_seconds",
+        "From the arrival of data until the gateway read it: the lag of its event loop.",
+        true,
+    ),
+    (
+        "FIRST_BYTE",
+        "sluice_kernel_first_byte_seconds",
+        "Per socket: from the arrival (upstream: the end) of what was asked to the first byte of the answer.",
+        true,
+    ),
+    (
+        "LAST_BYTE",
+        "sluice_kernel_last_byte_seconds",
+        "Per socket: from the arrival (upstream: the end) of what was asked to the last byte of the answer.",
+        true,
+    ),
+];
+
+/// Slots for providers that are made at least, so that a reload may bring some.
+const UPSTREAM_SLOTS_MIN: u32 = 16;
+/// `AF_INET` and `AF_INET6`, as the kernel's hook says them.
+const FAMILIES: (u32, u32) = (libc::AF_INET as u32, libc::AF_INET6 as u32);
+
+/// The programs at work.
+pub struct Accounting {
+    /// Detached when dropped.
+    _ebpf: Ebpf,
+    histograms: Vec<PerCpuArray<MapData, Histogram>>,
+    listeners: HashMap<MapData, ListenerKey, u32>,
+    /// What `listeners` holds while the port is ours.
+    own: Vec<(ListenerKey, u32)>,
+    names: Array<MapData, SlotName>,
+    tags: Arc<OwnedFd>,
+    slots: Vec<Slot>,
+    of_upstream: BTreeMap<String, u32>,
+    upstream_slots: u32,
+    pins: Option<PathBuf>,
+}
+
+/// What a slot stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Its number.
+    pub index: u32,
+    /// `listener` or `upstream`.
+    pub role: &'static str,
+    /// The address, or the provider's name.
+    pub name: String,
+}
+
+/// All processors' histogram of one slot.
+pub type Sum = Box<Histogram>;
+
+/// Tags connections to providers.
+#[derive(Clone)]
+pub struct Tagger {
+    tags: Arc<OwnedFd>,
+    slot: u32,
+}
+
+impl Accounting {
+    /// Loads and attaches the programs, and pins the histograms below `pin_path`, if that can be.
+    ///
+    /// # Errors
+    /// When the kernel refuses anything but the pinning, which is only logged.
+    pub fn load(addresses: &[SocketAddr], upstreams: usize, pin_path: &str) -> Result<Self> {
+        let upstream_slots = (upstreams as u32).max(UPSTREAM_SLOTS_MIN).next_power_of_two();
+        let slots = LISTENER_SLOTS + upstream_slots;
+        let btf = Btf::from_sys_fs().context("the kernel has no BTF")?;
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries("NAMES", slots);
+        for (map, ..) in HISTOGRAMS {
+            loader.map_max_entries(map, slots);
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(super::short)?;
+        let pins = pin(&ebpf, pin_path, addresses);
+        for tracepoint in ["sock_send_length", "sock_recv_length", "sk_data_ready"] {
+            let name = match tracepoint {
+                "sock_send_length" => "sent",
+                "sock_recv_length" => "received",
+                _ => "ready",
+            };
+            let program: &mut BtfTracePoint = ebpf.program_mut(name).context("a program is missing")?.try_into()?;
+            let loaded = program.load(tracepoint, &btf).map_err(super::short);
+            loaded.with_context(|| format!("no use of the tracepoint {tracepoint} (Linux 6.3)"))?;
+        }
+        let program: &mut SockOps = ebpf
+            .program_mut("connection")
+            .context("a program is missing")?
+            .try_into()?;
+        program.load().map_err(super::short)?;
+        let histograms = HISTOGRAMS.iter().map(|(map, ..)| Ok(take(&mut ebpf, map)?.try_into()?));
+        let mut made = Self {
+            histograms: histograms.collect::<Result<_>>()?,
+            listeners: take(&mut ebpf, "LISTENERS")?.try_into()?,
+            names: take(&mut ebpf, "NAMES")?.try_into()?,
+            tags: Arc::new(descriptor(&take(&mut ebpf, "TAGS")?)?),
+            own: Vec::new(),
+            slots: Vec::new(),
+            of_upstream: BTreeMap::new(),
+            upstream_slots,
+            pins,
+            _ebpf: ebpf,
+        };
+        made.name_listeners(addresses)?;
+        made.attach()?;
+        Ok(made)
+    }
+
+    fn attach(&mut self) -> Result<()> {
+        let group = cgroup().context("no cgroup of version 2 is mounted")?;
+        let folder = fs::File::open(&group).with_context(|| format!("cannot open {}", group.display()))?;
+        let program: &mut SockOps = self
+            ._ebpf
+            .program_mut("connection")
+            .context("a program is missing")?
+            .try_into()?;
+        // The kernel takes no other mode here; such links stand beside others anyway.
+        program.attach(folder, CgroupAttachMode::Single).map_err(super::short)?;
+        for name in ["sent", "received", "ready"] {
+            let program: &mut BtfTracePoint = self
+                ._ebpf
+                .program_mut(name)
+                .context("a program is missing")?
+                .try_into()?;
+            program.attach().map_err(super::short)?;
+        }
+        Ok(())
+    }
+
+    fn name_listeners(&mut self, addresses: &[SocketAddr]) -> Result<()> {
+        for (slot, address) in (0..LISTENER_SLOTS).zip(addresses) {
+            let key = ListenerKey {
+                port: u32::from(address.port()),
+                family: if address.is_ipv4() { FAMILIES.0 } else { FAMILIES.1 },
+            };
+            // Of two addresses with one port, the first counts for both: the hook is not told which it was.
+            if !self.own.iter().any(|(known, _)| *known == key) {
+                self.own.push((key, slot));
+                self.name(slot, "listener", address.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn name(&mut self, index: u32, role: &'static str, name: String) -> Result<()> {
+        let mut bytes = [0; NAME_BYTES];
+        let shown = format!("{role} {name}");
+        bytes
+            .iter_mut()
+            .zip(shown.bytes())
+            .for_each(|(place, byte)| *place = byte);
+        self.names.set(index, SlotName { name: bytes }, 0)?;
+        self.slots.push(Slot { index, role, name });
+        Ok(())
+    }
+
+    /// What tags connections to the provider of that name; `None` if there are more names than slots.
+    pub fn tagger(&mut self, upstream: &str) -> Option<Tagger> {
+        let slot = match self.of_upstream.get(upstream) {
+            Some(&slot) => slot,
+            None => {
+                let next = self.of_upstream.len() as u32;
+                if next >= self.upstream_slots {
+                    return None;
+                }
+                let slot = LISTENER_SLOTS + next;
+                self.name(slot, "upstream", upstream.to_owned()).ok()?;
+                self.of_upstream.insert(upstream.to_owned(), slot);
+                slot
+            }
+        };
+        Some(Tagger {
+            tags: self.tags.clone(),
+            slot,
+        })
+    }
+
+    /// New connections of clients are measured from now on.
+    ///
+    /// # Errors
+    /// When the kernel does not let the process say so (kernels before 5.19, without CAP_BPF).
+    pub fn listen(&mut self) -> Result<()> {
+        for (key, slot) in &self.own {
+            self.listeners.insert(*key, *slot, 0)?;
+        }
+        Ok(())
+    }
+
+    /// New connections of clients are no longer measured: they belong to another process.
+    pub fn release(&mut self) {
+        for (key, _) in &self.own {
+            let _ = self.listeners.remove(key);
+        }
+    }
+
+    /// The pinned maps are another process's.
+    pub fn retire(&mut self) {
+        self.pins = None;
+    }
+
+    /// What has a name.
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// Where the histograms are pinned, if they are.
+    pub fn pins(&self) -> Option<&Path> {
+        self.pins.as_deref()
+    }
+
+    /// A histogram of [`HISTOGRAMS`], summed over the processors.
+    ///
+    /// # Errors
+    /// When the kernel does not let the process read it (kernels before 5.19, without CAP_BPF).
+    pub fn read(&self, histogram: usize, slot: u32) -> Result<Sum> {
+        let each = self.histograms[histogram].get(&slot, 0)?;
+        let mut sum = Box::new(Histogram {
+            buckets: [0; BUCKETS],
+            sum: 0,
+        });
+        for one in each.iter() {
+            sum.sum = sum.sum.wrapping_add(one.sum);
+            sum.buckets
+                .iter_mut()
+                .zip(&one.buckets)
+                .for_each(|(to, from)| *to += from);
+        }
+        Ok(sum)
+    }
+}
+
+impl Drop for Accounting {
+    fn drop(&mut self) {
+        if let Some(folder) = &self.pins {
+            for map in pinned() {
+                let _ = fs::remove_file(folder.join(map.to_ascii_lowercase()));
+            }
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
+impl Tagger {
+    /// Says whose a socket is, before it connects. If that fails it is not measured.
+    pub fn tag(&self, socket: BorrowedFd<'_>) {
+        let tag = Tag {
+            slot: self.slot,
+            role: ROLE_UPSTREAM,
+            ..Tag::default()
+        };
+        super::update_element(self.tags.as_fd(), &socket.as_raw_fd(), &tag);
+    }
+}
+
+/// Pins what people and tools read; gives the folder. What a former process left is replaced.
+fn pin(ebpf: &Ebpf, pin_path: &str, addresses: &[SocketAddr]) -> Option<PathBuf> {
+    let port = addresses.first()?.port();
+    let folder = Path::new(pin_path).join(format!("v{ABI}")).join(port.to_string());
+    match pin_below(ebpf, &folder) {
+        Ok(()) => Some(folder),
+        Err(error) => {
+            let path = folder.display();
+            tracing::info!("the kernel's histograms are not pinned at {path}: {error:#}");
+            None
+        }
+    }
+}
+
+fn pin_below(ebpf: &Ebpf, folder: &Path) -> Result<()> {
+    const HINT: &str = "is a bpffs mounted there?";
+    fs::create_dir_all(folder).context(HINT)?;
+    for map in pinned() {
+        let path = folder.join(map.to_ascii_lowercase());
+        let _ = fs::remove_file(&path);
+        ebpf.map(map)
+            .context("there is no such map")?
+            .pin(&path)
+            .context(HINT)?;
+    }
+    Ok(())
+}
+
+/// The maps that are pinned, under their names in small letters.
+fn pinned() -> impl Iterator<Item = &'static str> {
+    HISTOGRAMS.iter().map(|(map, ..)| *map).chain(["NAMES"])
+}
+
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
+    ebpf.take_map(name).with_context(|| format!("there is no map {name}"))
+}
+
+fn descriptor(map: &Map) -> Result<OwnedFd> {
+    let Map::SkStorage(data) = map else {
+        anyhow::bail!("the tags are no socket storage")
+    };
+    Ok(data.fd().as_fd().try_clone_to_owned()?)
+}
+
+/// The folder of this process's own cgroup of version 2.
+fn cgroup() -> Option<PathBuf> {
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mount = mounts.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let mut fields = before.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        after
+            .starts_with("cgroup2 ")
+            .then(|| (root.to_owned(), point.to_owned()))
+    })?;
+    let below = own.strip_prefix(mount.0.as_str()).unwrap_or(own);
+    Some(Path::new(&mount.1).join(below.trim_start_matches('/')))
+}
