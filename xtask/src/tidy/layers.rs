@@ -104,7 +104,12 @@ fn planes(path: &str, tokens: &[Token<'_>], found: &mut Vec<Violation>) {
     if within(path, &SHARED) {
         return;
     }
-    let is_control = module == "control.rs" || module.starts_with("control/");
+    // The command line speaks to the control thread's interface, and is as far from the data plane as control is.
+    let is_control = ["control", "cli"].iter().any(|side| {
+        module
+            .strip_prefix(side)
+            .is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+    });
     for named in crate_modules(tokens) {
         if is_control && DATA_PLANE.contains(&named.text) {
             found.push(Violation::new(

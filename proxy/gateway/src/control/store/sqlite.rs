@@ -34,6 +34,8 @@ pub struct File {
     commits: i64,
     /// Of the file, as SQLite counts changes by others.
     data_version: i64,
+    /// Whether something was found reclaimed.
+    reclaimed: bool,
     _lock: fs::File,
 }
 
@@ -68,6 +70,7 @@ impl File {
             vaults,
             holder,
             commits,
+            reclaimed: reclaimed > NanoUsd::ZERO,
             _lock: lock,
         };
         let renamed = database.transact(|tx| {
@@ -165,8 +168,20 @@ impl File {
         self.commits -= 1;
     }
 
-    /// Closes the file in order.
+    /// Closes the file in order, after having written down what was found reclaimed and has not changed since.
     pub fn close(mut self) {
+        let budgets: Vec<i64> = self.vaults.keys().copied().collect();
+        let written = match self.reclaimed {
+            false => Ok(()),
+            true => self.transact(|tx| {
+                budgets
+                    .iter()
+                    .try_for_each(|id| save_vault(tx.sql, *id, &tx.vaults[id]))
+            }),
+        };
+        if let Err(error) = written {
+            tracing::warn!(%error, "what was leased and lost is written down at another end");
+        }
         if let Some(connection) = self.connection.take()
             && let Err((_, error)) = connection.close()
         {

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use sluice_policy::budget::Vault;
@@ -92,9 +93,13 @@ impl Connector {
         let connecting = async {
             let (client, mut connection) = self.config.connect(self.tls.clone()).await?;
             let health = self.health.clone();
+            let own = Arc::new(AtomicI32::new(0));
+            let of_own = own.clone();
             let driver = tokio::spawn(async move {
                 while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+                    // One's own changes are known, and told of before the transaction's own answer is heard.
                     if let AsyncMessage::Notification(notification) = message
+                        && notification.process_id() != of_own.load(Ordering::Acquire)
                         && let Ok(number) = notification.payload().parse()
                     {
                         health.has_changed(number);
@@ -103,6 +108,8 @@ impl Connector {
             });
             let driver = driver.abort_handle();
             client.batch_execute(SESSION).await?;
+            let session = client.query_one("SELECT pg_backend_pid()", &[]).await?;
+            own.store(session.try_get(0)?, Ordering::Release);
             Ok((client, driver))
         };
         let patient = async { tokio::time::timeout(CONNECT_PATIENCE, connecting).await };
