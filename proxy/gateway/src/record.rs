@@ -4,6 +4,7 @@
 //! Invariants: plain data of bounded size, no heap, no reference into a request; never a body, never a key's secret.
 //! Deliberately absent: formatting (the control thread's work).
 
+use sluice_policy::meter::Reason;
 use sluice_wire::error::Code;
 
 /// Text of at most `N` bytes, stored in place; longer text is cut at a character boundary.
@@ -100,7 +101,7 @@ pub struct Record {
     /// True if another target brought a stream to its end that was cut.
     pub resumed: bool,
     /// Why the first target did not answer, if it did not.
-    pub reason: Option<Code>,
+    pub reason: Option<Reason>,
     /// The client's address.
     pub client: Option<std::net::IpAddr>,
     /// Bytes of the request's body.

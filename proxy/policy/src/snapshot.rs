@@ -17,6 +17,7 @@ use sluice_wire::error::ApiError;
 use sluice_wire::provider::{self, Quirks};
 
 use self::rules::Overrides;
+pub use self::rules::{Hedging, Hold};
 pub(crate) use self::rules::{Member, Route};
 use crate::admission;
 use crate::config::names::Names;

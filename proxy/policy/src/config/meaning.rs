@@ -283,6 +283,10 @@ impl Checker<'_> {
             for (at, fallback) in route.fallbacks.iter().enumerate() {
                 self.within(&["fallbacks"], |c| c.at(at, |c| c.target(&names, fallback)));
             }
+            if route.restart.bytes.0 > limits::RESTART_BYTES_MAX as u64 {
+                let message = format!("expected at most {}KiB", limits::RESTART_BYTES_MAX >> 10);
+                self.within(&["restart", "bytes"], |c| c.add(message));
+            }
             self.path.truncate(self.path.len() - 2);
         }
     }
