@@ -51,7 +51,8 @@ fn main() {
             let Admission::Go(permit) = target.admit(now_ms, &settings.breaker) else {
                 panic!("it is healthy");
             };
-            let (key, key_permit) = next_key(provider, tag, 0, &situation(now_ms, round), false).expect("both keys are ready");
+            let (key, key_permit) =
+                next_key(provider, tag, 0, &situation(now_ms, round), false).expect("both keys are ready");
             target.observe(1000, true, now_ms);
             let _ = target.report(permit, Call::Good, now_ms, &settings.breaker);
             let state = &keys[provider.keys[key].id.index()];

@@ -114,7 +114,7 @@ fn base(args: &Args) -> Result<PathBuf> {
 }
 
 fn measure(args: &Args, stage: &mut Stage, scenario: &Scenario) -> Result<Vec<[Sample; 2]>> {
-    let mut start = |name: Name| -> Result<Running> {
+    let start = |name: Name| -> Result<Running> {
         let started = stage.start(name, scenario.upstream)?;
         started.with_context(|| format!("{name} is not available"))
     };
@@ -144,9 +144,7 @@ fn table(args: &Args, machine: &machine::Machine, scenario: &Scenario, pairs: &[
     let failures: u64 = pairs.iter().flatten().map(Sample::failures).sum();
     let cpu = |index: usize| spread(pairs.iter().map(|pair| pair[index].cpu_us).collect());
     let difference = spread(pairs.iter().map(|[base, own]| own.cpu_us - base.cpu_us).collect());
-    let row = |name: &str, [low, middle, high]: [f64; 3]| {
-        format!("| {name} | {middle:.2} | {low:.2} | {high:.2} |\n")
-    };
+    let row = |name: &str, [low, middle, high]: [f64; 3]| format!("| {name} | {middle:.2} | {low:.2} | {high:.2} |\n");
     Ok(format!(
         "# {}\n\n{}, kernel {}, rustc {}; revision {} beside {}; {} rounds of {} s in turns, profile {}; {failures} failures.\n\n\
          {}; CPU in microseconds per request, all threads of the gateway.\n\n\

@@ -16,7 +16,7 @@ use super::hedge::{self, Leg};
 use super::ticket::{Need, PassedOver, Place, Ticket};
 use super::{Context, End, Request, resume};
 use crate::attempt::{self, Answer, Failure, Next, failure, limits};
-use crate::connection::Downstream;
+use crate::connection::{ClientGone, Downstream};
 use crate::net;
 use crate::record::Label;
 use crate::relay::{self, Undelivered, Unfinished};
@@ -131,7 +131,11 @@ impl Turn<'_> {
 
     /// Whether a target that comes later is thought to be well.
     fn others_are_well(&self, context: &Context<'_>, course: &Course) -> bool {
-        let later = if self.is_last { 0..0 } else { self.index + 1..self.plan.len() };
+        let later = if self.is_last {
+            0..0
+        } else {
+            self.index + 1..self.plan.len()
+        };
         let situation = context.situation();
         later
             .filter(|other| course.beside >> other & 1 == 0)
@@ -164,15 +168,8 @@ async fn try_target(
     turn: Turn<'_>,
 ) -> Result<Tried, End> {
     let place = Place::of(context, &target);
-    course.begin(context, place, turn);
-    if turn.last_resort && course.attempted && !Course::affords(context, place) {
+    if !begin(context, down, course, place, turn).await? {
         return Ok(Tried::Failed);
-    }
-    if turn.again {
-        match course.pause_ms(context, place, 0, None) {
-            Some(pause_ms) => down.while_present(net::sleep_ms(pause_ms)).await?,
-            None => return Ok(Tried::Failed),
-        }
     }
     let mut tried = target.provider.excluded_keys(target.model);
     loop {
@@ -235,6 +232,27 @@ async fn try_target(
             None if next == Next::OtherKey && !turn.last_resort => {}
             None => return Ok(Tried::Failed),
         }
+    }
+}
+
+/// A target's turn begins; false if the request may not ask it, after all.
+async fn begin(
+    context: &Context<'_>,
+    down: &mut Downstream,
+    course: &mut Course,
+    place: Place,
+    turn: Turn<'_>,
+) -> Result<bool, ClientGone> {
+    course.begin(context, place, turn);
+    if turn.last_resort && course.attempted && !Course::affords(context, place) {
+        return Ok(false);
+    }
+    if !turn.again {
+        return Ok(true);
+    }
+    match course.pause_ms(context, place, 0, None) {
+        Some(pause_ms) => down.while_present(net::sleep_ms(pause_ms)).await.map(|()| true),
+        None => Ok(false),
     }
 }
 

@@ -144,12 +144,7 @@ async fn run<'a>(
 }
 
 /// Begins the second attempt, if its target is well and has a key, and the first one's budget allows it.
-fn enter<'a>(
-    context: &Context<'a>,
-    fork: &mut Request,
-    first: Place,
-    target: PlannedTarget<'a>,
-) -> Option<Leg<'a>> {
+fn enter<'a>(context: &Context<'a>, fork: &mut Request, first: Place, target: PlannedTarget<'a>) -> Option<Leg<'a>> {
     let place = Place::of(context, &target);
     let excluded = target.provider.excluded_keys(target.model);
     let (ticket, choice) = Ticket::enter(context, &target, place, excluded, Need::Choice).ok()?;
@@ -157,7 +152,12 @@ fn enter<'a>(
         return None;
     }
     let core = context.core;
-    if !context.plane.health.target(first.slot?).take_hedge(core.clock.shared_ms()) {
+    if !context
+        .plane
+        .health
+        .target(first.slot?)
+        .take_hedge(core.clock.shared_ms())
+    {
         core.meter.hedges_denied.add(1);
         return None;
     }

@@ -82,7 +82,11 @@ pub(super) fn send(context: &Context<'_>, resolved: &Resolved<'_>) {
 #[cold]
 fn start(context: &Context<'_>, target: &PlannedTarget<'_>) {
     let Some(slot) = Slot::take(context.core) else { return };
-    let Ok(at_provider) = context.core.gates.enter_at_once(&context.plane.snapshot, target.provider) else {
+    let Ok(at_provider) = context
+        .core
+        .gates
+        .enter_at_once(&context.plane.snapshot, target.provider)
+    else {
         return;
     };
     let excluded = target.provider.excluded_keys(target.model);

@@ -73,7 +73,10 @@ pub fn next_key(
     }
     if (ready | tried) != 0 {
         // In a moment it is known whether one is usable again.
-        out.rest_ms = Some(out.rest_ms.map_or(situation.now_ms, |known| known.min(situation.now_ms)));
+        out.rest_ms = Some(
+            out.rest_ms
+                .map_or(situation.now_ms, |known| known.min(situation.now_ms)),
+        );
     }
     Err(out)
 }

@@ -101,7 +101,13 @@ pub fn write_codes(text: &mut String, meters: &[Arc<CoreMeter>]) {
         (
             "sluice_upstream_failures_by_code_total",
             "Attempts that gave no answer for the client, by error code.",
-            &|meter| meter.failures.counted().map(|(code, count)| (code.as_str(), count)).collect(),
+            &|meter| {
+                meter
+                    .failures
+                    .counted()
+                    .map(|(code, count)| (code.as_str(), count))
+                    .collect()
+            },
         ),
         (
             "sluice_fallbacks_by_reason_total",
