@@ -22,41 +22,50 @@ pub struct Gateway {
     pub admin: SocketAddr,
     /// Its files.
     pub dir: TempDir,
+    env: Vec<(String, String)>,
+    args: Vec<String>,
     child: Child,
 }
 
 impl Gateway {
     /// Starts it and waits until it listens.
     pub(crate) fn start(dir: TempDir, config: &Value, env: &[(String, String)], args: &[String]) -> Self {
-        let path = dir.write("config.yaml", pretty(config));
-        let create = |name: &str| File::create(dir.path().join(name)).expect("a log file can be made");
-        let child = Command::new(binary::sluice())
-            .args(["serve", "--config"])
-            .arg(&path)
-            .args(args)
-            .env_clear()
-            .envs(env.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(create("stdout"))
-            .stderr(create("stderr"))
-            .spawn()
-            .expect("the gateway's binary can be started");
+        dir.write("config.yaml", pretty(config));
+        let child = spawn(&dir, env, args);
         let none = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut gateway = Self {
             address: none,
             admin: none,
             dir,
+            env: env.to_vec(),
+            args: args.to_vec(),
             child,
         };
-        let line = wait::until("the gateway listens", || {
-            if let Ok(Some(status)) = gateway.child.try_wait() {
-                panic!("the gateway ended with {status}: {}", gateway.stderr());
-            }
-            gateway.lines().into_iter().find(|line| line["msg"] == "listening")
-        });
-        gateway.address = address(&line["listen"][0]);
-        gateway.admin = address(&line["admin"]);
+        gateway.listens();
         gateway
+    }
+
+    /// Kills it without a word.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again, on other ports, after [`Gateway::kill`] or [`Gateway::wait`]. What it had written to its outputs is gone.
+    pub fn revive(&mut self) {
+        self.child = spawn(&self.dir, &self.env, &self.args);
+        self.listens();
+    }
+
+    fn listens(&mut self) {
+        let line = wait::until("the gateway listens", || {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("the gateway ended with {status}: {}", self.stderr());
+            }
+            self.lines().into_iter().find(|line| line["msg"] == "listening")
+        });
+        self.address = address(&line["listen"][0]);
+        self.admin = address(&line["admin"]);
     }
 
     /// A new connection.
@@ -226,6 +235,21 @@ impl Drop for Gateway {
             eprintln!("--- the gateway's stderr\n{}", self.stderr());
         }
     }
+}
+
+fn spawn(dir: &TempDir, env: &[(String, String)], args: &[String]) -> Child {
+    let create = |name: &str| File::create(dir.path().join(name)).expect("a log file can be made");
+    Command::new(binary::sluice())
+        .args(["serve", "--config"])
+        .arg(dir.path().join("config.yaml"))
+        .args(args)
+        .env_clear()
+        .envs(env.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(create("stdout"))
+        .stderr(create("stderr"))
+        .spawn()
+        .expect("the gateway's binary can be started")
 }
 
 /// Runs `sluice check` on a file.

@@ -35,6 +35,9 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(why) = packet_filter_missing() {
         println!("left out: tests in which packets are lost: {why}");
     }
+    if !install_postgresql() {
+        println!("left out: tests with PostgreSQL: it is missing and could not be installed");
+    }
     let mut total = Count::default();
     let mut failed = Vec::new();
     for command in steps(args)? {
@@ -86,15 +89,6 @@ fn steps(args: &Args) -> Result<Vec<Command>> {
 
 /// Why packets cannot be dropped by the tests that want to, after having tried to install what is missing.
 fn packet_filter_missing() -> Option<&'static str> {
-    let succeeds = |program: &str, words: &[&str]| {
-        let mut command = Command::new(program);
-        command
-            .args(words)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
     let works = || succeeds("unshare", &["--net", "nft", "add", "table", "inet", "test"]);
     if works() {
         return None;
@@ -103,8 +97,32 @@ fn packet_filter_missing() -> Option<&'static str> {
         return Some("no network namespace can be made (that needs root)");
     }
     let install = ["install", "--yes", "--no-install-recommends", "nftables", "iproute2"];
-    let installed = succeeds("apt-get", &install) || succeeds("apt-get", &["update"]) && succeeds("apt-get", &install);
-    (!installed || !works()).then_some("nft is missing and could not be installed")
+    (!installed(&install) || !works()).then_some("nft is missing and could not be installed")
+}
+
+/// Whether there is a PostgreSQL server, after having tried to install one. It is not started: tests start their own.
+pub fn install_postgresql() -> bool {
+    // Where tests look as well: Debian's place, and the search path.
+    let is_there = || {
+        let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        versions.into_iter().any(|version| version.path().join("bin/initdb").is_file())
+            || succeeds("initdb", &["--version"])
+    };
+    is_there() || installed(&["install", "--yes", "--no-install-recommends", "postgresql"]) && is_there()
+}
+
+fn installed(install: &[&str]) -> bool {
+    succeeds("apt-get", install) || succeeds("apt-get", &["update"]) && succeeds("apt-get", install)
+}
+
+fn succeeds(program: &str, words: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }
 
 fn has_nextest() -> bool {

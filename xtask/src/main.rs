@@ -3,6 +3,7 @@
 //! One file per subcommand; what they have in common is the workspace they stand in (`cargo.rs`) and the pair of programs
 //! that some of them start (`stack.rs`).
 
+mod audit;
 mod bench;
 mod cargo;
 mod ci;
@@ -33,6 +34,8 @@ enum Command {
     Prices(prices::Args),
     /// Run the vendors' own SDKs against a gateway with the simulator behind it.
     Sdk(sdk::Args),
+    /// Hold the provider's bill against budgets, through hundreds of deaths and long outages.
+    Audit(audit::Args),
     /// Fuzz the decoders.
     Fuzz(fuzz::Args),
     /// Measurements.
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Schema => schema::run(),
         Command::Prices(args) => prices::run(&args),
         Command::Sdk(args) => sdk::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Bench(command) => bench::run(command),
     };

@@ -102,12 +102,17 @@ pub async fn run(
         let reused = upstream.reused;
         match ask(context, down, work, request, target, &mut upstream).await? {
             Ok(heard) => {
+                work.payment.heard(work.response.status);
                 let place = observed(place, work.response.status, request.record.upstream_us);
                 return accept(work, upstream, heard, place, context, down, target).await;
             }
             // It may have been closed for being idle, and it may be what a sick provider does: the budget knows the difference.
             Err(Broken::Silent) if reused && !fresh && request.may_repeat() => {
                 core.meter.stale_connections.add(1);
+                // The provider may have seen it all the same: that is paid for, and what follows is another attempt.
+                if let Err(refusal) = work.payment.hold(context, target) {
+                    return Ok(Err(Failure::unsent(refusal, target.provider)));
+                }
                 fresh = true;
             }
             Err(Broken::Silent) => return Ok(Err(Failure::new(Code::UpstreamReset, target.provider))),
@@ -139,6 +144,7 @@ async fn ask(
     };
     let deadline = |now_ms: u64| context.limit_at_ms().min(now_ms + u64::from(patience_ms));
     upstream.stream.deadline().set(deadline(core.clock.tick_ms()));
+    work.payment.sent();
     let begun_us = core.clock.now_us();
     let sent = down.while_present(upstream.stream.send(&mut work.parts)).await?;
     work.parts.clear();

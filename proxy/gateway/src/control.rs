@@ -3,7 +3,9 @@
 //! Invariants: if this thread stalls, the cores go on with the plane they have; it never touches a request.
 //! Deliberately absent: the data plane. What crosses is `mesh.rs`, [`Plane`] and the counters.
 
+mod accounts;
 pub mod admin;
+pub mod ask;
 mod build;
 mod credentials;
 mod log;
@@ -23,14 +25,16 @@ use sluice_policy::config::{Config, LogFormat};
 use sluice_policy::meter::CoreMeter;
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::accounts::Office;
 use self::admin::Status;
 use self::credentials::InstanceCredentials;
 use self::log::RequestLog;
 use self::reload::Watch;
 pub use self::reload::load;
 use self::resolve::Resolver;
-use crate::mesh::{self, ControlEnd, Order};
-use crate::plane::Plane;
+use self::treasury::Event;
+use crate::mesh::{self, ControlEnd, Funds, Order};
+use crate::plane::{Accounts, Plane};
 use crate::worker::{self, Worker};
 
 /// How often records are fetched from the cores.
@@ -60,6 +64,8 @@ struct Control {
     cores: Vec<ControlEnd>,
     threads: Vec<JoinHandle<()>>,
     log: RequestLog,
+    /// If callers are known and charged.
+    office: Option<Office>,
     resolver: Resolver,
     instance: InstanceCredentials,
     watch: Watch,
@@ -87,12 +93,15 @@ async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<C
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let plane = Arc::new(with_instance(plane, &mut instance).await);
+    let mut plane = with_instance(plane, &mut instance).await;
     let processors = core_affinity::get_core_ids().unwrap_or_default();
     let cores = overrides
         .cores
         .or(config.server.cores)
         .map_or(processors.len().max(1), usize::from);
+    let count = u32::try_from(cores).unwrap_or(u32::MAX);
+    let (office, funds, changes) = open_office(&config, &mut plane, count).await?;
+    let plane = Arc::new(plane);
     let addresses = match overrides.listen {
         Some(address) => vec![address],
         None => config.server.listen.0.iter().map(|address| address.0).collect(),
@@ -124,6 +133,8 @@ async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<C
             plane: plane.clone(),
             end: core_end,
             meter,
+            cores: count,
+            funds: funds.clone(),
             seed: fastrand::u64(..),
             force_epoll: overrides.epoll,
         })?);
@@ -132,7 +143,7 @@ async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<C
     let json = is_json(config.log.format);
     announce(scheme, &bound, admin_bound, json);
     let status = Arc::new(Status::new(meters, plane.clone()));
-    tokio::spawn(admin::serve(admin_socket, status.clone()));
+    tokio::spawn(admin::serve(admin_socket, status.clone(), changes));
     let log = RequestLog::open(&config.log.requests.output, json, config.log.requests.sample)
         .with_context(|| format!("cannot write the request log to {}", config.log.requests.output))?;
     let watch = Watch::new(path);
@@ -140,6 +151,7 @@ async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<C
         cores: control_ends,
         threads,
         log,
+        office,
         resolver,
         instance,
         watch,
@@ -147,6 +159,22 @@ async fn start(config: Config, path: PathBuf, overrides: &Overrides) -> Result<C
         plane,
         status,
     })
+}
+
+/// Opens the store, if there is one: who waits behind it, accounts to begin with, and the pages that change it.
+async fn open_office(
+    config: &Config,
+    plane: &mut Plane,
+    cores: u32,
+) -> Result<(Option<Office>, Vec<Funds>, Option<axum::Router>)> {
+    let (Some(config), Some(known)) = (&config.accounts, &mut plane.accounts) else {
+        return Ok((None, Vec::new(), None));
+    };
+    let credential = accounts::admin_credential(config)?;
+    let (office, opening) = Office::open(config, cores).await?;
+    known.keyring = opening.keyring;
+    let changes = credential.map(|credential| admin::accounts::Accounts::new(office.desk(), &credential).routes());
+    Ok((Some(office), opening.funds, changes))
 }
 
 /// Begins to ask for the instance's credentials if a key of the plane needs them.
@@ -175,7 +203,11 @@ impl Control {
                         self.reload("the configuration file has changed").await;
                     }
                     self.refresh_addresses().await;
+                    if let Some(office) = &self.office {
+                        self.status.store(office.troubles());
+                    }
                 }
+                event = accounts::next(&mut self.office) => self.heed(event).await,
                 () = self.instance.changed() => self.refresh_credentials().await,
                 _ = hangup.recv() => self.reload("SIGHUP").await,
                 _ = stop.recv() => break,
@@ -188,15 +220,47 @@ impl Control {
     fn fetch_records(&mut self) {
         for core in &mut self.cores {
             while let Ok(record) = core.records.pop() {
-                self.log.add(&record);
+                let paid = if record.paid { core.paid.pop().ok() } else { None };
+                self.log.add(&record, paid.as_ref());
+                if let (Some(paid), Some(office)) = (&paid, &mut self.office) {
+                    office.enter(&record, paid);
+                }
             }
+        }
+        if let Some(office) = &mut self.office {
+            office.flush();
         }
         self.log.flush();
     }
 
+    /// Does what the treasury says.
+    async fn heed(&mut self, event: Event) {
+        match event {
+            Event::Funds(funds) => {
+                for index in 0..self.cores.len() {
+                    self.order(index, || Order::Fund(funds.clone())).await;
+                }
+            }
+            Event::Keyring(keyring) => {
+                let plane = Plane::clone(&self.plane);
+                let accounts = plane.accounts.map(|accounts| Accounts { keyring, ..accounts });
+                self.publish(Plane { accounts, ..plane }).await;
+            }
+            Event::Soft { owner, spent, limit } => {
+                accounts::warn_soft(&owner, spent, limit);
+                self.status.soft_limit_passed();
+            }
+        }
+    }
+
     async fn reload(&mut self, why: &str) {
         let generation = self.plane.snapshot.generation() + 1;
-        let loaded = self.watch.load();
+        let mut loaded = self.watch.load();
+        let mut restart = false;
+        if let Ok(config) = &mut loaded {
+            restart = reload::needs_restart(&self.config, config);
+            reload::keep_store(&self.config, config);
+        }
         let built = match &loaded {
             Ok(config) => build::plane(
                 config,
@@ -214,9 +278,9 @@ impl Control {
                 for warning in &warnings {
                     tracing::warn!("{warning}");
                 }
-                if reload::needs_restart(&self.config, &config) {
+                if restart {
                     tracing::warn!(
-                        "server.listen, server.admin, server.cores and log take effect only after a restart"
+                        "server.listen, server.admin, server.cores, log and where accounts are kept take effect only after a restart"
                     );
                 }
                 self.config = config;
@@ -282,6 +346,7 @@ impl Control {
         while self.threads.iter().any(|thread| !thread.is_finished()) {
             tokio::select! {
                 _ = fetch.tick() => self.fetch_records(),
+                event = accounts::next(&mut self.office) => self.heed(event).await,
                 () = tokio::time::sleep_until(until) => {
                     tracing::warn!("requests still in flight after the grace period are cut");
                     break;
@@ -297,6 +362,9 @@ impl Control {
             let _ = thread.join();
         }
         self.fetch_records();
+        if let Some(office) = self.office.take() {
+            office.close().await;
+        }
         tracing::info!("stopped");
         Ok(())
     }

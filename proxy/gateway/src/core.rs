@@ -9,19 +9,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use rtrb::Producer;
+use sluice_policy::budget::Purse;
 use sluice_policy::meter::CoreMeter;
 use sluice_wire::sigv4::Signer;
 
 use crate::admission::Gates;
 use crate::clock::Clock;
+use crate::estimates::Estimates;
 use crate::net::Net;
 use crate::parts::Parts;
 use crate::plane::Plane;
-use crate::record::Record;
+use crate::record::{Paid, Record};
 use crate::scratch::Scratch;
 use crate::upstream::pool::Pools;
 
-/// Working memory kept for reuse; more requests at once than this allocate theirs. A kilobyte each.
+/// Working memory kept for reuse; more requests at once than this allocate theirs. Two kilobytes each.
 const SCRATCH_FREE_MAX: usize = 4096;
 /// Messages kept for reuse: as many as are under construction or being sent at once.
 const PARTS_FREE_MAX: usize = 64;
@@ -40,6 +42,10 @@ pub struct Core {
     pub gates: Gates,
     /// What this core counts; read by the control thread.
     pub meter: Arc<CoreMeter>,
+    /// What it may spend of each budget.
+    pub purse: Rc<Purse>,
+    /// How long answers are, where budgets go by that.
+    pub estimates: Estimates,
     /// Copies of requests under way to shadow targets.
     pub shadows: Cell<u32>,
     #[expect(
@@ -52,6 +58,7 @@ pub struct Core {
     scratch: RefCell<Vec<Box<Scratch>>>,
     parts: RefCell<Vec<Parts>>,
     records: RefCell<Producer<Record>>,
+    paid: RefCell<Producer<Paid>>,
     signer: RefCell<Signer>,
     draining: Cell<bool>,
     connections: Cell<u32>,
@@ -65,7 +72,8 @@ impl Core {
         index: usize,
         net: Net,
         plane: Arc<Plane>,
-        records: Producer<Record>,
+        (records, paid): (Producer<Record>, Producer<Paid>),
+        purse: Rc<Purse>,
         meter: Arc<CoreMeter>,
         seed: u64,
     ) -> Self {
@@ -78,11 +86,14 @@ impl Core {
             clock: Clock::start(),
             pools: Pools::new(&plane),
             meter,
+            purse,
+            estimates: Estimates::default(),
             shadows: Cell::new(0),
             plane: RefCell::new(Rc::new(plane)),
             scratch: RefCell::new(Vec::new()),
             parts: RefCell::new(Vec::new()),
             records: RefCell::new(records),
+            paid: RefCell::new(paid),
             signer: RefCell::new(Signer::new()),
             draining: Cell::new(false),
             connections: Cell::new(0),
@@ -101,6 +112,7 @@ impl Core {
     pub fn set_plane(&self, plane: Arc<Plane>) {
         self.pools.follow(&plane);
         self.gates.follow(&plane.snapshot);
+        self.estimates.follow(&plane);
         *self.plane.borrow_mut() = Rc::new(plane);
     }
 
@@ -132,11 +144,15 @@ impl Core {
     }
 
     /// Takes that memory back from a request that is about to wait. The message must have been sent.
+    ///
+    /// What is not kept is freed: a request that kept memory of its own would go on using that, and after a burst most
+    /// would, each writing to memory that no cache holds any more.
     pub fn take_back_parts(&self, place: &mut Parts) {
+        let mut parts = std::mem::take(place);
         let mut free = self.parts.borrow_mut();
         if free.len() < PARTS_FREE_MAX {
-            place.clear();
-            free.push(std::mem::take(place));
+            parts.clear();
+            free.push(parts);
         }
     }
 
@@ -157,9 +173,25 @@ impl Core {
         }
     }
 
+    /// The same for one that somebody is charged for: both go, or neither.
+    pub fn record_paid(&self, record: Record, paid: Paid) {
+        let mut ring = self.paid.borrow_mut();
+        let has_room = ring.slots() > 0 && self.records.borrow().slots() > 0;
+        if has_room && ring.push(paid).is_ok() {
+            self.record(Record { paid: true, ..record });
+        } else {
+            self.meter.records_dropped.add(1);
+        }
+    }
+
     /// Lends out the signer, which remembers the keys it derived.
     pub fn with_signer<T>(&self, act: impl FnOnce(&mut Signer) -> T) -> T {
         act(&mut self.signer.borrow_mut())
+    }
+
+    /// Seconds since the epoch, now.
+    pub fn unix_s(&self) -> u64 {
+        self.clock.unix_us(self.clock.now_us()) / 1_000_000
     }
 
     /// The next of this core's pseudo-random numbers (SplitMix64): for choices that need no secrecy.

@@ -6,11 +6,13 @@
 mod admission;
 mod attempt;
 mod buffer;
+pub mod cli;
 mod clock;
 mod connection;
 pub mod control;
 mod core;
 mod deadline;
+mod estimates;
 mod exchange;
 mod intake;
 mod mesh;

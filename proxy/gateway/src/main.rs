@@ -46,6 +46,8 @@ enum Command {
         #[arg(long, short, value_name = "FILE", default_value = "config/sluice.yaml")]
         config: PathBuf,
     },
+    #[command(flatten)]
+    Administration(sluice::cli::Command),
 }
 
 fn main() -> ExitCode {
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
                 Err(error) => complain(&format!("sluice cannot run: {error:#}")),
             }
         }
+        Command::Administration(command) => sluice::cli::run(command),
         Command::Check { config: path } => match control::load(&path) {
             Ok(config) => {
                 println!("{} is good: {}", path.display(), summary(&config));

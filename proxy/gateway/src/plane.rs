@@ -13,6 +13,8 @@ use bytes::Bytes;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 use sluice_policy::health::{Health, KeyStanding, KeyState, Standing};
+use sluice_policy::keyring::Keyring;
+use sluice_policy::money::PriceTable;
 use sluice_policy::snapshot::Snapshot;
 
 use crate::signing::AwsCredentials;
@@ -22,6 +24,7 @@ use crate::signing::AwsCredentials;
 pub type HeldPlane = Rc<Arc<Plane>>;
 
 /// One generation of all that the data plane reads.
+#[derive(Clone)]
 pub struct Plane {
     /// The compiled configuration.
     pub snapshot: Arc<Snapshot>,
@@ -36,8 +39,19 @@ pub struct Plane {
     pub keys: Arc<[Arc<KeyState>]>,
     /// What [`Plane::report`] says that does not change while the plane is in force, as JSON.
     pub ready_body: Bytes,
+    /// Who may ask, and what it costs; `None`: everybody may, and nothing is counted.
+    pub accounts: Option<Accounts>,
     /// TLS of the listener, if it is on.
     pub server_tls: Option<Arc<ServerConfig>>,
+}
+
+/// Who may ask, and what it costs.
+#[derive(Clone)]
+pub struct Accounts {
+    /// Virtual keys.
+    pub keyring: Arc<Keyring>,
+    /// Prices of models.
+    pub prices: Arc<PriceTable>,
 }
 
 impl Plane {

@@ -4,7 +4,9 @@
 //! Invariants: plain data of bounded size, no heap, no reference into a request; never a body, never a key's secret.
 //! Deliberately absent: formatting (the control thread's work).
 
+use sluice_policy::keyring::Tags;
 use sluice_policy::meter::Reason;
+use sluice_policy::money::NanoUsd;
 use sluice_wire::error::Code;
 
 /// Text of at most `N` bytes, stored in place; longer text is cut at a character boundary.
@@ -82,6 +84,8 @@ pub struct Record {
     pub fallback: bool,
     /// True if the answer was a stream.
     pub stream: bool,
+    /// Whether a [`Paid`] goes with it, in a ring of its own: whoever is not charged does not pay for it either.
+    pub paid: bool,
     /// How it ended.
     pub outcome: Outcome,
     /// Method of the request.
@@ -116,6 +120,31 @@ pub struct Record {
     pub total_us: u32,
     /// From the begin of sending to the provider that was asked last until its first byte.
     pub upstream_us: u32,
+}
+
+/// Who a request was for, and what it cost: for the ledger, and for the log.
+#[derive(Clone, Copy)]
+pub struct Paid {
+    /// The rows of its key, team and customer; 0 for none.
+    pub scopes: [i64; 3],
+    /// The virtual key's name.
+    pub key: Label<64>,
+    /// The name of the key's customer, else of its team.
+    pub tenant: Label<64>,
+    /// The model, as the provider knows it.
+    pub model: Label<128>,
+    /// Input tokens, cached ones included, as far as they were reported.
+    pub input: u64,
+    /// Input tokens that came from a prompt cache.
+    pub cached: u64,
+    /// Output tokens.
+    pub output: u64,
+    /// What it cost, over all attempts.
+    pub cost: NanoUsd,
+    /// Whether that is the price of what was used, not what was reserved in want of one.
+    pub priced: bool,
+    /// What it is for, as the client says.
+    pub tags: Tags,
 }
 
 #[cfg(test)]

@@ -10,9 +10,11 @@ mod hold;
 mod translated;
 
 use sluice_policy::route::PlannedTarget;
+use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
 use sluice_wire::http::body::{LAST_CHUNK, Step, write_chunk_head};
-use sluice_wire::http::{FieldId, Framing};
+use sluice_wire::http::{self, FieldId};
+use sluice_wire::tally::Framing;
 
 use self::head::BodyFrame;
 pub use self::head::write_trace;
@@ -68,6 +70,7 @@ pub async fn deliver(
     // Draining may have begun since the request was read: the client is told that its connection ends here.
     request.keep_alive &= !context.core.is_draining();
     let mode = mode(work, &answer);
+    tally(work, target, &answer, &mode);
     let resumable = context.plane.snapshot.resumes(context.route) && context.endpoint.is_translatable();
     if target.provider.dialect != context.dialect || resumable && matches!(mode, Mode::Events) {
         return match mode {
@@ -83,6 +86,29 @@ pub async fn deliver(
         }
         Mode::Pass => pass(context, down, work, request, target, answer).await,
     }
+}
+
+/// Looks for what the answer says it has used, in whatever form that comes.
+fn tally(work: &mut Work, target: &PlannedTarget<'_>, answer: &Answer, mode: &Mode) {
+    if !work.payment.is_billed() {
+        return;
+    }
+    let framing = match mode {
+        Mode::Collect | Mode::Pass => Framing::Whole,
+        Mode::Events if target.provider.dialect == Dialect::Bedrock && is_frames(work, answer) => Framing::Frames,
+        Mode::Events => Framing::Events,
+    };
+    work.payment.begin(target.provider.dialect, framing);
+}
+
+fn is_frames(work: &Work, answer: &Answer) -> bool {
+    let content_type = work.response.field(FieldId::ContentType);
+    content_type.is_some_and(|field| {
+        field
+            .value
+            .of(&answer.head_bytes)
+            .starts_with(b"application/vnd.amazon")
+    })
 }
 
 enum Mode {
@@ -102,12 +128,12 @@ fn mode(work: &Work, answer: &Answer) -> Mode {
             .is_some_and(|value| value.eq_ignore_ascii_case(kind))
     };
     match work.response.framing {
-        Framing::Empty => Mode::Collect,
+        http::Framing::Empty => Mode::Collect,
         _ if work.response.status == 200 && (is(b"text/event-stream") || is(b"application/vnd.amazon.eventstream")) => {
             Mode::Events
         }
-        Framing::Length(bytes) if bytes <= COLLECTED_BYTES_MAX as u64 => Mode::Collect,
-        Framing::Length(_) => Mode::Pass,
+        http::Framing::Length(bytes) if bytes <= COLLECTED_BYTES_MAX as u64 => Mode::Collect,
+        http::Framing::Length(_) => Mode::Pass,
         _ if is(b"application/json") => Mode::Collect,
         _ => Mode::Pass,
     }
@@ -145,13 +171,14 @@ async fn collect(
             target.provider,
         )));
     }
-    let frame = if work.response.framing == Framing::Empty {
+    work.payment.charge(context.core);
+    let frame = if work.response.framing == http::Framing::Empty {
         BodyFrame::None
     } else {
         BodyFrame::Length(bytes as u64)
     };
     work.parts.clear();
-    head::write(work, &answer.head_bytes, request, target, frame);
+    head::write(context.core, work, &answer.head_bytes, request, target, frame);
     for chunk in work.answer.drain(..) {
         work.parts.chunk(chunk);
     }
@@ -177,7 +204,7 @@ fn is_broken_json(work: &Work, answer: &Answer) -> bool {
     if work.response.status != 200 || !is_json || work.response.field(FieldId::ContentEncoding).is_some() {
         return false;
     }
-    if work.response.framing == Framing::Empty {
+    if work.response.framing == http::Framing::Empty {
         return false;
     }
     let first = work
@@ -205,11 +232,11 @@ async fn pass(
 ) -> Result<(), Undelivered> {
     let write_ms = context.plane.snapshot.downstream().write_ms;
     let frame = match work.response.framing {
-        Framing::Length(bytes) => BodyFrame::Length(bytes),
+        http::Framing::Length(bytes) => BodyFrame::Length(bytes),
         _ => request.stream_frame(),
     };
     work.parts.clear();
-    head::write(work, &answer.head_bytes, request, target, frame);
+    head::write(context.core, work, &answer.head_bytes, request, target, frame);
     context.begins();
     request.answered(context.core);
     let collected = work.answer.iter().map(|chunk| chunk.len()).sum();
@@ -302,6 +329,12 @@ async fn next_piece(
         Ok(step) => {
             // Bytes after the answer: the connection has lost its place.
             answer.reusable &= step.consumed == chunk.len();
+            if work.payment.reads() {
+                let Work { payment, spans, .. } = work;
+                spans
+                    .iter()
+                    .for_each(|&(start, end)| payment.scan(&chunk[start as usize..end as usize]));
+            }
             Ok(Piece::Data(chunk, step))
         }
         Err(_) => Ok(Piece::Broken(Code::UpstreamProtocolError)),

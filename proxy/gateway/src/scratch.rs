@@ -12,6 +12,7 @@ use sluice_wire::multipart::Multipart;
 use sluice_wire::watch::StreamWatch;
 
 use crate::buffer::Chunk;
+use crate::exchange::Payment;
 use crate::parts::Parts;
 
 /// Pieces of bodies kept in the vectors below; more are dropped with their memory.
@@ -65,6 +66,8 @@ pub struct Work {
     pub beginning: Option<Box<str>>,
     /// What the translation of the request lost.
     pub notes: Notes,
+    /// What it costs whom (`exchange/payment.rs`).
+    pub payment: Payment,
 }
 
 impl Scratch {
@@ -85,5 +88,6 @@ impl Scratch {
         work.out.buf.shrink_to(TRANSLATION_BYTES_KEPT);
         work.notes.clear();
         work.beginning = None;
+        work.payment.clear();
     }
 }

@@ -19,8 +19,8 @@ use crate::tls::Tls;
 
 /// A connection to a provider's origin, in use by one request.
 pub struct Upstream {
-    /// The connection.
-    pub stream: Stream,
+    /// The connection; boxed, because it changes hands several times in a request.
+    pub stream: Box<Stream>,
     origin: OriginId,
     generation: u64,
     /// True if it came from the pool: the provider may have closed it in the meantime.
@@ -51,7 +51,7 @@ pub async fn obtain(
     // Boxed: it is rare, and its state would make every connection's task larger.
     let stream = Box::pin(establish(core, plane, origin, deadline_ms)).await?;
     Ok(Upstream {
-        stream,
+        stream: Box::new(stream),
         origin,
         generation,
         reused: false,

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use rtrb::Consumer;
+use sluice_policy::budget::Purse;
 use sluice_policy::meter::CoreMeter;
 
 use crate::connection;
 use crate::core::Core;
 use crate::deadline::{self, TICK_MS};
-use crate::mesh::{CoreEnd, Order};
+use crate::mesh::{CoreEnd, Funds, Order};
 use crate::net::{self, Listener, Net};
 use crate::plane::Plane;
 
@@ -45,6 +46,10 @@ pub struct Worker {
     pub end: CoreEnd,
     /// What it counts.
     pub meter: Arc<CoreMeter>,
+    /// How many there are of its kind.
+    pub cores: u32,
+    /// Accounts to begin with.
+    pub funds: Vec<Funds>,
     /// For choices that need no secrecy.
     pub seed: u64,
     /// Use epoll even where io_uring works.
@@ -102,16 +107,24 @@ async fn serve(worker: Worker) {
         plane,
         end,
         meter,
+        cores,
+        funds,
         seed,
         ..
     } = worker;
-    let CoreEnd { mut orders, records } = end;
+    let CoreEnd {
+        mut orders,
+        records,
+        paid,
+    } = end;
     let net = match Net::new() {
         Ok(net) => net,
         Err(error) => return tracing::error!(core = index, %error, "this core cannot run"),
     };
     monoio::spawn(net.readiness.clone().watch());
-    let core = Rc::new(Core::new(index, net, plane, records, meter, seed));
+    let purse = Purse::new(cores);
+    funds.iter().for_each(|funds| fund(&purse, funds));
+    let core = Rc::new(Core::new(index, net, plane, (records, paid), purse, meter, seed));
     let mut fds = Vec::new();
     for listener in listeners {
         match Listener::new(listener) {
@@ -129,6 +142,7 @@ async fn serve(worker: Worker) {
         let now_ms = core.clock.tick();
         core.meter.deadlines_passed.add(core.net.deadlines.sweep(now_ms) as u64);
         core.meter.waiting.set(core.gates.sweep(now_ms) as u64);
+        core.purse.tick();
         if !obey(&core, &mut orders, &fds, now_ms) {
             break;
         }
@@ -142,6 +156,14 @@ async fn serve(worker: Worker) {
         }
     }
     core.pools.clear();
+    // Requests that are cut now report what they cost when they are dropped, with the runtime.
+    core.purse.close();
+}
+
+fn fund(purse: &Purse, funds: &Funds) {
+    for (budget, account) in funds.iter() {
+        purse.fund(*budget, account.clone());
+    }
 }
 
 /// Works off what the control thread has said; false if it said to stop.
@@ -150,6 +172,7 @@ fn obey(core: &Rc<Core>, orders: &mut Consumer<Order>, listeners: &[i32], now_ms
     for _ in 0..AT_MOST {
         match orders.pop() {
             Ok(Order::Serve(plane)) => core.set_plane(plane),
+            Ok(Order::Fund(funds)) => fund(&core.purse, &funds),
             Ok(Order::Drain) if core.is_draining() => {}
             Ok(Order::Drain) => {
                 core.start_draining();

@@ -81,14 +81,21 @@ fn main() {
     let request = |secret: &str| {
         let caller = keyring.find(secret.as_bytes(), NOW_S).expect("it is there");
         keyring.allows(caller, "openai", "gpt-5-mini").expect("it may");
-        let pass = Pass::new(keyring.limits(caller, "openai", "gpt-5-mini"), Ask::default(), NOW_S).expect("below");
+        let pass = Pass::new(
+            keyring.limits(caller, "openai", "gpt-5-mini").cloned(),
+            Ask::default(),
+            NOW_S,
+        )
+        .expect("below");
         let mut budgets = [BudgetId(0); 16];
         let mut len = 0;
         for id in keyring.budgets(caller, "openai", "gpt-5-mini").take(16) {
             budgets[len] = id;
             len += 1;
         }
-        let price = charge::price_of(&table, "openai", Some("openai"), "gpt-5-mini");
+        let price = table
+            .find_id("openai", Some("openai"), "gpt-5-mini")
+            .map(|id| &table.row(id).price);
         let held = charge::hold(
             &purse,
             &budgets[..len],
@@ -100,7 +107,7 @@ fn main() {
         );
         let mut held = held.expect("there is money");
         held.reservation.sent();
-        black_box(held.settle(&usage));
+        black_box(held.settle(price, &usage));
         pass.settle(Ask::default());
     };
     for (name, keys) in [("100 keys in turn", 100), ("10,000 keys at random", secrets.len())] {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use sluice_wire::chat::Usage;
 
 use crate::budget::{BudgetId, Purse, Refused, Reservation};
-use crate::money::{Bound, NanoUsd, OnUnknown, PLAIN, Price, PriceTable, Quantities, Tier, Tokens, Unpriced};
+use crate::money::{Bound, NanoUsd, OnUnknown, PLAIN, Price, Quantities, Tier, Tokens, Unpriced};
 
 /// Tokens that a provider's template may add to a request beyond what its bytes are: roles, and a system prompt of its own
 /// for tools.
@@ -84,12 +84,11 @@ pub enum Unaffordable {
 /// Money set aside for one attempt at a target.
 #[must_use = "what is held is given back, or charged, when this is dropped"]
 #[derive(Debug)]
-pub struct Held<'a> {
+pub struct Held {
     /// What is set aside, and where.
     pub reservation: Reservation,
     /// The most output tokens to ask the provider for, in each answer, if the budgets do not afford what the client asked for.
     pub clamp: Option<u64>,
-    price: Option<&'a Price>,
     tier: Tier,
 }
 
@@ -106,19 +105,18 @@ pub struct Charged {
 ///
 /// # Errors
 /// The request must not be sent to that target.
-pub fn hold<'a>(
+pub fn hold(
     purse: &Rc<Purse>,
     budgets: &[BudgetId],
-    price: Option<&'a Price>,
+    price: Option<&Price>,
     on_unknown: OnUnknown,
     demand: &Demand,
     enforce: Enforce,
     unix_s: u64,
-) -> Result<Held<'a>, Unaffordable> {
+) -> Result<Held, Unaffordable> {
     let held = |reservation: Reservation, clamp: Option<u64>| Held {
         reservation,
         clamp,
-        price,
         tier: demand.tier,
     };
     let reserve = |amount: NanoUsd| purse.reserve(budgets, amount, unix_s).map_err(Unaffordable::Budget);
@@ -128,10 +126,12 @@ pub fn hold<'a>(
             _ => Ok(held(reserve(NanoUsd::ZERO)?, None)),
         };
     };
-    if budgets.is_empty() {
-        return Ok(held(reserve(NanoUsd::ZERO)?, None));
-    }
     let mut bound = demand.bound(price);
+    if budgets.is_empty() {
+        // Held in no budget: what the ledger says if nobody learns what it cost.
+        let worst = price.worst(&bound, demand.tier).unwrap_or(NanoUsd::ZERO);
+        return Ok(held(reserve(worst.min(NanoUsd::LIMIT_MAX))?, None));
+    }
     if let Enforce::Estimate(tokens) = enforce {
         let estimate = tokens.saturating_mul(u64::from(bound.answers));
         let asked = bound.output.map_or(estimate, |output| output.0.min(estimate));
@@ -179,11 +179,12 @@ fn clamped(
     Some((reservation, each))
 }
 
-impl Held<'_> {
-    /// Charges what the provider says was used. What has no price costs what was reserved for it.
-    pub fn settle(self, usage: &Usage) -> Charged {
+impl Held {
+    /// Charges what the provider says was used, at the price that it was held at. What has no price costs what was reserved
+    /// for it.
+    pub fn settle(self, price: Option<&Price>, usage: &Usage) -> Charged {
         let reserved = self.reservation.amount();
-        let charged = self.cost(usage).map_or(
+        let charged = self.cost(price, usage).map_or(
             Charged {
                 cost: reserved,
                 priced: false,
@@ -195,8 +196,8 @@ impl Held<'_> {
     }
 
     /// What was used so far would cost so much; `None` without a price.
-    pub fn cost(&self, usage: &Usage) -> Option<NanoUsd> {
-        self.price?.cost(&Quantities::from_usage(usage), self.tier).ok()
+    pub fn cost(&self, price: Option<&Price>, usage: &Usage) -> Option<NanoUsd> {
+        price?.cost(&Quantities::from_usage(usage), self.tier).ok()
     }
 
     /// Gives everything back: nothing was sent, or the provider has refused the request.
@@ -210,11 +211,6 @@ impl Held<'_> {
         self.reservation.settle(cost);
         Charged { cost, priced: false }
     }
-}
-
-/// The price of a target; see [`PriceTable::find`].
-pub fn price_of<'a>(table: &'a PriceTable, provider: &str, vendor: Option<&str>, model: &str) -> Option<&'a Price> {
-    table.find(provider, vendor, model).map(|row| &row.price)
 }
 
 #[cfg(test)]

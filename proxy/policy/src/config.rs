@@ -4,6 +4,7 @@
 //! either a whole [`Config`] or a list of [`Mistake`]s with positions, never half of it. Deliberately absent: reading
 //! files and variables, and anything compiled for the request path (`snapshot.rs`).
 
+pub mod accounts;
 mod check;
 pub mod concurrency;
 mod meaning;
@@ -21,6 +22,7 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use accounts::Accounts;
 pub use concurrency::Concurrency;
 pub use provider::{AuthName, Aws, AwsAccessKey, AwsSource, DialectName, Key, Provider, ProviderTls, SecretPlace};
 pub use provider::{TimeoutOverrides, Timeouts};
@@ -64,6 +66,9 @@ pub struct Config {
     #[serde(default)]
     #[schemars(length(max = 4096))]
     pub routes: Vec<Route>,
+    /// Virtual keys, budgets, rate limits and the ledger of requests. Default: none; clients need no key and nothing is counted.
+    #[serde(default)]
+    pub accounts: Option<Accounts>,
     /// What is logged. Bodies and keys never are.
     #[serde(default)]
     pub log: Log,

@@ -246,6 +246,20 @@ impl Keyring {
         Ok(())
     }
 
+    /// Whether a caller may use a provider for what is about no model.
+    ///
+    /// # Errors
+    /// It may not.
+    pub fn allows_provider(&self, caller: Caller, provider: &str) -> Result<(), NotAllowed> {
+        let allows =
+            |scope: &Scope| scope.providers.is_empty() || scope.providers.iter().any(|glob| glob.matches(provider));
+        if self.scopes_of(caller).all(allows) {
+            Ok(())
+        } else {
+            Err(NotAllowed::Provider)
+        }
+    }
+
     /// The budgets that a request of a caller to a provider's model is charged to: the key's first.
     pub fn budgets<'a>(
         &'a self,
@@ -256,6 +270,16 @@ impl Keyring {
         let all = self.scopes_of(caller).flat_map(|scope| &scope.budgets);
         all.filter(move |charge| charge.filter.matches(provider, model))
             .map(|charge| charge.budget)
+    }
+
+    /// Whose a caller's data is, as far as others must not see it: its customer's, else its team's, else the key's own.
+    pub fn tenant(&self, caller: Caller) -> ScopeId {
+        caller.customer.or(caller.team).unwrap_or(caller.key)
+    }
+
+    /// The rows of a caller's key, team and customer; 0 for none.
+    pub fn rows(&self, caller: Caller) -> [i64; 3] {
+        [Some(caller.key), caller.team, caller.customer].map(|id| id.map_or(0, |id| self.scope(id).row))
     }
 
     /// What to call one of a caller's budgets towards that caller, such as `the budget of press-line-2, 50 USD per day`.
@@ -280,10 +304,10 @@ impl Keyring {
         caller: Caller,
         provider: &'a str,
         model: &'a str,
-    ) -> impl Iterator<Item = &'a Limiter> + 'a {
+    ) -> impl Iterator<Item = &'a Arc<Limiter>> + 'a {
         let all = self.scopes_of(caller).flat_map(|scope| &scope.limits);
         all.filter(move |subject| subject.filter.matches(provider, model))
-            .map(|subject| &*subject.limiter)
+            .map(|subject| &subject.limiter)
     }
 
     fn scopes_of(&self, caller: Caller) -> impl Iterator<Item = &Scope> {

@@ -181,6 +181,14 @@ meter! {
     Counter bytes_in = "sluice_request_body_bytes_total", "Bytes of request bodies.";
     Counter bytes_out = "sluice_response_body_bytes_total", "Bytes of response bodies.";
     Counter records_dropped = "sluice_log_records_dropped_total", "Request records dropped because the control thread fell behind.";
+    Counter callers_unknown = "sluice_callers_unknown_total", "Requests without a virtual key that holds, where one is needed.";
+    Counter callers_forbidden = "sluice_callers_forbidden_total", "Targets that a virtual key may not use.";
+    Counter callers_limited = "sluice_callers_rate_limited_total", "Requests beyond a rate limit of their virtual key.";
+    Counter budget_refusals = "sluice_budget_refusals_total", "Attempts that a budget did not afford.";
+    Counter store_refusals = "sluice_budget_store_refusals_total", "Attempts that could not be charged because the store had not granted a lease.";
+    Counter unpriced = "sluice_unpriced_total", "Attempts whose cost is not known: nothing was charged, or what had been reserved.";
+    Counter uncertain = "sluice_uncertain_charges_total", "Attempts charged in full because it is not known what the provider made of them.";
+    Counter spent_nano_usd = "sluice_spent_nano_usd_total", "Billionths of a dollar charged for requests.";
     Gauge buffer_bytes = "sluice_buffer_bytes", "Bytes of receive buffers leased out.";
 }
 

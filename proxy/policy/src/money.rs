@@ -14,7 +14,7 @@ mod table;
 pub use amount::{AmountError, NanoUsd, Tokens};
 pub use file::{PriceFileError, parse as parse_prices};
 pub use price::{Bound, Item, PLAIN, Price, Quantities, Rates, Tier, Unpriced};
-pub use table::{OnUnknown, PriceTable, Row};
+pub use table::{OnUnknown, PriceId, PriceTable, Row};
 
 /// The prices that come with this version, as YAML.
 pub const SHIPPED: &str = include_str!("../../../config/prices.yaml");

@@ -5,6 +5,7 @@
 //! says; a [`Pass`] gives back on `Drop` what it holds. Deliberately absent: other processes, each of which has limits of its
 //! own, and durability: a restart begins with empty windows.
 
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use sluice_wire::limits::LIMITS_PER_REQUEST_MAX;
@@ -277,19 +278,19 @@ impl Ask {
 /// in any case.
 #[must_use = "the request counts as under way for as long as this lives"]
 #[derive(Debug)]
-pub struct Pass<'a> {
-    holds: [Option<(&'a Limiter, u64)>; LIMITS_PER_REQUEST_MAX],
+pub struct Pass<L: Deref<Target = Limiter>> {
+    holds: [Option<(L, u64)>; LIMITS_PER_REQUEST_MAX],
     ask: Ask,
 }
 
-impl<'a> Pass<'a> {
+impl<L: Deref<Target = Limiter>> Pass<L> {
     /// Asks every limit for its leave; if one refuses, none counts.
     ///
     /// # Errors
     /// The first limit that is reached. Limits beyond `limits::LIMITS_PER_REQUEST_MAX` refuse.
-    pub fn new(limits: impl IntoIterator<Item = &'a Limiter>, ask: Ask, unix_s: u64) -> Result<Self, Limited> {
+    pub fn new(limits: impl IntoIterator<Item = L>, ask: Ask, unix_s: u64) -> Result<Self, Limited> {
         let mut pass = Self {
-            holds: [None; LIMITS_PER_REQUEST_MAX],
+            holds: [const { None }; LIMITS_PER_REQUEST_MAX],
             ask,
         };
         for (at, limiter) in limits.into_iter().enumerate() {
@@ -311,9 +312,16 @@ impl<'a> Pass<'a> {
                     retry_after_s: u32::try_from(wait_s).unwrap_or(u32::MAX).max(1),
                 });
             };
-            pass.holds[at] = Some((limiter, slice));
+            if let Some(place) = pass.holds.get_mut(at) {
+                *place = Some((limiter, slice));
+            }
         }
         Ok(pass)
+    }
+
+    /// The limits that have given their leave.
+    pub fn limits(&self) -> impl Iterator<Item = &Limiter> {
+        self.holds.iter().flatten().map(|(limiter, _)| &**limiter)
     }
 
     /// The request has ended, and has used so much.
@@ -342,11 +350,12 @@ impl<'a> Pass<'a> {
     }
 }
 
-impl Drop for Pass<'_> {
+impl<L: Deref<Target = Limiter>> Drop for Pass<L> {
     fn drop(&mut self) {
-        let concurrent = |(limiter, _): &&(&Limiter, u64)| limiter.unit == Unit::Concurrent;
-        for (limiter, _) in self.holds.iter().flatten().filter(concurrent) {
-            limiter.end_concurrent();
+        for (limiter, _) in self.holds.iter().flatten() {
+            if limiter.unit == Unit::Concurrent {
+                limiter.end_concurrent();
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ pub(crate) use self::rules::{Member, Route};
 use crate::admission;
 use crate::config::names::Names;
 use crate::config::values::Network;
-use crate::config::{Config, Log, ProviderTls, Upstream};
+use crate::config::{Accounts, Config, Log, ProviderTls, Upstream};
 use crate::health::Settings;
 use crate::vendors::Auth;
 
@@ -233,6 +233,8 @@ pub struct Provider {
     pub id: ProviderId,
     /// The name before the slash.
     pub name: Box<str>,
+    /// The vendor whose prices are its own, unless the operator says otherwise.
+    pub vendor: Option<&'static str>,
     /// What it speaks.
     pub dialect: Dialect,
     /// What it does differently from its dialect's first provider.
@@ -338,6 +340,7 @@ pub struct Snapshot {
     trusted_proxies: Box<[Network]>,
     upstream: Upstream,
     settings: Settings,
+    accounts: Option<Accounts>,
     log: Log,
     keys_len: usize,
 }
@@ -377,6 +380,11 @@ impl Snapshot {
     /// When breakers open, how requests are retried and how long keys rest.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// How callers are known and charged; `None`: they are not.
+    pub fn accounts(&self) -> Option<&Accounts> {
+        self.accounts.as_ref()
     }
 
     /// What is logged.

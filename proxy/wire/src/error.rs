@@ -63,6 +63,8 @@ codes! {
     InvalidApiKey = "invalid_api_key", 401, "authentication_error", Client, Never;
     /// A budget is used up.
     BudgetExceeded = "budget_exceeded", 402, "insufficient_quota", Client, Never;
+    /// Nobody knows what the request would cost, and whoever pays for it has a budget.
+    PriceUnknown = "price_unknown", 402, "insufficient_quota", Client, Never;
     /// A valid key without the right to this model.
     ModelNotAllowed = "model_not_allowed", 403, "permission_error", Client, Never;
     /// A valid key without the right to this provider.

@@ -115,6 +115,13 @@ struct Found {
     max_completion_tokens: Option<u64>,
     max_output_tokens: Option<u64>,
     n: Option<u64>,
+    /// Where the values of `max_tokens`, `max_completion_tokens` and `max_output_tokens` stand.
+    limits_at: [Option<Range>; 3],
+    service_tier: Option<Range>,
+    metadata: Option<Range>,
+    inference_config: Option<Range>,
+    prompt: Option<Range>,
+    best_of: Option<u64>,
     stream_options: Option<Range>,
     user: Option<Range>,
     fallbacks: Option<(Range, Range)>,
@@ -209,6 +216,46 @@ impl TopKeys {
     /// `max_output_tokens` (Responses API), in tokens.
     pub fn max_output_tokens(&self) -> Option<u64> {
         self.found.max_output_tokens
+    }
+
+    /// Where the value of `max_tokens` stands, whatever it is.
+    pub fn max_tokens_range(&self) -> Option<Range> {
+        self.found.limits_at[0]
+    }
+
+    /// Where the value of `max_completion_tokens` stands.
+    pub fn max_completion_tokens_range(&self) -> Option<Range> {
+        self.found.limits_at[1]
+    }
+
+    /// Where the value of `max_output_tokens` stands.
+    pub fn max_output_tokens_range(&self) -> Option<Range> {
+        self.found.limits_at[2]
+    }
+
+    /// `best_of` (legacy completions), the number of answers that are made to choose from.
+    pub fn best_of(&self) -> Option<u64> {
+        self.found.best_of
+    }
+
+    /// Where the value of `prompt` (legacy completions) stands.
+    pub fn prompt(&self) -> Option<Range> {
+        self.found.prompt
+    }
+
+    /// Where the value of `service_tier` stands, quotes included.
+    pub fn service_tier(&self) -> Option<Range> {
+        self.found.service_tier
+    }
+
+    /// Where the value of `metadata` stands, brackets included.
+    pub fn metadata(&self) -> Option<Range> {
+        self.found.metadata
+    }
+
+    /// Where the value of `inferenceConfig` (Bedrock) stands, brackets included.
+    pub fn inference_config(&self) -> Option<Range> {
+        self.found.inference_config
     }
 
     /// `n`, the number of choices asked for.
@@ -482,6 +529,7 @@ impl TopKeys {
             Key::MaxCompletionTokens => self.found.max_completion_tokens = text::count(&self.scratch),
             Key::MaxOutputTokens => self.found.max_output_tokens = text::count(&self.scratch),
             Key::N => self.found.n = text::count(&self.scratch),
+            Key::BestOf => self.found.best_of = text::count(&self.scratch),
             _ => {}
         }
         Ok(())
@@ -531,6 +579,13 @@ impl TopKeys {
                 self.found.fallbacks = Some((value, Range { start, end: value.end }));
             }
             Key::StreamOptions => self.found.stream_options = Some(value),
+            Key::MaxTokens => self.found.limits_at[0] = Some(value),
+            Key::MaxCompletionTokens => self.found.limits_at[1] = Some(value),
+            Key::MaxOutputTokens => self.found.limits_at[2] = Some(value),
+            Key::ServiceTier => self.found.service_tier = Some(value),
+            Key::Metadata => self.found.metadata = Some(value),
+            Key::InferenceConfig => self.found.inference_config = Some(value),
+            Key::Prompt => self.found.prompt = Some(value),
             _ => {}
         }
     }

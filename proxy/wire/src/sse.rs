@@ -5,10 +5,12 @@
 //! copies the stream; the decoder's memory is bounded. Deliberately absent: reconnection, which a proxy must not do.
 
 mod decode;
+mod strip;
 
 use memchr::memmem::Finder;
 
 pub use decode::{Event, SseDecoder, SseError};
+pub use strip::remove_usage;
 
 /// The start of a line that is enough to know what it is: the longest name of a last event, and room.
 const LINE_START_BYTES: usize = 40;

@@ -85,6 +85,29 @@ impl Endpoint {
         }
     }
 
+    /// True if providers charge for it. What they keep (files, answers) and lists are not looked at; the price of batches,
+    /// images and sound is, which may come to there being none.
+    pub const fn is_charged(self) -> bool {
+        matches!(
+            self,
+            Self::ChatCompletions
+                | Self::Completions
+                | Self::Embeddings
+                | Self::Responses
+                | Self::Images
+                | Self::Audio
+                | Self::Batches
+                | Self::Messages
+                | Self::Converse
+                | Self::ConverseStream
+        )
+    }
+
+    /// True if what a request to it costs follows from its tokens.
+    pub const fn is_charged_by_tokens(self) -> bool {
+        self.is_charged() && !matches!(self, Self::Images | Self::Audio | Self::Batches)
+    }
+
     /// True if a provider of any dialect can answer it, by translation.
     pub const fn is_translatable(self) -> bool {
         matches!(

@@ -24,7 +24,7 @@ pub enum Framing {
     Frames,
 }
 
-/// A scanner of one answer.
+/// A scanner of one answer at a time.
 #[derive(Debug)]
 pub struct UsageScan {
     framing: State,
@@ -54,6 +54,13 @@ enum Line {
 
 const DATA: &[u8] = b"data:";
 
+/// A scanner of an answer that is one document of OpenAI's.
+impl Default for UsageScan {
+    fn default() -> Self {
+        Self::new(Dialect::OpenAi, Framing::Whole)
+    }
+}
+
 impl UsageScan {
     /// A scanner for an answer that has not begun.
     pub fn new(dialect: Dialect, framing: Framing) -> Self {
@@ -69,6 +76,13 @@ impl UsageScan {
             usage: None,
             any: false,
         }
+    }
+
+    /// Begins another answer; memory is reused.
+    pub fn reset(&mut self, dialect: Dialect, framing: Framing) {
+        let object = std::mem::take(&mut self.path.object);
+        *self = Self::new(dialect, framing);
+        self.path.object = object;
     }
 
     /// Looks at the next bytes of the answer's body, in order.
@@ -112,7 +126,7 @@ impl UsageScan {
             match line {
                 Line::Begin(_) if end == Some(0) => {
                     // An empty line ends an event; the second half of CRLF is one more.
-                    self.path = Path::default();
+                    self.path.begin();
                     rest = &rest[1..];
                     line = Line::Begin(0);
                     continue;
@@ -152,7 +166,7 @@ impl UsageScan {
         loop {
             match decoder.next_message(&mut rest) {
                 Ok(Some(message)) => {
-                    self.path = Path::default();
+                    self.path.begin();
                     self.document(message.payload);
                 }
                 Ok(None) => break,
@@ -196,6 +210,15 @@ struct Path {
 }
 
 impl Path {
+    /// Before a document; memory is reused.
+    fn begin(&mut self) {
+        let object = std::mem::take(&mut self.object);
+        *self = Self {
+            object,
+            ..Self::default()
+        };
+    }
+
     fn push(&mut self, input: &[u8], found: &mut dyn FnMut(&[u8])) {
         let mut at = 0;
         while at < input.len() && !self.lost {

@@ -53,16 +53,16 @@ pub struct Failure {
     told: Told,
 }
 
-/// What there is to tell the client.
+/// What there is to tell the client. Boxed throughout: every attempt's result has room for a failure, and is moved.
 enum Told {
     /// No more than the code.
     Nothing,
     /// The request cannot be carried to this target, or the target is left alone.
-    Refusal(ApiError),
+    Refusal(Box<ApiError>),
     /// A limit was reached earlier, and the provider said when to come back.
-    Resting(ApiError),
+    Resting(Box<ApiError>),
     /// A limit was reached earlier, and when to come back is a guess.
-    Guess(ApiError),
+    Guess(Box<ApiError>),
     /// The provider's own words.
     Rejection(Box<Rejection>),
 }
@@ -94,7 +94,7 @@ impl Failure {
     /// Every key of the provider that is left rests for `retry_after_s` more; `said` if the provider prescribed it.
     pub fn resting(provider: &Provider, retry_after_s: u32, said: bool) -> Self {
         let message = format!("{}: every key has reached its limit", provider.name);
-        let error = ApiError::new(Code::UpstreamRateLimited, message).with_retry_after_s(retry_after_s);
+        let error = Box::new(ApiError::new(Code::UpstreamRateLimited, message).with_retry_after_s(retry_after_s));
         Self {
             told: if said { Told::Resting(error) } else { Told::Guess(error) },
             ..Self::new(Code::UpstreamRateLimited, provider)
@@ -109,7 +109,7 @@ impl Failure {
         );
         let error = ApiError::new(Code::UpstreamUnavailable, message).with_retry_after_s(retry_after_s);
         Self {
-            told: Told::Refusal(error),
+            told: Told::Refusal(Box::new(error)),
             ..Self::new(Code::UpstreamUnavailable, provider)
         }
     }
@@ -124,7 +124,7 @@ impl Failure {
         Self {
             next,
             blames_target: false,
-            told: Told::Refusal(refusal.clone()),
+            told: Told::Refusal(Box::new(refusal.clone())),
             ..Self::new(refusal.code, provider)
         }
     }
@@ -134,7 +134,7 @@ impl Failure {
         let message = format!("{}: {}", provider.name, explain(Code::Overloaded));
         let refusal = ApiError::new(Code::Overloaded, message).with_retry_after_s(overloaded.retry_after_s);
         Self {
-            told: Told::Refusal(refusal),
+            told: Told::Refusal(Box::new(refusal)),
             ..Self::new(Code::Overloaded, provider)
         }
     }
@@ -199,7 +199,7 @@ impl Failure {
     pub fn into_end(self) -> End {
         match self.told {
             Told::Rejection(rejection) => End::Rejected(rejection),
-            Told::Refusal(refusal) | Told::Resting(refusal) | Told::Guess(refusal) => End::Refused(refusal),
+            Told::Refusal(refusal) | Told::Resting(refusal) | Told::Guess(refusal) => End::Refused(*refusal),
             Told::Nothing => End::Refused(ApiError::new(
                 self.code,
                 format!("{}: {}", self.provider, explain(self.code)),

@@ -4,16 +4,19 @@
 //! name, the credential, the compression asked for and hop-by-hop fields; nothing of a client's credential is forwarded; a
 //! large body is never copied here. Deliberately absent: sending it (`attempt.rs`).
 
+pub mod change;
+
 use sluice_policy::route::PlannedTarget;
 use sluice_policy::snapshot::Key;
 use sluice_wire::chat::{Content, Message, Part, Role, Text};
 use sluice_wire::dialect::Dialect;
-use sluice_wire::error::{ApiError, Code, write_string};
+use sluice_wire::error::{ApiError, Code};
 use sluice_wire::http::{Field, FieldId, Method};
 use sluice_wire::json::Range;
 use sluice_wire::provider::{self, Ingress, Target};
-use sluice_wire::surface::{self, ModelField};
+use sluice_wire::surface;
 
+use self::change::Splice;
 use crate::buffer::Chunk;
 use crate::exchange::Context;
 use crate::parts::{COALESCE_BYTES_MAX, Parts};
@@ -29,7 +32,7 @@ pub fn write(context: &Context<'_>, work: &mut Work, target: &PlannedTarget<'_>,
     work.parts.clear();
     work.notes.clear();
     if target.provider.dialect == context.dialect && work.beginning.is_none() {
-        return write_spliced(context, &mut work.parts, target, key);
+        return write_spliced(context, work, target, key);
     }
     translate(context, work, target)?;
     write_translated(context, work, target, key)
@@ -98,6 +101,9 @@ fn translate(context: &Context<'_>, work: &mut Work, target: &PlannedTarget<'_>)
             })],
         });
     }
+    if let Some(most) = work.payment.clamp() {
+        request.max_tokens = Some(request.max_tokens.map_or(most, |asked| asked.min(most)));
+    }
     work.out.begin(&work.whole);
     provider::write_request(
         target.provider.dialect,
@@ -147,11 +153,14 @@ fn write_translated(
 
 fn write_spliced(
     context: &Context<'_>,
-    parts: &mut Parts,
+    work: &mut Work,
     target: &PlannedTarget<'_>,
     key: &Key,
 ) -> Result<(), ApiError> {
     let asked = context.asked;
+    let clamp = work.payment.clamp();
+    let usage = change::usage_of(context, target, work.payment.is_billed());
+    let parts = &mut work.parts;
     let text = parts.text();
     text.extend_from_slice(asked.head.method_span.of(&asked.head_bytes));
     text.push(b' ');
@@ -183,8 +192,13 @@ fn write_spliced(
             sign(context, key, text, sent.iter().map(|piece| &**piece))?;
         }
     }
-    let mut splices = [splice_of(context, target.model), cut_of(context)];
-    splices.sort_by_key(|splice| splice.as_ref().map(|splice| splice.start));
+    let mut splices = [
+        change::model_of(context, target.model),
+        change::cut_of(context),
+        change::clamp_of(context, target, clamp),
+        usage,
+    ];
+    splices.sort_by_key(|splice| splice.as_ref().map(|splice| (splice.start, splice.end)));
     let splices = || splices.iter().flatten();
     let replaced: u64 = splices().map(|splice| splice.end - splice.start).sum();
     let replacement_bytes: u64 = splices().map(|splice| splice.written_bytes(text)).sum();
@@ -195,64 +209,6 @@ fn write_spliced(
     text.extend_from_slice(b"\r\n");
     write_body(parts, &asked.body, context.body_bytes, splices);
     Ok(())
-}
-
-/// A change to a body: another name of the model, or the gateway's own member left out.
-struct Splice<'a> {
-    start: u64,
-    end: u64,
-    model: Option<&'a str>,
-    json: bool,
-}
-
-impl Splice<'_> {
-    fn write(&self, text: &mut Vec<u8>) {
-        match self.model {
-            Some(model) if self.json => write_string(model, text),
-            Some(model) => text.extend_from_slice(model.as_bytes()),
-            None => {}
-        }
-    }
-
-    /// How many bytes [`Splice::write`] appends; `text` is left as it was.
-    fn written_bytes(&self, text: &mut Vec<u8>) -> u64 {
-        let mark = text.len();
-        self.write(text);
-        let bytes = text.len() - mark;
-        text.truncate(mark);
-        bytes as u64
-    }
-}
-
-/// Where the body must change for `model` to be asked for; `None` if it says so already.
-fn splice_of<'a>(context: &Context<'_>, model: &'a str) -> Option<Splice<'a>> {
-    if matches!(context.endpoint.model_field(), ModelField::Absent | ModelField::Path) {
-        return None;
-    }
-    let (located, json) = match &context.asked.form {
-        Some(form) => (form.model()?, false),
-        None => (context.asked.keys.model()?, true),
-    };
-    let differs = located.as_str() != model;
-    differs.then_some(Splice {
-        start: located.start,
-        end: located.end,
-        model: Some(model),
-        json,
-    })
-}
-
-/// The member `fallbacks`, which is for the gateway alone.
-fn cut_of(context: &Context<'_>) -> Option<Splice<'static>> {
-    if context.asked.form.is_some() {
-        return None;
-    }
-    context.asked.keys.fallbacks_member().map(|member| Splice {
-        start: member.start,
-        end: member.end,
-        model: None,
-        json: true,
-    })
 }
 
 /// The body without a range of it.
@@ -316,6 +272,7 @@ fn is_forwarded(field: &Field) -> bool {
                 | FieldId::XApiKey
                 | FieldId::ApiKey
                 | FieldId::XGoogApiKey
+                | FieldId::XBfVk
                 | FieldId::Cookie
                 | FieldId::XForwardedFor
                 | FieldId::Forwarded

@@ -35,6 +35,9 @@ struct Facts {
     refusal: Option<String>,
     plane: Arc<Plane>,
     draining: bool,
+    soft_limits: u64,
+    /// Entries of the ledger that were lost, and whether the store cannot be written now; `None` without a store.
+    store: Option<(u64, bool)>,
 }
 
 impl Status {
@@ -47,6 +50,8 @@ impl Status {
             refusal: None,
             plane,
             draining: false,
+            soft_limits: 0,
+            store: None,
         };
         Self {
             started: Instant::now(),
@@ -81,6 +86,16 @@ impl Status {
         });
     }
 
+    /// A budget's soft limit was passed.
+    pub fn soft_limit_passed(&self) {
+        self.change(|state| state.soft_limits += 1);
+    }
+
+    /// Entries of the ledger that were lost, and whether the store cannot be written now.
+    pub fn store(&self, troubles: (u64, bool)) {
+        self.change(|state| state.store = Some(troubles));
+    }
+
     /// The gateway is stopping.
     pub fn draining(&self) {
         self.change(|state| state.draining = true);
@@ -92,7 +107,7 @@ impl Status {
 }
 
 /// Serves the admin interface until the process ends.
-pub async fn serve(socket: tokio::net::TcpListener, status: Arc<Status>) {
+pub async fn serve(socket: tokio::net::TcpListener, status: Arc<Status>, changes: Option<Router>) {
     let routes = Router::new()
         .route("/health", get(async || json(StatusCode::OK, r#"{"status":"alive"}"#)))
         .route("/ready", get(ready))
@@ -101,7 +116,8 @@ pub async fn serve(socket: tokio::net::TcpListener, status: Arc<Status>) {
         .route("/admin/keys/{provider}/{key}/clear", post(health::clear_key))
         .route("/admin/targets/reset", post(health::reset_target))
         .route("/admin/forget", post(health::forget))
-        .with_state(status);
+        .with_state(status)
+        .merge(changes.unwrap_or_default());
     if let Err(error) = axum::serve(socket, routes).await {
         tracing::error!(%error, "the admin interface has stopped");
     }
@@ -170,6 +186,24 @@ async fn metrics(State(status): State<Arc<Status>>) -> Response {
                 "Configurations refused since start.",
                 "counter",
                 state.refused,
+            ),
+            (
+                "sluice_budget_soft_limits_passed_total",
+                "Times that a budget's soft limit was passed.",
+                "counter",
+                state.soft_limits,
+            ),
+            (
+                "sluice_ledger_entries_lost_total",
+                "Requests missing in the ledger because the store did not follow. Budgets have counted them all the same.",
+                "counter",
+                state.store.map_or(0, |(lost, _)| lost),
+            ),
+            (
+                "sluice_store_failing",
+                "1 while the store of keys and budgets cannot be written.",
+                "gauge",
+                state.store.map_or(0, |(_, failing)| u64::from(failing)),
             ),
         ] {
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");

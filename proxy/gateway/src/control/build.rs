@@ -7,16 +7,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use rustls::pki_types::ServerName;
-use sluice_policy::config::{ClientAuth, Config, ProviderTls, ServerTls};
+use sluice_policy::config::{ClientAuth, Config, ProviderTls, SecretPlace, ServerTls};
 use sluice_policy::health::Health;
 use sluice_policy::snapshot::{Secret, SecretRef, SignedBy, Snapshot, Warning};
 
+use super::accounts;
 use super::credentials::InstanceCredentials;
 use super::resolve::{Resolver, TtlBounds};
-use crate::plane::{OriginRuntime, Plane};
+use crate::plane::{Accounts, OriginRuntime, Plane};
 use crate::signing::AwsCredentials;
 use crate::tls::settings::{self, ClientCertificates};
 
@@ -50,6 +51,16 @@ pub async fn plane(
         origins.push(OriginRuntime { addresses, tls });
     }
     let ready_body = ready_body(&snapshot, &warnings);
+    let accounts = match &config.accounts {
+        Some(accounts) => Some(Accounts {
+            keyring: older
+                .and_then(|older| older.accounts.as_ref())
+                .map(|accounts| accounts.keyring.clone())
+                .unwrap_or_default(),
+            prices: Arc::new(accounts::prices(accounts)?),
+        }),
+        None => None,
+    };
     let plane = Plane {
         aws: aws(&snapshot, instance.latest().as_ref()),
         health: older.map_or_else(
@@ -62,6 +73,7 @@ pub async fn plane(
         snapshot: Arc::new(snapshot),
         origins,
         ready_body,
+        accounts,
         server_tls: config.server.tls.as_ref().map(server_config).transpose()?,
     };
     Ok((plane, warnings))
@@ -77,26 +89,16 @@ pub async fn with_new_addresses(plane: &Plane, config: &Config, resolver: &mut R
         runtime.addresses = addresses;
     }
     changed.then(|| Plane {
-        snapshot: plane.snapshot.clone(),
         origins,
-        aws: plane.aws.clone(),
-        health: plane.health.clone(),
-        keys: plane.keys.clone(),
-        ready_body: plane.ready_body.clone(),
-        server_tls: plane.server_tls.clone(),
+        ..plane.clone()
     })
 }
 
 /// The same plane with the credentials that the instance has now; `None` if no key is signed by them.
 pub fn with_new_credentials(plane: &Plane, instance: &InstanceCredentials) -> Option<Plane> {
     plane.snapshot.needs_instance_credentials().then(|| Plane {
-        snapshot: plane.snapshot.clone(),
-        origins: plane.origins.clone(),
         aws: aws(&plane.snapshot, instance.latest().as_ref()),
-        health: plane.health.clone(),
-        keys: plane.keys.clone(),
-        ready_body: plane.ready_body.clone(),
-        server_tls: plane.server_tls.clone(),
+        ..plane.clone()
     })
 }
 
@@ -127,6 +129,21 @@ fn ttl_bounds(config: &Config) -> TtlBounds {
         min: Duration::from_millis(config.upstream.dns_ttl_min.0.into()),
         max: Duration::from_millis(config.upstream.dns_ttl_max.0.into()),
     }
+}
+
+/// The secret at a place that must hold one.
+///
+/// # Errors
+/// It is not set, is empty, or cannot be read.
+pub fn secret_at(place: &SecretPlace) -> Result<String> {
+    let reference = match (&place.env, &place.file) {
+        (Some(name), _) => SecretRef::Env(name.clone()),
+        (None, Some(path)) => SecretRef::File(path.clone()),
+        (None, None) => bail!("neither env nor file is given"),
+    };
+    let found = secret(&reference).map_err(|why| anyhow!("{reference}: {why}"))?;
+    let found = found.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    found.ok_or_else(|| anyhow!("{reference} is not set, or is empty"))
 }
 
 fn secret(place: &SecretRef) -> Result<Option<String>, String> {

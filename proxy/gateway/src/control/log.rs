@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use sluice_wire::error::write_utf8;
 
-use crate::record::{Outcome, Record};
+use crate::record::{Outcome, Paid, Record};
 use crate::reply::hex;
 
 /// Bytes gathered before they are written.
@@ -89,17 +89,17 @@ impl RequestLog {
         })
     }
 
-    /// Adds the line of one request.
-    pub fn add(&mut self, record: &Record) {
+    /// Adds the line of one request, with what it cost whom if anybody is charged for it.
+    pub fn add(&mut self, record: &Record, paid: Option<&Paid>) {
         let failed = record.outcome != Outcome::Done || record.status >= 400;
         let sampled = self.sampled_below == u64::MAX || ((record.id >> 64) as u64) < self.sampled_below;
         if !failed && !sampled {
             return;
         }
         if self.json {
-            self.json_line(record)
+            self.json_line(record, paid)
         } else {
-            self.text_line(record)
+            self.text_line(record, paid)
         }
         if self.lines.len() >= FLUSH_BYTES {
             self.flush();
@@ -121,7 +121,7 @@ impl RequestLog {
         self.lines.clear();
     }
 
-    fn json_line(&mut self, record: &Record) {
+    fn json_line(&mut self, record: &Record, paid: Option<&Paid>) {
         self.lines.extend_from_slice(b"{\"ts\":\"");
         self.timestamp(record.unix_us);
         let out = &mut self.lines;
@@ -154,6 +154,9 @@ impl RequestLog {
         number_member(out, b",\"first_byte_us\":", u64::from(record.first_byte_us));
         number_member(out, b",\"total_us\":", u64::from(record.total_us));
         number_member(out, b",\"core\":", u64::from(record.core));
+        if let Some(paid) = paid {
+            paid_members(out, paid);
+        }
         if let Some(client) = record.client {
             out.extend_from_slice(b",\"client\":\"");
             address(out, client);
@@ -162,7 +165,7 @@ impl RequestLog {
         out.extend_from_slice(b"}\n");
     }
 
-    fn text_line(&mut self, record: &Record) {
+    fn text_line(&mut self, record: &Record, paid: Option<&Paid>) {
         self.timestamp(record.unix_us);
         let dash = |text: &str| {
             if text.is_empty() {
@@ -174,7 +177,7 @@ impl RequestLog {
         // Writing to a vector cannot fail.
         let _ = writeln!(
             self.lines,
-            " {} {} {} {} {} -> {}/{} attempts={} in={} out={} upstream={}us total={}us{}{} id={}",
+            " {} {} {} {} {} -> {}/{} attempts={} in={} out={} upstream={}us total={}us{}{}{} id={}",
             record.status,
             outcome_text(record.outcome),
             record.method.as_str(),
@@ -192,6 +195,7 @@ impl RequestLog {
             record
                 .reason
                 .map_or_else(String::new, |reason| format!(" fallback={}", reason.as_str())),
+            paid.map_or_else(String::new, paid_text),
             String::from_utf8_lossy(&hex(record.id)),
         );
     }
@@ -220,7 +224,39 @@ impl Drop for RequestLog {
     }
 }
 
-fn outcome_text(outcome: Outcome) -> &'static str {
+/// Who was charged what.
+fn paid_members(out: &mut Vec<u8>, paid: &Paid) {
+    text_member(out, b",\"virtual_key\":", paid.key.as_bytes());
+    text_member(out, b",\"tenant\":", paid.tenant.as_bytes());
+    number_member(out, b",\"input_tokens\":", paid.input);
+    number_member(out, b",\"cached_tokens\":", paid.cached);
+    number_member(out, b",\"output_tokens\":", paid.output);
+    text_member(out, b",\"cost_usd\":", paid.cost.to_string().as_bytes());
+    flag_member(out, b",\"priced\":", paid.priced);
+    let mut open: &[u8] = b",\"tags\":{";
+    for (name, value) in paid.tags.iter() {
+        out.extend_from_slice(open);
+        open = b",";
+        write_utf8(name.as_bytes(), out);
+        out.push(b':');
+        write_utf8(value.as_bytes(), out);
+    }
+    if open == b"," {
+        out.push(b'}');
+    }
+}
+
+fn paid_text(paid: &Paid) -> String {
+    let key = if paid.key.as_bytes().is_empty() {
+        "-"
+    } else {
+        paid.key.as_str()
+    };
+    format!(" key={key} cost={}", paid.cost)
+}
+
+/// How a request ended, in a word.
+pub fn outcome_text(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Done => "ok",
         Outcome::Refused(code) => code.as_str(),
@@ -309,6 +345,7 @@ mod tests {
             attempts: 2,
             fallback: true,
             stream: false,
+            paid: false,
             outcome: Outcome::Done,
             method: Label::new("POST"),
             path: Label::new("/v1/chat/completions"),
@@ -331,7 +368,7 @@ mod tests {
 
     fn line(json: bool, sample: f64, record: &Record) -> String {
         let mut log = RequestLog::open("stdout", json, sample).unwrap();
-        log.add(record);
+        log.add(record, None);
         String::from_utf8(std::mem::take(&mut log.lines)).unwrap()
     }
 
@@ -355,7 +392,7 @@ mod tests {
             ..record()
         };
         for record in [&record(), &record(), &other, &record()] {
-            log.add(record);
+            log.add(record, None);
         }
         let lines: Vec<serde_json::Value> = String::from_utf8(std::mem::take(&mut log.lines))
             .unwrap()

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use sluice_policy::config::{self, Config};
+use sluice_policy::config::{self, Accounts, Config};
 
 /// A watched file.
 pub struct Watch {
@@ -71,6 +71,33 @@ pub fn needs_restart(old: &Config, new: &Config) -> bool {
         || old.server.admin != new.server.admin
         || old.server.cores != new.server.cores
         || old.log != new.log
+        || fixed(&old.accounts) != fixed(&new.accounts)
+}
+
+/// Keeps of the accounts what only a restart can change.
+pub fn keep_store(old: &Config, new: &mut Config) {
+    let Some(before) = &old.accounts else {
+        new.accounts = None;
+        return;
+    };
+    let accounts = new.accounts.get_or_insert_with(|| before.clone());
+    accounts.store = before.store.clone();
+    accounts.admin_credential = before.admin_credential.clone();
+    accounts.webhook = before.webhook.clone();
+    (accounts.ledger_days, accounts.sums_days) = (before.ledger_days, before.sums_days);
+}
+
+/// What only a restart can change of the accounts.
+fn fixed(accounts: &Option<Accounts>) -> Option<impl PartialEq + '_> {
+    accounts.as_ref().map(|accounts| {
+        (
+            &accounts.store,
+            &accounts.admin_credential,
+            &accounts.webhook,
+            accounts.ledger_days,
+            accounts.sums_days,
+        )
+    })
 }
 
 fn stamp(path: &Path) -> Option<(SystemTime, u64)> {

@@ -1,40 +1,53 @@
-//! The store: virtual keys, budgets and the ledger of requests, in one SQLite file, on a thread of its own.
+//! The store: virtual keys, budgets and the ledger of requests, in one SQLite file or in PostgreSQL, on a thread of its own.
 //!
 //! Invariants: whoever asks is answered after what he asked for is durable, and never before; everything that is asked while
 //! a transaction is under way goes into the next one, which is one `fsync` for all of it; a transaction that fails is
-//! carried out again, on a new descriptor, after its outcome is known, so that nothing happens twice. No core ever waits for
-//! this thread. Deliberately absent: several machines on one store; a second process is kept out by a lock.
+//! carried out again, on a new descriptor or connection, after its outcome is known, so that nothing happens twice. No core
+//! ever waits for this thread. A SQLite file belongs to one process, which a lock sees to; PostgreSQL to any number.
+//! Deliberately absent: what is done within a transaction (`rows.rs`, `ledger.rs`), which is the same for both.
 
-mod database;
 mod ledger;
+mod postgres;
 mod rows;
 mod schema;
+pub mod sql;
+mod sqlite;
+mod tx;
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use anyhow::Context;
 use sluice_policy::budget::{Done, Holder, Plan};
-use tokio::sync::{mpsc, oneshot};
+use sluice_policy::money::NanoUsd;
+use tokio::sync::{Notify, mpsc, oneshot};
 
-use self::database::{Database, Recovery};
-pub use self::database::{Recovered, Tx};
 pub use self::ledger::{Entry, GroupBy, SpendQuery, SpendRow};
+use self::postgres::Server;
 pub use self::rows::{AuditRow, BudgetRow, Change, LimitRow, NewKey, ScopeKind, ScopeRow, Scopes};
+pub use self::sql::{Error, Result};
+use self::sqlite::File;
+pub use self::tx::Tx;
 
 /// Requests that wait while a transaction is under way; whoever asks beyond them waits as well.
 const QUEUE: usize = 256;
 /// How long a store that has failed is left alone.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// Attempts at a transaction that others are quicker than, before it counts as a failure.
+const CONFLICTS_MAX: u32 = 100;
+
 /// Why the store did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreError {
     /// What was asked contradicts what is stored; nothing was changed.
     Refused(String),
+    /// Others have taken this process for dead, and what it had leased for spent. It goes on under another name.
+    Fenced,
     /// The store is closed.
     Closed,
 }
@@ -43,6 +56,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(why) => f.write_str(why),
+            Self::Fenced => Error::Fenced.fmt(f),
             Self::Closed => f.write_str("the store is closed"),
         }
     }
@@ -51,11 +65,46 @@ impl fmt::Display for StoreError {
 impl std::error::Error for StoreError {}
 
 /// What is known of the store from outside its thread.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Health {
     failing: AtomicBool,
     failures: AtomicU64,
     transactions: AtomicU64,
+    holder: AtomicU64,
+    /// Number of the latest change to customers, teams, keys, budgets or limits; negative as long as none is known.
+    changes: AtomicI64,
+    changed: Notify,
+}
+
+/// What a start has found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// What processes that are gone had leased and not reported, over all budgets; it counts as spent.
+    pub reclaimed: NanoUsd,
+    /// Budgets.
+    pub budgets: usize,
+}
+
+/// What became of a transaction that failed.
+#[derive(Debug, PartialEq, Eq)]
+enum Recovery {
+    /// It has happened all the same, and is durable.
+    Applied,
+    /// It has not happened.
+    NotApplied,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            failing: AtomicBool::default(),
+            failures: AtomicU64::default(),
+            transactions: AtomicU64::default(),
+            holder: AtomicU64::default(),
+            changes: AtomicI64::new(-1),
+            changed: Notify::default(),
+        }
+    }
 }
 
 impl Health {
@@ -69,29 +118,104 @@ impl Health {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         (of(&self.failures), of(&self.transactions))
     }
+
+    fn works(&self) {
+        if self.failing.swap(false, Ordering::Relaxed) {
+            tracing::info!("the store can be written again");
+        }
+    }
+
+    fn fails(&self, error: &Error) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        if !self.failing.swap(true, Ordering::Relaxed) {
+            tracing::error!(%error, "the store cannot be written; budgets go on with what they have leased");
+        }
+    }
+
+    /// Somebody has made the change of that number.
+    fn has_changed(&self, number: i64) {
+        let known = self.changes.fetch_max(number, Ordering::AcqRel);
+        if known >= 0 && number > known {
+            self.changed.notify_one();
+        }
+    }
+
+    /// This process has, and knows.
+    fn have_changed(&self, number: i64) {
+        let known = self.changes.fetch_max(number, Ordering::AcqRel);
+        if number > known + 1 {
+            self.changed.notify_one();
+        }
+    }
+}
+
+/// A store of either kind, on its thread.
+enum Database {
+    File(File),
+    Server(Box<Server>),
+}
+
+impl Database {
+    fn holder(&self) -> Holder {
+        match self {
+            Self::File(file) => file.holder(),
+            Self::Server(server) => server.holder(),
+        }
+    }
+
+    /// Waits for jobs; `false` when there will be none.
+    fn receive<T>(&mut self, queue: &mut mpsc::Receiver<T>, batch: &mut Vec<T>) -> bool {
+        match self {
+            Self::File(_) => queue.blocking_recv_many(batch, QUEUE) > 0,
+            Self::Server(server) => server.receive(queue, batch, QUEUE),
+        }
+    }
+
+    fn transact<T>(&mut self, act: impl FnOnce(&mut Tx<'_>) -> Result<T>) -> Result<T> {
+        match self {
+            Self::File(file) => file.transact(act),
+            Self::Server(server) => server.transact(act),
+        }
+    }
+
+    fn recover(&mut self) -> Result<Recovery> {
+        match self {
+            Self::File(file) => file.recover(),
+            Self::Server(server) => server.recover(),
+        }
+    }
+
+    fn close(self) {
+        match self {
+            Self::File(file) => file.close(),
+            Self::Server(server) => server.close(unix_s()),
+        }
+    }
 }
 
 /// One thing to do within a transaction.
 trait Job: Send {
     /// Does it, possibly again after a transaction that came to nothing.
-    fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()>;
+    fn apply(&mut self, tx: &mut Tx<'_>) -> Result<()>;
     /// Tells whoever asked.
-    fn tell(self: Box<Self>, outcome: Result<(), StoreError>);
+    fn tell(self: Box<Self>, outcome: Outcome);
 }
+
+type Outcome = std::result::Result<(), StoreError>;
 
 struct Ask<T, F> {
     act: F,
     answer: Option<T>,
-    reply: oneshot::Sender<Result<T, StoreError>>,
+    reply: oneshot::Sender<std::result::Result<T, StoreError>>,
 }
 
-impl<T: Send, F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send> Job for Ask<T, F> {
-    fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
+impl<T: Send, F: FnMut(&mut Tx<'_>) -> Result<T> + Send> Job for Ask<T, F> {
+    fn apply(&mut self, tx: &mut Tx<'_>) -> Result<()> {
         self.answer = Some((self.act)(tx)?);
         Ok(())
     }
 
-    fn tell(self: Box<Self>, outcome: Result<(), StoreError>) {
+    fn tell(self: Box<Self>, outcome: Outcome) {
         let Self { answer, reply, .. } = *self;
         // Whoever asked may have gone.
         let _ = reply.send(outcome.and_then(|()| answer.ok_or(StoreError::Closed)));
@@ -104,37 +228,83 @@ pub struct Store {
     thread: Option<JoinHandle<()>>,
     health: Arc<Health>,
     stop: Arc<AtomicBool>,
-    holder: Holder,
 }
 
 impl Store {
+    /// Opens a store: a URL that begins with `postgres://` or `postgresql://` is PostgreSQL, anything else the path of a
+    /// SQLite file. Blocks.
+    ///
+    /// # Errors
+    /// As [`Store::open`] and [`Store::connect`].
+    pub fn at(location: &str, unix_s: u64) -> anyhow::Result<(Self, Recovered)> {
+        if ["postgres://", "postgresql://"].iter().any(|scheme| location.starts_with(scheme)) {
+            Self::connect(location, unix_s)
+        } else {
+            Self::open(Path::new(location), unix_s)
+        }
+    }
+
     /// Opens the file, or makes it; counts what earlier processes had leased as spent. Blocks.
     ///
     /// # Errors
     /// It cannot be opened, is in use by another process, or is of a later version.
     pub fn open(path: &Path, unix_s: u64) -> anyhow::Result<(Self, Recovered)> {
-        let (database, recovered) = Database::open(path, unix_s)?;
-        let holder = database.holder();
+        let path = path.to_owned();
+        Self::start(move |_| {
+            let (file, recovered) = File::open(&path, unix_s)?;
+            Ok((Database::File(file), recovered))
+        })
+    }
+
+    /// Connects to PostgreSQL, as one of the processes that share it. Blocks for some seconds at most.
+    ///
+    /// # Errors
+    /// The server cannot be reached or refuses, or the store is of a later version.
+    pub fn connect(url: &str, unix_s: u64) -> anyhow::Result<(Self, Recovered)> {
+        Self::connect_with(url, unix_s, postgres::PATIENCE)
+    }
+
+    fn connect_with(url: &str, unix_s: u64, patience: Duration) -> anyhow::Result<(Self, Recovered)> {
+        let url = url.to_owned();
+        Self::start(move |health| {
+            let (server, recovered) = Server::connect(&url, unix_s, patience, health)?;
+            Ok((Database::Server(Box::new(server)), recovered))
+        })
+    }
+
+    /// Opens the store on its own thread: a connection belongs to the runtime that it was made in.
+    fn start(
+        open: impl FnOnce(Arc<Health>) -> anyhow::Result<(Database, Recovered)> + Send + 'static,
+    ) -> anyhow::Result<(Self, Recovered)> {
         let health = Arc::new(Health::default());
         let stop = Arc::new(AtomicBool::new(false));
         let (jobs, queue) = mpsc::channel(QUEUE);
+        let (opened, wait) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().name("store".into()).spawn({
             let (health, stop) = (health.clone(), stop.clone());
-            move || run(database, queue, &health, &stop)
+            move || match open(health.clone()) {
+                Ok((database, recovered)) => {
+                    health.holder.store(database.holder(), Ordering::Release);
+                    // Whoever opens waits for this.
+                    let _ = opened.send(Ok(recovered));
+                    run(database, queue, &health, &stop);
+                }
+                Err(error) => drop(opened.send(Err(error))),
+            }
         })?;
+        let recovered = wait.recv().context("the store's thread has ended")??;
         let store = Self {
             jobs: Some(jobs),
             thread: Some(thread),
             health,
             stop,
-            holder,
         };
         Ok((store, recovered))
     }
 
-    /// This run of the process, as leases name it.
+    /// This process, as leases name it now.
     pub fn holder(&self) -> Holder {
-        self.holder
+        self.health.holder.load(Ordering::Acquire)
     }
 
     /// How it is.
@@ -142,15 +312,20 @@ impl Store {
         &self.health
     }
 
+    /// Waits until another process has changed customers, teams, keys, budgets or limits.
+    pub async fn changed(&self) {
+        self.health.changed.notified().await;
+    }
+
     /// Does `act` within a transaction and answers when that is durable. `act` may be called again if a transaction came to
     /// nothing.
     ///
     /// # Errors
     /// What is asked contradicts what is stored, or the store is closed.
-    pub async fn ask<T, F>(&self, act: F) -> Result<T, StoreError>
+    pub async fn ask<T, F>(&self, act: F) -> std::result::Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
         let job = Ask {
@@ -163,25 +338,24 @@ impl Store {
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Carries out what feeders have planned, by the budgets' rows.
+    /// Carries out what `holder`'s feeders have planned, by the budgets' rows.
     ///
     /// # Errors
-    /// The store is closed.
-    pub async fn feed(&self, plans: Arc<[(i64, Plan)]>, unix_s: u64) -> Result<Vec<Done>, StoreError> {
-        self.ask(move |tx| {
-            plans
-                .iter()
-                .map(|(budget, plan)| tx.feed(*budget, plan, unix_s))
-                .collect()
-        })
-        .await
+    /// The store is closed, or the holder was taken for dead.
+    pub async fn feed(
+        &self,
+        holder: Holder,
+        plans: Arc<[(i64, Plan)]>,
+        unix_s: u64,
+    ) -> std::result::Result<Vec<Done>, StoreError> {
+        self.ask(move |tx| tx.feed(holder, &plans, unix_s)).await
     }
 
     /// Adds requests to the ledger and to its hourly sums.
     ///
     /// # Errors
     /// The store is closed.
-    pub async fn record(&self, entries: Arc<[Entry]>) -> Result<(), StoreError> {
+    pub async fn record(&self, entries: Arc<[Entry]>) -> std::result::Result<(), StoreError> {
         self.ask(move |tx| tx.record(&entries)).await
     }
 
@@ -203,8 +377,9 @@ impl Drop for Store {
 
 fn run(mut database: Database, mut queue: mpsc::Receiver<Box<dyn Job>>, health: &Health, stop: &AtomicBool) {
     let mut batch = Vec::new();
-    while queue.blocking_recv_many(&mut batch, QUEUE) > 0 {
+    while database.receive(&mut queue, &mut batch) {
         let outcomes = carry_out(&mut database, &mut batch, health, stop);
+        health.holder.store(database.holder(), Ordering::Release);
         for (job, outcome) in batch.drain(..).zip(outcomes) {
             job.tell(outcome);
         }
@@ -213,12 +388,8 @@ fn run(mut database: Database, mut queue: mpsc::Receiver<Box<dyn Job>>, health: 
 }
 
 /// Carries out a batch in one transaction, and again until it is done or the process ends.
-fn carry_out(
-    database: &mut Database,
-    batch: &mut [Box<dyn Job>],
-    health: &Health,
-    stop: &AtomicBool,
-) -> Vec<Result<(), StoreError>> {
+fn carry_out(database: &mut Database, batch: &mut [Box<dyn Job>], health: &Health, stop: &AtomicBool) -> Vec<Outcome> {
+    let mut conflicts = 0;
     loop {
         let mut outcomes = Vec::new();
         let transaction = database.transact(|tx| {
@@ -228,19 +399,23 @@ fn carry_out(
             }
             Ok(())
         });
-        let Err(error) = transaction else {
-            health.transactions.fetch_add(1, Ordering::Relaxed);
-            health.failing.store(false, Ordering::Relaxed);
-            return outcomes;
-        };
-        health.failures.fetch_add(1, Ordering::Relaxed);
-        if !health.failing.swap(true, Ordering::Relaxed) {
-            tracing::error!(%error, "the store cannot be written; budgets go on with what they have leased");
+        match transaction {
+            Ok(()) => {
+                health.transactions.fetch_add(1, Ordering::Relaxed);
+                health.works();
+                return outcomes;
+            }
+            Err(Error::Conflict(_)) if conflicts < CONFLICTS_MAX => {
+                conflicts += 1;
+                std::thread::sleep(Duration::from_millis(fastrand::u64(0..=conflicts.into())));
+                continue;
+            }
+            Err(error) => health.fails(&error),
         }
         loop {
             match database.recover() {
                 Ok(Recovery::Applied) => {
-                    health.failing.store(false, Ordering::Relaxed);
+                    health.works();
                     return outcomes;
                 }
                 Ok(Recovery::NotApplied) if !stop.load(Ordering::Acquire) => break,
@@ -253,6 +428,12 @@ fn carry_out(
         }
         std::thread::sleep(PAUSE);
     }
+}
+
+fn unix_s() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -11,19 +11,21 @@
 //! control thread never waits for this task, nor this task for a core. Deliberately absent: decisions about requests.
 
 mod keys;
+mod webhook;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use sluice_policy::budget::{Account, BudgetId, Done, Feeder, Plan};
+use sluice_policy::budget::{Account, BudgetId, Done, Feeder, Holder, Plan};
 use sluice_policy::keyring::Keyring;
 use sluice_policy::money::NanoUsd;
 use sluice_policy::rate::Limiter;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use self::webhook::Webhook;
 use super::store::{BudgetRow, Entry, Scopes, Store, StoreError};
 
 /// How often accounts are looked at.
@@ -66,7 +68,7 @@ enum Command {
 }
 
 /// What the operator decides.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Cores that share each account.
     pub cores: u32,
@@ -74,6 +76,8 @@ pub struct Settings {
     pub ledger_days: u32,
     /// Days for which their hourly sums are kept.
     pub sums_days: u32,
+    /// Where to tell of budgets of which more was spent than their owners wanted to hear of: an HTTP or HTTPS URL.
+    pub webhook: Option<Arc<str>>,
 }
 
 /// Where changes to customers, teams, keys, budgets and limits are made.
@@ -121,7 +125,9 @@ impl Pending {
 
 struct Task {
     store: Arc<Store>,
+    holder: Holder,
     settings: Settings,
+    webhook: Option<Webhook>,
     clock: fn() -> u64,
     /// By [`BudgetId`]; `None` where a budget is gone.
     books: Vec<Option<Book>>,
@@ -178,7 +184,9 @@ impl Treasury {
         let (commands, orders) = mpsc::channel(COMMANDS);
         let ledger = Arc::new(Pending::default());
         let mut task = Task {
+            holder: store.holder(),
             store: store.clone(),
+            webhook: settings.webhook.as_deref().and_then(Webhook::start),
             settings,
             clock,
             books: Vec::new(),
@@ -249,11 +257,16 @@ impl Task {
             tokio::select! {
                 _ = tick.tick() => {
                     periods += 1;
-                    if self.sync().await.is_err() {
+                    if self.sync().await == Err(StoreError::Closed) {
                         return;
                     }
                     if periods.is_multiple_of(FORGET_PERIODS) {
                         self.forget().await;
+                    }
+                }
+                () = self.store.changed() => {
+                    if let Err(error) = self.reload().await {
+                        tracing::warn!(%error, "what another process has changed is not in force");
                     }
                 }
                 command = orders.recv() => match command {
@@ -293,7 +306,7 @@ impl Task {
         }
         let row = |index: usize| self.books[index].as_ref().map_or(0, |book| book.row.id);
         let plans: Arc<[_]> = asked.iter().map(|(index, plan)| (row(*index), plan.clone())).collect();
-        let done = match self.store.feed(plans, now_s).await {
+        let done = match self.store.feed(self.holder, plans, now_s).await {
             Ok(done) => done,
             Err(error) => {
                 for (index, plan) in &asked {
@@ -301,7 +314,14 @@ impl Task {
                         book.feeder.failed(plan);
                     }
                 }
-                return Err(error);
+                if error != StoreError::Fenced {
+                    return Err(error);
+                }
+                // What is in hand was counted as spent, and may be spent; from now on there are new leases.
+                self.books.iter_mut().flatten().for_each(|book| book.feeder.fenced());
+                self.holder = self.store.holder();
+                tracing::warn!("this process was taken for dead; what it had leased counts as spent");
+                return Ok(());
             }
         };
         let mut funds = Vec::new();
@@ -312,6 +332,9 @@ impl Task {
             let id = BudgetId(u32::try_from(*index).unwrap_or(u32::MAX));
             funds.extend(book.feeder.done(plan, done).into_iter().map(|account| (id, account)));
             if let Some(event) = book.warn(done) {
+                if let Some(webhook) = &self.webhook {
+                    webhook.tell(&event);
+                }
                 let _ = self.events.send(event);
             }
         }
@@ -336,7 +359,7 @@ impl Task {
                     tracing::error!(why, "the store refuses entries of the ledger");
                     self.ledger.lose(count);
                 }
-                Err(StoreError::Closed) => return Err(StoreError::Closed),
+                Err(error) => return Err(error),
             }
             // Only now: what the store does not have is not forgotten here. Others add at the end meanwhile.
             self.ledger.with(|waiting| drop(waiting.drain(..count)));

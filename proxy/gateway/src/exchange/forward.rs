@@ -14,9 +14,10 @@ use sluice_wire::error::{ApiError, Code};
 
 use super::hedge::{self, Leg};
 use super::ticket::{Need, PassedOver, Place, Ticket};
-use super::{Context, End, Request, resume};
+use super::{Context, End, Request, account, resume, shadow};
 use crate::attempt::{self, Answer, Failure, Next, failure, limits};
 use crate::connection::{ClientGone, Downstream};
+use crate::deadline::TICK_MS;
 use crate::net;
 use crate::record::Label;
 use crate::relay::{self, Undelivered, Unfinished};
@@ -24,6 +25,9 @@ use crate::scratch::Work;
 
 /// Longest `Retry-After` of a failing target that a request waits for, in milliseconds.
 const RETRY_AFTER_MS_MAX: u64 = 1_000;
+
+/// How long a request waits for a lease that is late, in ticks: a quarter of a second.
+const LEASE_TICKS: u32 = 25;
 
 /// How far a request has come.
 #[derive(Default)]
@@ -82,6 +86,10 @@ pub(super) async fn forward(
         if !fits(context, &target) || !last_resort && course.beside >> index & 1 == 1 {
             continue;
         }
+        if let Err(refusal) = account::may_use(context, &target) {
+            course.refuse(request, &target, refusal);
+            continue;
+        }
         let is_last = beyond.is_some() || index + 1 == plan.len();
         let hedged = !is_last && snapshot.hedge(context.route).is_some();
         let rest = index + 1..if hedged { plan.len() } else { 0 };
@@ -94,7 +102,8 @@ pub(super) async fn forward(
             resolved,
             rival: rest.into_iter().find_map(|rival| {
                 let target = plan.target(snapshot, resolved, context.own_fallbacks, rival)?;
-                (fits(context, &target) && course.beside >> rival & 1 == 0).then_some((rival, target))
+                let fits = fits(context, &target) && course.beside >> rival & 1 == 0;
+                (fits && account::may_use(context, &target).is_ok()).then_some((rival, target))
             }),
         };
         match try_target(context, down, work, request, target, &mut course, turn).await? {
@@ -143,7 +152,8 @@ impl Turn<'_> {
                 let snapshot = &context.plane.snapshot;
                 self.plan.target(snapshot, self.resolved, context.own_fallbacks, other)
             })
-            .any(|other| fits(context, &other) && route::is_healthy(other.provider, other.model, &situation))
+            .filter(|other| fits(context, other) && account::may_use(context, other).is_ok())
+            .any(|other| route::is_healthy(other.provider, other.model, &situation))
     }
 }
 
@@ -181,6 +191,10 @@ async fn try_target(
             }
         };
         tried |= 1 << choice;
+        if let Err(refusal) = hold(context, down, work, &target).await? {
+            course.refuse(request, &target, refusal);
+            return Ok(Tried::Failed);
+        }
         let key = &target.provider.keys[choice];
         request.record.provider = Label::new(&target.provider.name);
         request.record.fallback = target.is_fallback;
@@ -188,7 +202,9 @@ async fn try_target(
         if ticket.is_probe() && !turn.is_last {
             shorten(context, &mut target, place);
         }
-        course.attempted = true;
+        if !std::mem::replace(&mut course.attempted, true) {
+            shadow::send(context, turn.resolved);
+        }
         request.ticket = Some(ticket);
         let first = Leg { target, key, place };
         let (answered, other) = match turn.rival.zip(hedge::delay_ms(context, place)) {
@@ -212,6 +228,7 @@ async fn try_target(
             },
             Err(failure) => failure,
         };
+        work.payment.failed(context.core);
         if other.is_some() {
             let last_resort = true;
             course.note(context, request, leg.place, Turn { last_resort, ..turn }, failure);
@@ -256,6 +273,32 @@ async fn begin(
     }
 }
 
+/// Sets aside what an attempt may cost. Where only the lease of a budget is late, it is given a moment: the store has been told
+/// already how much is missing.
+async fn hold(
+    context: &Context<'_>,
+    down: &mut Downstream,
+    work: &mut Work,
+    target: &PlannedTarget<'_>,
+) -> Result<Result<(), ApiError>, ClientGone> {
+    let mut held = work.payment.hold(context, target);
+    for _ in 0..LEASE_TICKS {
+        match &held {
+            Err(refusal) if refusal.code == Code::BudgetStoreUnavailable && !context.is_late() => {}
+            _ => break,
+        }
+        down.while_present(net::sleep_ms(TICK_MS)).await?;
+        held = work.payment.hold(context, target);
+    }
+    let meter = &context.core.meter;
+    match &held {
+        Ok(()) => {}
+        Err(refusal) if refusal.code == Code::BudgetStoreUnavailable => meter.store_refusals.add(1),
+        Err(_) => meter.budget_refusals.add(1),
+    }
+    Ok(held)
+}
+
 /// What became of an answer.
 enum Finished {
     /// Nothing of it reached the client.
@@ -280,15 +323,15 @@ async fn finish(
     limits::observe(context, work, &answer, leg.key);
     match relay::deliver(context, down, work, request, &leg.target, answer).await {
         Ok(()) => {
-            request.settle_delivered(context.core, leg.target.is_fallback);
+            request.settle_delivered(context.core, &mut work.payment, leg.target.is_fallback);
             Ok(Finished::Answered(None))
         }
         Err(Undelivered::Cut(unfinished)) => {
-            request.settle_ended(&End::Interrupted);
+            request.settle_ended(context.core, &mut work.payment, &End::Interrupted);
             Ok(Finished::Answered(Some(unfinished)))
         }
         Err(Undelivered::Ended(end)) => {
-            request.settle_ended(&end);
+            request.settle_ended(context.core, &mut work.payment, &end);
             Err(end)
         }
         Err(Undelivered::Failed(failure)) => Ok(Finished::Failed(failure)),
@@ -455,6 +498,15 @@ impl Course {
             request.record.provider = Label::new(&target.provider.name);
         }
         self.last = Some(failure.prefer_over(self.last.take()));
+    }
+
+    /// A target is not tried, because the caller may not use it, or cannot pay for it.
+    fn refuse(&mut self, request: &mut Request, target: &PlannedTarget<'_>, refusal: ApiError) {
+        request.record.reason.get_or_insert(Reason::Failed(refusal.code));
+        if request.record.provider.as_bytes().is_empty() {
+            request.record.provider = Label::new(&target.provider.name);
+        }
+        self.last = Some(Failure::unsent(refusal, target.provider).prefer_over(self.last.take()));
     }
 
     /// Whether a target may be asked that the request would have done without, had another one answered: like a retry.

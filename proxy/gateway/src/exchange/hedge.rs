@@ -14,7 +14,7 @@ use sluice_wire::error::Code;
 
 use super::forward::Course;
 use super::ticket::{Need, Place, Ticket};
-use super::{Context, Request};
+use super::{Context, Payment, Request};
 use crate::attempt::{self, Answer, Failure};
 use crate::connection::{ClientGone, Downstream};
 use crate::net;
@@ -86,12 +86,13 @@ async fn run<'a>(
 ) -> (Result<Answer, Failure>, Option<Leg<'a>>) {
     let mut fork = request.fork();
     let mut scratch = context.core.lease_scratch();
+    scratch.work.payment = work.payment.fork();
     let mut second = None;
     let ended = {
         let mut running = pin!(begin(context, work, request, first));
         match select(running.as_mut(), pin!(net::sleep_ms(u64::from(delay_ms)))).await {
             Either::Left((result, _)) => Ended::First(result, None),
-            Either::Right(_) => match enter(context, &mut fork, first.place, rival) {
+            Either::Right(_) => match enter(context, &mut fork, &mut scratch.work.payment, first.place, rival) {
                 None => Ended::First(running.await, None),
                 Some(leg) => {
                     context.core.meter.hedges.add(1);
@@ -139,12 +140,21 @@ async fn run<'a>(
             (result, second)
         }
     };
+    // What is in it now is the loser's.
+    work.payment
+        .join(std::mem::take(&mut scratch.work.payment), context.core);
     context.core.return_scratch(scratch);
     result
 }
 
 /// Begins the second attempt, if its target is well and has a key, and the first one's budget allows it.
-fn enter<'a>(context: &Context<'a>, fork: &mut Request, first: Place, target: PlannedTarget<'a>) -> Option<Leg<'a>> {
+fn enter<'a>(
+    context: &Context<'a>,
+    fork: &mut Request,
+    payment: &mut Payment,
+    first: Place,
+    target: PlannedTarget<'a>,
+) -> Option<Leg<'a>> {
     let place = Place::of(context, &target);
     let excluded = target.provider.excluded_keys(target.model);
     let (ticket, choice) = Ticket::enter(context, &target, place, excluded, Need::Choice).ok()?;
@@ -161,6 +171,7 @@ fn enter<'a>(context: &Context<'a>, fork: &mut Request, first: Place, target: Pl
         core.meter.hedges_denied.add(1);
         return None;
     }
+    payment.hold(context, &target).ok()?;
     let key = &target.provider.keys[choice];
     fork.record.key = Label::new(&key.name);
     fork.ticket = Some(ticket);

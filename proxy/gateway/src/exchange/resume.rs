@@ -8,7 +8,7 @@ use sluice_policy::route::Plan;
 use sluice_policy::snapshot::Resolved;
 
 use super::ticket::{Need, Place, Ticket};
-use super::{Context, End, Request};
+use super::{Context, End, Request, account};
 use crate::attempt;
 use crate::connection::Downstream;
 use crate::record::Label;
@@ -33,7 +33,7 @@ pub(super) async fn run(
         let Some(text) = unfinished.continuation().filter(|_| !context.is_late()) else {
             break;
         };
-        if !target.provider.takes_beginnings(target.model) {
+        if !target.provider.takes_beginnings(target.model) || account::may_use(context, &target).is_err() {
             continue;
         }
         let place = Place::of(context, &target);
@@ -41,6 +41,9 @@ pub(super) async fn run(
         let Ok((ticket, choice)) = Ticket::enter(context, &target, place, excluded, Need::Choice) else {
             continue;
         };
+        if work.payment.hold(context, &target).is_err() {
+            continue;
+        }
         let key = &target.provider.keys[choice];
         request.record.provider = Label::new(&target.provider.name);
         request.record.key = Label::new(&key.name);
@@ -55,16 +58,16 @@ pub(super) async fn run(
                     Ok(()) => {
                         context.core.meter.streams_resumed.add(1);
                         request.record.resumed = true;
-                        request.settle_delivered(context.core, target.is_fallback);
+                        request.settle_delivered(context.core, &mut work.payment, target.is_fallback);
                         return Ok(());
                     }
                     Err(Undelivered::Cut(again)) => {
                         unfinished = again;
-                        request.settle_ended(&End::Interrupted);
+                        request.settle_ended(context.core, &mut work.payment, &End::Interrupted);
                         continue;
                     }
                     Err(Undelivered::Ended(end)) => {
-                        request.settle_ended(&end);
+                        request.settle_ended(context.core, &mut work.payment, &end);
                         return Err(end);
                     }
                     // Cannot be: the stream has begun.
@@ -75,6 +78,7 @@ pub(super) async fn run(
             Ok(_) => None,
             Err(failure) => Some(failure),
         };
+        work.payment.failed(context.core);
         context.core.meter.attempts_failed.add(1);
         if let (Some(ticket), Some(failure)) = (request.ticket.take(), failure) {
             context.core.meter.failures.add(failure.code);

@@ -13,12 +13,13 @@ use sluice_wire::error::Code;
 use sluice_wire::http::body::{LAST_CHUNK, Step};
 use sluice_wire::limits::SSE_EVENT_BYTES_MAX;
 use sluice_wire::provider::{Reply, StreamDecoder, StreamEncoder};
-use sluice_wire::sse::Scan;
+use sluice_wire::sse::{Scan, remove_usage};
 use sluice_wire::surface::Endpoint;
 
 use super::head::{self, BodyFrame};
 use super::hold::Held;
 use super::{Piece, Undelivered, emit, interrupted, next_piece, settle};
+use crate::attempt::request::change::asks_for_usage;
 use crate::attempt::{Answer, Failure};
 use crate::buffer::Chunk;
 use crate::connection::Downstream;
@@ -51,6 +52,8 @@ struct Stream {
     held_bytes: usize,
     /// A piece of an event has been sent without its end, because it is larger than the bound.
     torn: bool,
+    /// What the stream has used was asked for in the client's place: the client must not see it.
+    strip: bool,
     /// The provider's own final chunk has been forwarded.
     closed_by_provider: bool,
     /// Where in the last span the last complete event ends, and which span that is.
@@ -74,6 +77,7 @@ pub async fn relay(
     let first_by_ms = answer.sent_at_ms + u64::from(target.timeouts.first_token_ms);
     let hold = context.plane.snapshot.holds_back(context.route);
     let mut stream = Stream::new(request.stream_frame(), hold);
+    stream.strip = work.payment.is_billed() && asks_for_usage(context, target);
     work.events.begin(context.dialect == Dialect::Bedrock);
     work.answer.clear();
     work.parts.clear();
@@ -106,6 +110,9 @@ pub async fn relay(
         if ended && !complete && !stream.begun {
             stream.held.failed(context);
             return Err(Undelivered::Failed(Failure::new(Code::UpstreamReset, target.provider)));
+        }
+        if ended && complete || stream.done {
+            work.payment.charge(context.core);
         }
         if ended || stream.done && with_done {
             stream.start(context, work, request, target, &answer);
@@ -150,6 +157,7 @@ impl Stream {
             error: false,
             held_bytes: 0,
             torn: false,
+            strip: false,
             closed_by_provider: false,
             boundary: None,
         }
@@ -205,7 +213,7 @@ impl Stream {
         if !self.begun {
             self.begun = true;
             context.begins();
-            head::write(work, &answer.head_bytes, request, target, self.frame);
+            head::write(context.core, work, &answer.head_bytes, request, target, self.frame);
         }
     }
 
@@ -224,7 +232,14 @@ impl Stream {
             .boundary
             .is_some_and(|(index, at)| index == last && at == (work.spans[last].1 - work.spans[last].0) as usize);
         let ends_well = !step.done || self.done || !with_done;
-        if self.begun && whole && step.verbatim && ends_well && self.held_bytes == 0 && self.frame == BodyFrame::Chunked
+        let strips = self.strip && (self.finished || self.done);
+        if !strips
+            && self.begun
+            && whole
+            && step.verbatim
+            && ends_well
+            && self.held_bytes == 0
+            && self.frame == BodyFrame::Chunked
         {
             request.record.bytes_out += work
                 .spans
@@ -246,20 +261,36 @@ impl Stream {
             self.torn = false;
         }
         let (at_span, at_byte) = boundary.unwrap_or((0, 0));
-        emit(work, request, self.frame, ready, |work| {
-            let Work {
-                answer, parts, spans, ..
-            } = work;
-            answer.drain(..).for_each(|held| parts.chunk(held));
-            for (index, &(start, end)) in spans.iter().enumerate().take(at_span + 1) {
-                let end = if index == at_span {
-                    start as usize + at_byte
-                } else {
-                    end as usize
-                };
-                parts.chunk(chunk.slice(start as usize, end));
+        let end_of = |index: usize, start: u32, end: u32| {
+            if index == at_span {
+                start as usize + at_byte
+            } else {
+                end as usize
             }
-        });
+        };
+        if strips && ready > 0 {
+            work.out.begin(&[]);
+            let events = &mut work.out.buf;
+            work.answer.drain(..).for_each(|held| events.extend_from_slice(&held));
+            for (index, &(start, end)) in work.spans.iter().enumerate().take(at_span + 1) {
+                events.extend_from_slice(&chunk[start as usize..end_of(index, start, end)]);
+            }
+            remove_usage(events);
+            let bytes = events.len();
+            emit(work, request, self.frame, bytes, |work| {
+                work.parts.text().extend_from_slice(&work.out.buf)
+            });
+        } else {
+            emit(work, request, self.frame, ready, |work| {
+                let Work {
+                    answer, parts, spans, ..
+                } = work;
+                answer.drain(..).for_each(|held| parts.chunk(held));
+                for (index, &(start, end)) in spans.iter().enumerate().take(at_span + 1) {
+                    parts.chunk(chunk.slice(start as usize, end_of(index, start, end)));
+                }
+            });
+        }
         if ready > 0 {
             self.held_bytes = 0;
         }

@@ -7,6 +7,7 @@ use sluice_policy::route::PlannedTarget;
 use sluice_wire::http::FieldId;
 use sluice_wire::http::Version;
 
+use crate::core::Core;
 use crate::exchange::Request;
 use crate::record::Record;
 use crate::reply;
@@ -39,9 +40,22 @@ impl Request {
 }
 
 /// Writes the head of the answer in `work.response` for the client.
-pub fn write(work: &mut Work, head_bytes: &[u8], request: &Request, target: &PlannedTarget<'_>, frame: BodyFrame) {
-    let response = &work.response;
-    let text = work.parts.text();
+pub fn write(
+    core: &Core,
+    work: &mut Work,
+    head_bytes: &[u8],
+    request: &Request,
+    target: &PlannedTarget<'_>,
+    frame: BodyFrame,
+) {
+    let Work {
+        response,
+        payment,
+        parts,
+        ..
+    } = work;
+    let text = parts.text();
+    let own_limits = payment.is_limited();
     text.extend_from_slice(b"HTTP/1.1 ");
     text.extend_from_slice(itoa::Buffer::new().format(response.status).as_bytes());
     text.push(b' ');
@@ -49,7 +63,10 @@ pub fn write(work: &mut Work, head_bytes: &[u8], request: &Request, target: &Pla
     text.extend_from_slice(b"\r\n");
     let keep_length = frame == BodyFrame::None;
     response.copy_fields(head_bytes, text, |field| {
-        !field.hop && field.id != FieldId::Sluice && (keep_length || field.id != FieldId::ContentLength)
+        !field.hop
+            && field.id != FieldId::Sluice
+            && (keep_length || field.id != FieldId::ContentLength)
+            && !(own_limits && is_of_limits(field.name.of(head_bytes)))
     });
     match frame {
         BodyFrame::Length(bytes) => reply::number_field(text, b"content-length: ", bytes),
@@ -61,11 +78,20 @@ pub fn write(work: &mut Work, head_bytes: &[u8], request: &Request, target: &Pla
         // The provider's id is the client's to quote to the provider; the log knows the request by the gateway's.
         Some(_) => say(text, b"x-sluice-request-id: ", &reply::hex(request.record.id)),
     }
+    payment.write_fields(core, text);
     finish(text, request, target);
+}
+
+/// Fields that tell how the provider's limits stand.
+fn is_of_limits(name: &[u8]) -> bool {
+    const PREFIX: &[u8] = b"x-ratelimit-";
+    name.get(..PREFIX.len())
+        .is_some_and(|begin| begin.eq_ignore_ascii_case(PREFIX))
 }
 
 /// Writes a head of the gateway's own for a translated answer; its status is the record's.
 pub fn write_own(
+    core: &Core,
     work: &mut Work,
     request: &Request,
     target: &PlannedTarget<'_>,
@@ -86,6 +112,7 @@ pub fn write_own(
     if !work.notes.list().is_empty() {
         say(text, b"x-sluice-warning: ", work.notes.header_value().as_bytes());
     }
+    work.payment.write_fields(core, text);
     finish(text, request, target);
 }
 

@@ -74,9 +74,11 @@ pub async fn unary(
         let reply = reply_of(context, target, request, &id);
         provider::write_response(context.dialect, &response, &reply, &mut work.out);
     }
+    work.payment.charge(context.core);
     work.parts.clear();
     let length = work.out.total_len() as u64;
     head::write_own(
+        context.core,
         work,
         request,
         target,
@@ -165,6 +167,7 @@ pub async fn go_on(
     mut unfinished: Box<Unfinished>,
 ) -> Result<(), Undelivered> {
     unfinished.transcoder.resume(target.provider.dialect);
+    super::tally(work, target, &answer, &super::Mode::Events);
     work.parts.clear();
     work.out.begin(&[]);
     carry(context, down, work, request, target, answer, unfinished).await
@@ -230,7 +233,7 @@ async fn carry(
             context.begins();
             request.answered(context.core);
             let content_type = provider::stream_content_type(context.dialect);
-            head::write_own(work, request, target, content_type, frame, None);
+            head::write_own(context.core, work, request, target, content_type, frame, None);
         }
         if unfinished.held.has_begun() {
             first_by_ms = None;
@@ -242,6 +245,9 @@ async fn carry(
                 work.parts.text().extend_from_slice(&work.out.buf)
             });
             work.out.begin(&[]);
+        }
+        if end == Some(StreamEnd::Complete) {
+            work.payment.charge(context.core);
         }
         if end == Some(StreamEnd::Complete) && frame == BodyFrame::Chunked {
             work.parts.text().extend_from_slice(LAST_CHUNK);

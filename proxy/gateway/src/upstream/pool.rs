@@ -21,7 +21,7 @@ struct State {
 }
 
 /// A connection, and since when it has been idle, in milliseconds of the core's clock.
-type Idle = (Stream, u64);
+type Idle = (Box<Stream>, u64);
 
 impl Pools {
     /// Empty pools for every origin of `plane`.
@@ -48,7 +48,7 @@ impl Pools {
     }
 
     /// The connection used last, if one is idle and the provider has not closed it.
-    pub fn checkout(&self, origin: OriginId, generation: u64) -> Option<Stream> {
+    pub fn checkout(&self, origin: OriginId, generation: u64) -> Option<Box<Stream>> {
         let mut state = self.0.borrow_mut();
         if state.snapshot.generation() != generation {
             return None;
@@ -64,7 +64,7 @@ impl Pools {
     }
 
     /// Keeps a connection for reuse, unless the pool is full or of another generation.
-    pub fn checkin(&self, origin: OriginId, generation: u64, stream: Stream, now_ms: u64, idle_max: u32) {
+    pub fn checkin(&self, origin: OriginId, generation: u64, stream: Box<Stream>, now_ms: u64, idle_max: u32) {
         let mut state = self.0.borrow_mut();
         if state.snapshot.generation() != generation {
             return;

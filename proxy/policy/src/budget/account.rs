@@ -36,6 +36,8 @@ impl Period {
 #[repr(align(128))]
 pub struct Account {
     free: AtomicI64,
+    /// What the store has neither leased to anybody nor counted as spent, as of the last time it was asked.
+    unleased: AtomicI64,
     spent: AtomicU64,
     wanted: AtomicU64,
     exhausted: AtomicBool,
@@ -53,6 +55,7 @@ impl Account {
     pub fn new(period: Period, hold_max: u64) -> Self {
         Self {
             free: AtomicI64::new(0),
+            unleased: AtomicI64::new(0),
             spent: AtomicU64::new(0),
             wanted: AtomicU64::new(0),
             exhausted: AtomicBool::new(false),
@@ -70,6 +73,17 @@ impl Account {
     /// What no core holds; negative by what was spent beyond all grants.
     pub fn free(&self) -> i64 {
         self.free.load(Ordering::Relaxed)
+    }
+
+    /// Control: what the store could still lease; negative by what was spent beyond the limit.
+    pub fn set_unleased(&self, amount: i64) {
+        self.unleased.store(amount, Ordering::Relaxed);
+    }
+
+    /// What may still be spent in its period, without what cores hold and other processes have leased.
+    pub(super) fn remaining(&self) -> u64 {
+        let unleased = self.unleased.load(Ordering::Relaxed);
+        u64::try_from(self.free().saturating_add(unleased)).unwrap_or(0)
     }
 
     /// What cores have reported as spent, over the account's whole life.

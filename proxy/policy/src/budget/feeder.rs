@@ -48,7 +48,8 @@ struct Fed {
     account: Arc<Account>,
     /// Granted, less what was taken back.
     granted: u64,
-    /// Of what the cores have spent: what the store knows.
+    /// What the store counts as spent of it: of what the cores have spent, as much as it knows; more, after it has taken the
+    /// process for dead.
     told: u64,
 }
 
@@ -201,6 +202,9 @@ impl Feeder {
         if let Some(granted) = &done.ahead {
             new.extend(self.receive(granted, true));
         }
+        if let Some(current) = &self.current {
+            current.account.set_unleased(done.remaining);
+        }
         self.over.retain(|fed| !fed.is_finished());
         new
     }
@@ -216,6 +220,15 @@ impl Feeder {
             // Not known to be exhausted: the answer to a client is that the store is not available.
             fed.account.set_exhausted(false);
         }
+    }
+
+    /// The store has taken this process for dead and counted what it had leased as spent: so that much has been told already,
+    /// and what is left of it in the accounts may still be spent. To be called with no plan under way.
+    pub fn fenced(&mut self) {
+        for fed in self.over.iter_mut().chain(&mut self.current).chain(&mut self.ahead) {
+            fed.told = fed.told.max(fed.granted);
+        }
+        self.plans_since_asked = ASK_AGAIN;
     }
 
     /// Takes everything back from the accounts, to be given back to the store before the process ends. The cores have closed
@@ -312,7 +325,7 @@ impl Fed {
 
     /// Plans to tell the store what was spent; returns how much that is.
     fn tell(&mut self, plan: &mut Plan) -> u64 {
-        let spent = self.account.spent() - self.told;
+        let spent = self.account.spent().saturating_sub(self.told);
         if spent > 0 {
             plan.settle.push((self.account.period().index, NanoUsd(spent)));
         }
@@ -321,9 +334,12 @@ impl Fed {
 
     fn take_back(&mut self, most: u64, plan: &mut Plan) {
         let taken = self.account.withdraw(most);
-        if taken > 0 {
-            self.granted -= taken;
-            plan.give_back.push((self.account.period().index, NanoUsd(taken)));
+        let back = taken.min(self.granted.saturating_sub(self.told));
+        // The rest was counted as spent when the process was taken for dead: it is as if it had never been granted.
+        self.granted -= taken;
+        self.told -= taken - back;
+        if back > 0 {
+            plan.give_back.push((self.account.period().index, NanoUsd(back)));
         }
     }
 

@@ -172,6 +172,19 @@ impl Purse {
         Ok(NanoUsd(least))
     }
 
+    /// What is left of the budget of which least is, as far as this core knows without asking: what it holds, what the process
+    /// has leased and what the store had last. `None` without budgets, or if one is not known yet.
+    pub fn remaining(&self, budgets: &[BudgetId], unix_s: u64) -> Option<NanoUsd> {
+        let mut inner = self.inner.borrow_mut();
+        let mut least = None;
+        for &budget in budgets {
+            let part = inner.current(budget, unix_s).ok()?;
+            let left = part.free.saturating_add(part.account.remaining());
+            least = Some(least.map_or(left, |least: u64| least.min(left)));
+        }
+        least.map(NanoUsd)
+    }
+
     /// Reports what was spent, and gives back what was not used since the last tick. To be called every few milliseconds.
     pub fn tick(&self) {
         let mut inner = self.inner.borrow_mut();
@@ -232,6 +245,13 @@ impl Purse {
         let parts = inner.slots.get(id.0 as usize).map_or(&[][..], |slot| &slot.parts);
         let of = parts.iter().filter(|part| std::ptr::eq(&*part.account, account));
         of.map(|part| part.free + part.reserved + part.unreported).sum()
+    }
+}
+
+/// What the requests that end last have spent is reported like that of all others.
+impl Drop for Purse {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

@@ -35,12 +35,7 @@ const DEMAND: Demand = Demand {
     tier: Tier::Standard,
 };
 
-fn hold_of<'a>(
-    purse: &Rc<Purse>,
-    price: Option<&'a Price>,
-    demand: &Demand,
-    enforce: Enforce,
-) -> Result<Held<'a>, Unaffordable> {
+fn hold_of(purse: &Rc<Purse>, price: Option<&Price>, demand: &Demand, enforce: Enforce) -> Result<Held, Unaffordable> {
     hold(purse, &BUDGET, price, OnUnknown::Refuse, demand, enforce, NOW_S)
 }
 
@@ -55,8 +50,8 @@ fn the_worst_case_is_set_aside_and_the_real_cost_is_paid() {
         output: 50,
         ..Usage::default()
     };
-    assert_eq!(held.cost(&usage), Some(NanoUsd(700)));
-    let charged = held.settle(&usage);
+    assert_eq!(held.cost(Some(&price), &usage), Some(NanoUsd(700)));
+    let charged = held.settle(Some(&price), &usage);
     assert_eq!((charged.cost, charged.priced), (NanoUsd(700), true));
     assert_eq!(purse.affordable(&BUDGET, NOW_S), Ok(NanoUsd(9_300)));
     hold_of(&purse, Some(&price), &DEMAND, Enforce::Worst)
@@ -122,7 +117,7 @@ fn an_estimate_sets_less_aside_and_the_real_cost_is_paid_all_the_same() {
         output: 900,
         ..Usage::default()
     };
-    assert_eq!(held.settle(&usage).cost, NanoUsd(9_000));
+    assert_eq!(held.settle(Some(&price), &usage).cost, NanoUsd(9_000));
     assert_eq!(purse.affordable(&BUDGET, NOW_S), Ok(NanoUsd(91_000)));
     let held = hold_of(&purse, Some(&price), &DEMAND, Enforce::Estimate(200)).unwrap();
     assert_eq!(held.reservation.amount(), NanoUsd(4_000), "no more than was asked for");
@@ -136,7 +131,7 @@ fn without_a_price_a_budget_refuses_or_counts_nothing_as_the_operator_says() {
         Unaffordable::NoPrice
     );
     let counted = hold(&purse, &BUDGET, None, OnUnknown::Zero, &DEMAND, Enforce::Worst, NOW_S).unwrap();
-    let charged = counted.settle(&Usage::default());
+    let charged = counted.settle(None, &Usage::default());
     assert_eq!((charged.cost, charged.priced), (NanoUsd::ZERO, false));
     let free = hold(&purse, &[], None, OnUnknown::Refuse, &DEMAND, Enforce::Worst, NOW_S);
     assert!(free.is_ok(), "nobody's budget is concerned");
@@ -154,7 +149,7 @@ fn what_has_no_price_is_refused_before_and_pays_what_was_reserved_after() {
         output: 1,
         ..Usage::default()
     };
-    let charged = held.settle(&strange);
+    let charged = held.settle(Some(&embedding), &strange);
     assert_eq!((charged.cost, charged.priced), (NanoUsd(3_000), false));
     rates[Item::Output as usize] = Some(1);
     let endless = Price::new(rates, None, None);

@@ -6,10 +6,11 @@
 use sluice_wire::dialect::Dialect;
 use sluice_wire::limits;
 
+use super::accounts::StorePlace;
 use super::check::{Mistakes, suggestion};
 use super::names::Names;
 use super::tree::{Node, Step};
-use super::{AuthName, Aws, Balance, ClientAuth, Config, Key, Provider, Route, WeightedTarget};
+use super::{AuthName, Aws, Balance, ClientAuth, Config, Key, Provider, Route, SecretPlace, WeightedTarget};
 use crate::vendors;
 
 /// Adds every mistake of meaning.
@@ -25,6 +26,7 @@ pub(crate) fn check(config: &Config, root: &Node, mistakes: &mut Mistakes) {
     for (name, provider) in &config.providers {
         checker.within(&["providers", name], |checker| checker.provider(name, provider));
     }
+    checker.accounts();
     checker.default_provider();
     checker.routes();
 }
@@ -73,6 +75,28 @@ impl Checker<'_> {
         if tls.client_ca.is_none() && tls.client_auth() != ClientAuth::None {
             self.within(&["server", "tls", "client_auth"], |c| {
                 c.add("client certificates cannot be verified without client_ca");
+            });
+        }
+    }
+
+    fn accounts(&mut self) {
+        let Some(accounts) = &self.config.accounts else { return };
+        let is_one = |place: &SecretPlace| place.env.is_some() != place.file.is_some();
+        let one = "expected either env or file";
+        match &accounts.store {
+            StorePlace::Location(text) if text.trim().is_empty() => self.within(&["accounts", "store"], |c| {
+                c.add("expected the path of a file, or postgres://…");
+            }),
+            StorePlace::Secret(place) if !is_one(place) => self.within(&["accounts", "store"], |c| c.add(one)),
+            _ => {}
+        }
+        if accounts.admin_credential.as_ref().is_some_and(|place| !is_one(place)) {
+            self.within(&["accounts", "admin_credential"], |c| c.add(one));
+        }
+        let is_url = |url: &String| url.starts_with("http://") || url.starts_with("https://");
+        if accounts.webhook.as_ref().is_some_and(|url| !is_url(url)) {
+            self.within(&["accounts", "webhook"], |c| {
+                c.add("expected a URL such as https://example.com/hook");
             });
         }
     }

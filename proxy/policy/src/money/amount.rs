@@ -57,6 +57,34 @@ impl NanoUsd {
     }
 }
 
+impl NanoUsd {
+    /// Appends what `Display` shows, without an allocation.
+    pub fn write(self, out: &mut Vec<u8>) {
+        let mut whole = [0; 20];
+        let (mut at, mut dollars) = (whole.len(), self.0 / NANOS);
+        loop {
+            at -= 1;
+            whole[at] = b'0' + (dollars % 10) as u8;
+            dollars /= 10;
+            if dollars == 0 {
+                break;
+            }
+        }
+        out.extend_from_slice(&whole[at..]);
+        let mut nanos = self.0 % NANOS;
+        if nanos == 0 {
+            return;
+        }
+        let mut digits = *b".000000000";
+        for place in digits[1..].iter_mut().rev() {
+            *place = b'0' + (nanos % 10) as u8;
+            nanos /= 10;
+        }
+        let end = digits.iter().rposition(|digit| *digit != b'0').unwrap_or(0);
+        out.extend_from_slice(&digits[..=end]);
+    }
+}
+
 /// Decimal dollars without a sign, and without zeros at the end: `0`, `12.5`, `0.000000001`.
 impl fmt::Display for NanoUsd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -32,29 +32,43 @@ pub enum OnUnknown {
     Zero,
 }
 
+/// A price of one table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PriceId(u32);
+
 /// All prices.
 #[derive(Debug, Default)]
 pub struct PriceTable {
-    own: HashMap<Box<str>, Row>,
-    patterns: Box<[(Glob, Row)]>,
-    shipped: HashMap<Box<str>, Row>,
+    rows: Vec<Row>,
+    own: HashMap<Box<str>, PriceId>,
+    patterns: Box<[(Glob, PriceId)]>,
+    shipped: HashMap<Box<str>, PriceId>,
     on_unknown: OnUnknown,
 }
 
 impl PriceTable {
     /// A table of shipped prices and an operator's own.
     pub fn new(shipped: Vec<Row>, own: Vec<Row>, on_unknown: OnUnknown) -> Self {
+        let mut rows = Vec::with_capacity(shipped.len() + own.len());
+        let mut add = |row: Row| {
+            let id = PriceId(u32::try_from(rows.len()).unwrap_or(u32::MAX));
+            rows.push(row);
+            id
+        };
         let mut exact = HashMap::new();
         let mut patterns = Vec::new();
         for row in own {
-            if row.name.contains('*') {
-                patterns.push((Glob::new(&row.name), row));
+            let name = row.name.clone();
+            let id = add(row);
+            if name.contains('*') {
+                patterns.push((Glob::new(&name), id));
             } else {
-                exact.entry(row.name.clone()).or_insert(row);
+                exact.entry(name).or_insert(id);
             }
         }
-        let shipped = shipped.into_iter().map(|row| (row.name.clone(), row)).collect();
+        let shipped = shipped.into_iter().map(|row| (row.name.clone(), add(row))).collect();
         Self {
+            rows,
             own: exact,
             patterns: patterns.into(),
             shipped,
@@ -65,19 +79,31 @@ impl PriceTable {
     /// The price of `model` at a provider, and where it is from. `provider` is its name in the configuration, `vendor` the row
     /// of the vendors' table that it starts from. No allocation for names within bounds.
     pub fn find(&self, provider: &str, vendor: Option<&str>, model: &str) -> Option<&Row> {
+        self.find_id(provider, vendor, model).map(|id| self.row(id))
+    }
+
+    /// The same, to be looked at later in this table.
+    pub fn find_id(&self, provider: &str, vendor: Option<&str>, model: &str) -> Option<PriceId> {
         let mut name = Name::default();
-        if let Some(own) = name.join(provider, model) {
+        if (!self.own.is_empty() || !self.patterns.is_empty())
+            && let Some(own) = name.join(provider, model)
+        {
             let pattern = || {
                 self.patterns
                     .iter()
                     .find(|(glob, _)| glob.matches(own))
-                    .map(|(_, row)| row)
+                    .map(|(_, id)| id)
             };
-            if let Some(row) = self.own.get(own).or_else(pattern) {
-                return Some(row);
+            if let Some(id) = self.own.get(own).or_else(pattern) {
+                return Some(*id);
             }
         }
-        self.shipped.get(name.join(vendor?, model)?)
+        self.shipped.get(name.join(vendor?, model)?).copied()
+    }
+
+    /// A price that this table has found.
+    pub fn row(&self, id: PriceId) -> &Row {
+        &self.rows[id.0 as usize]
     }
 
     /// What a model without a price means.
@@ -92,7 +118,7 @@ impl PriceTable {
 
     /// Number of prices.
     pub fn len(&self) -> usize {
-        self.own.len() + self.patterns.len() + self.shipped.len()
+        self.rows.len()
     }
 
     /// Whether there are none.

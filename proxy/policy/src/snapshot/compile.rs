@@ -71,6 +71,7 @@ pub(super) fn compile(config: &Config, generation: u64, secrets: Secrets<'_>) ->
             retries: (&config.retries).into(),
             keys: (&config.key_rest).into(),
         },
+        accounts: config.accounts.clone(),
         log: config.log.clone(),
         keys_len: compiler.keys_len,
     };
@@ -110,6 +111,7 @@ impl Compiler<'_> {
         Provider {
             id,
             name: name.into(),
+            vendor: vendor.map(|vendor| vendor.name),
             dialect,
             quirks,
             max_tokens_default: provider.max_tokens_default,

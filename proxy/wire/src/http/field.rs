@@ -93,6 +93,8 @@ field_ids! {
     ApiKey = b"api-key" / 7;
     /// `x-goog-api-key`
     XGoogApiKey = b"x-goog-api-key" / 14;
+    /// `x-bf-vk`: another gateway's virtual key, which this one takes in its place.
+    XBfVk = b"x-bf-vk" / 7;
     /// `Cookie`
     Cookie = b"cookie" / 6;
     /// `Set-Cookie`

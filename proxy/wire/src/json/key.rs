@@ -30,4 +30,9 @@ keys! {
     N = "n";
     User = "user";
     Fallbacks = "fallbacks";
+    ServiceTier = "service_tier";
+    Metadata = "metadata";
+    InferenceConfig = "inferenceConfig";
+    Prompt = "prompt";
+    BestOf = "best_of";
 }

@@ -9,7 +9,7 @@ mod changes;
 mod describe;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -24,6 +24,9 @@ use crate::control::treasury::Desk;
 
 /// Largest body of a request: an allow-list of 4,096 names fits.
 const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// How long an answer may take: a database that is away must not keep an administrator waiting for ever.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What handlers share.
 pub struct Accounts {
@@ -53,7 +56,10 @@ impl Accounts {
         let shared = Arc::new(self);
         let routes = Router::new()
             .route("/{kind}", get(answers::list).post(changes::add))
-            .route("/{kind}/{name}", patch(changes::alter).delete(changes::remove))
+            .route(
+                "/{kind}/{name}",
+                get(answers::one).patch(changes::alter).delete(changes::remove),
+            )
             .route("/{kind}/{name}/budgets", post(changes::add_budget))
             .route("/{kind}/{name}/limits", post(changes::add_limit))
             .route("/keys/{name}/rotate", post(changes::rotate))
@@ -86,7 +92,11 @@ async fn guard(State(accounts): State<Arc<Accounts>>, request: Request, next: Ne
         .and_then(|text| text.strip_prefix("Bearer "));
     // A digest is compared in constant time, and says nothing of how much of a guess is right.
     if token.is_some_and(|token| Digest::of(token.as_bytes()) == accounts.credential) {
-        return next.run(request).await;
+        let answered = tokio::time::timeout(PATIENCE, next.run(request)).await;
+        return answered.unwrap_or_else(|_| {
+            let why = "the store does not answer; what was asked may still come into force";
+            error(StatusCode::SERVICE_UNAVAILABLE, why)
+        });
     }
     let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
     (
@@ -104,7 +114,7 @@ impl From<StoreError> for Refusal {
         match error {
             StoreError::Refused(why) if why == "there is no such thing" => Self::Missing,
             StoreError::Refused(why) => Self::Wrong(why),
-            StoreError::Closed => Self::Unavailable,
+            StoreError::Closed | StoreError::Fenced => Self::Unavailable,
         }
     }
 }

@@ -6,10 +6,10 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{Connection, params};
 use sluice_policy::money::NanoUsd;
 
-use super::database::Tx;
+use super::sql::{Result, Sql, Value, values};
+use super::tx::Tx;
 
 /// One request as it is written down.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,6 +64,10 @@ impl Sum {
         self.cached += tokens(entry.cached);
         self.output += tokens(entry.output);
         self.cost = self.cost.saturating_add(cost(entry.cost));
+    }
+
+    fn values(&self) -> [Value<'static>; 5] {
+        [self.requests, self.input, self.cached, self.output, self.cost].map(Value::from)
     }
 }
 
@@ -138,17 +142,24 @@ pub struct SpendRow {
 /// Most lines of one report.
 const ROWS_MAX: usize = 10_000;
 const HOUR_S: u64 = 3_600;
+/// Columns of the ledger.
+const COLUMNS: usize = 18;
+const LEDGER: &str = "ledger (unix_s, request, key, team, customer, provider, model, status, outcome, attempts, input, cached,
+    output, cost, priced, first_byte_us, total_us, tags)";
+const HOURS: &str = "hours (hour, key, provider, model, team, customer, requests, input, cached, output, cost)";
+const TAG_HOURS: &str = "tag_hours (hour, name, value, requests, input, cached, output, cost)";
 
 impl Tx<'_> {
     /// Writes requests down, and adds them to the sums of their hours.
     ///
     /// # Errors
     /// The file's.
-    pub fn record(&mut self, entries: &[Entry]) -> rusqlite::Result<()> {
+    pub fn record(&mut self, entries: &[Entry]) -> Result<()> {
         let mut hours: HashMap<_, (Sum, [i64; 3])> = HashMap::new();
         let mut tag_hours: HashMap<(u64, &str, &str), Sum> = HashMap::new();
+        let mut rows = Vec::with_capacity(entries.len() * COLUMNS);
         for entry in entries {
-            insert(self.sql, entry)?;
+            rows.extend(values_of(entry));
             let hour = entry.unix_s / HOUR_S;
             let sum = hours
                 .entry((hour, entry.scopes[0], &*entry.provider, &*entry.model))
@@ -159,46 +170,27 @@ impl Tx<'_> {
                 tag_hours.entry((hour, name, value)).or_default().add(entry);
             }
         }
-        let mut add = self.sql.prepare_cached(
-            "INSERT INTO hours (hour, key, provider, model, team, customer, requests, input, cached, output, cost)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
-             ON CONFLICT DO UPDATE SET requests = requests + excluded.requests, input = input + excluded.input,
-             cached = cached + excluded.cached, output = output + excluded.output, cost = cost + excluded.cost",
-        )?;
-        for ((hour, key, provider, model), (sum, [_, team, customer])) in hours {
-            add.execute(params![
-                hour,
-                key,
-                provider,
-                model,
-                team,
-                customer,
-                sum.requests,
-                sum.input,
-                sum.cached,
-                sum.output,
-                sum.cost
-            ])?;
-        }
-        let mut add = self.sql.prepare_cached(
-            "INSERT INTO tag_hours (hour, name, value, requests, input, cached, output, cost)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-             ON CONFLICT DO UPDATE SET requests = requests + excluded.requests, input = input + excluded.input,
-             cached = cached + excluded.cached, output = output + excluded.output, cost = cost + excluded.cost",
-        )?;
-        for ((hour, name, value), sum) in tag_hours {
-            add.execute(params![
-                hour,
-                name,
-                value,
-                sum.requests,
-                sum.input,
-                sum.cached,
-                sum.output,
-                sum.cost
-            ])?;
-        }
-        Ok(())
+        self.sql.insert_many(LEDGER, COLUMNS, "", &rows)?;
+        // In order, so that nobody waits for a row of one who waits for his.
+        let mut hours: Vec<_> = hours.into_iter().collect();
+        hours.sort_unstable_by_key(|(key, _)| *key);
+        let rows: Vec<Value<'_>> = hours
+            .into_iter()
+            .flat_map(|((hour, key, provider, model), (sum, [_, team, customer]))| {
+                let what = [hour.into(), key.into(), provider.into(), model.into(), team.into(), customer.into()];
+                what.into_iter().chain(sum.values())
+            })
+            .collect();
+        let conflict = format!("ON CONFLICT (hour, key, provider, model) {}", adding("hours"));
+        self.sql.insert_many(HOURS, 11, &conflict, &rows)?;
+        let mut tag_hours: Vec<_> = tag_hours.into_iter().collect();
+        tag_hours.sort_unstable_by_key(|(key, _)| *key);
+        let rows: Vec<Value<'_>> = tag_hours
+            .into_iter()
+            .flat_map(|((hour, name, value), sum)| [hour.into(), name.into(), value.into()].into_iter().chain(sum.values()))
+            .collect();
+        let conflict = format!("ON CONFLICT (hour, name, value) {}", adding("tag_hours"));
+        self.sql.insert_many(TAG_HOURS, 8, &conflict, &rows)
     }
 
     /// Deletes single requests from before `ledger_s`, and sums from before `hours_s`; at most `most` requests at once, so that
@@ -206,15 +198,15 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The file's.
-    pub fn forget(&mut self, ledger_s: u64, hours_s: u64, most: u32) -> rusqlite::Result<usize> {
+    pub fn forget(&mut self, ledger_s: u64, hours_s: u64, most: u32) -> Result<u64> {
         let gone = self.sql.execute(
             "DELETE FROM ledger WHERE id IN (SELECT id FROM ledger WHERE unix_s < ?1 ORDER BY unix_s LIMIT ?2)",
-            params![ledger_s, most],
+            values![ledger_s, most],
         )?;
         self.sql
-            .execute("DELETE FROM hours WHERE hour < ?1", [hours_s / HOUR_S])?;
+            .execute("DELETE FROM hours WHERE hour < ?1", values![hours_s / HOUR_S])?;
         self.sql
-            .execute("DELETE FROM tag_hours WHERE hour < ?1", [hours_s / HOUR_S])?;
+            .execute("DELETE FROM tag_hours WHERE hour < ?1", values![hours_s / HOUR_S])?;
         Ok(gone)
     }
 
@@ -222,49 +214,52 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The file's.
-    pub fn spend(&self, query: &SpendQuery) -> rusqlite::Result<Vec<SpendRow>> {
+    pub fn spend(&self, query: &SpendQuery) -> Result<Vec<SpendRow>> {
         spend(self.sql, query)
     }
 }
 
-fn insert(sql: &Connection, entry: &Entry) -> rusqlite::Result<usize> {
-    let mut insert = sql.prepare_cached(
-        "INSERT INTO ledger (unix_s, request, key, team, customer, provider, model, status, outcome, attempts, input,
-         cached, output, cost, priced, first_byte_us, total_us, tags)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
-    )?;
+/// What happens to a sum that is there already.
+fn adding(table: &str) -> String {
+    let columns = ["requests", "input", "cached", "output", "cost"];
+    let add = columns.map(|column| format!("{column} = {table}.{column} + excluded.{column}"));
+    format!("DO UPDATE SET {}", add.join(", "))
+}
+
+fn values_of(entry: &Entry) -> [Value<'_>; COLUMNS] {
     let [key, team, customer] = entry.scopes;
     let tags: Vec<String> = entry
         .tags
         .iter()
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
-    insert.execute(params![
-        entry.unix_s,
-        entry.request.to_be_bytes(),
-        key,
-        team,
-        customer,
-        entry.provider,
-        entry.model,
-        entry.status,
-        entry.outcome,
-        entry.attempts,
-        tokens(entry.input),
-        tokens(entry.cached),
-        tokens(entry.output),
-        cost(entry.cost),
-        entry.priced,
-        entry.first_byte_us,
-        entry.total_us,
-        tags.join("\n")
-    ])
+    [
+        entry.unix_s.into(),
+        entry.request.to_be_bytes().into(),
+        key.into(),
+        team.into(),
+        customer.into(),
+        (&*entry.provider).into(),
+        (&*entry.model).into(),
+        entry.status.into(),
+        entry.outcome.into(),
+        entry.attempts.into(),
+        tokens(entry.input).into(),
+        tokens(entry.cached).into(),
+        tokens(entry.output).into(),
+        cost(entry.cost).into(),
+        entry.priced.into(),
+        entry.first_byte_us.into(),
+        entry.total_us.into(),
+        tags.join("\n").into(),
+    ]
 }
 
-fn spend(sql: &Connection, query: &SpendQuery) -> rusqlite::Result<Vec<SpendRow>> {
+fn spend(sql: Sql<'_>, query: &SpendQuery) -> Result<Vec<SpendRow>> {
     let scope = |column: &str| {
         format!(
-            "coalesce((SELECT name FROM scopes WHERE id = {column}), iif({column} = 0, '-', 'deleted-' || {column}))"
+            "coalesce((SELECT name FROM scopes WHERE id = {column}),
+             CASE WHEN coalesce({column}, 0) = 0 THEN '-' ELSE 'deleted-' || {column} END)"
         )
     };
     let (name, table) = match query.by {
@@ -275,13 +270,16 @@ fn spend(sql: &Connection, query: &SpendQuery) -> rusqlite::Result<Vec<SpendRow>
         GroupBy::Provider => ("provider".to_owned(), "hours"),
         GroupBy::Tag => ("name || '=' || value".to_owned(), "tag_hours"),
     };
+    // PostgreSQL adds 64-bit numbers up to a wider one.
+    let sum = |column: &str| format!("CAST(sum({column}) AS bigint)");
+    let sums = ["requests", "input", "cached", "output", "cost"].map(sum).join(", ");
     let statement = format!(
-        "SELECT {name} AS what, sum(requests), sum(input), sum(cached), sum(output), sum(cost) AS total FROM {table}
-         WHERE hour >= ?1 AND hour < ?2 GROUP BY what ORDER BY total DESC, what LIMIT {ROWS_MAX}"
+        "SELECT {name} AS what, {sums} FROM {table} WHERE hour >= ?1 AND hour < ?2
+         GROUP BY 1 ORDER BY 6 DESC, 1 LIMIT {ROWS_MAX}"
     );
-    let mut statement = sql.prepare(&statement)?;
-    let hours = [query.from_s / HOUR_S, query.to_s.div_ceil(HOUR_S)];
-    let rows = statement.query_map(hours, |row| {
+    let hours = values![query.from_s / HOUR_S, query.to_s.div_ceil(HOUR_S)];
+    let rows = sql.query(&statement, hours)?;
+    let line = |row: &super::sql::Row| {
         Ok(SpendRow {
             name: row.get(0)?,
             requests: row.get(1)?,
@@ -290,6 +288,6 @@ fn spend(sql: &Connection, query: &SpendQuery) -> rusqlite::Result<Vec<SpendRow>
             output_tokens: row.get(4)?,
             cost_usd: NanoUsd(row.get(5)?).to_string(),
         })
-    })?;
-    rows.collect()
+    };
+    rows.iter().map(line).collect()
 }

@@ -4,13 +4,13 @@
 //! teams and among keys; a key's secret is not stored, here or in the log. Deliberately absent: who may change what (the admin
 //! interface decides that).
 
-use rusqlite::{OptionalExtension, Row, params};
 use sluice_policy::budget::{Vault, Window};
 use sluice_policy::keyring::Digest;
 use sluice_policy::money::NanoUsd;
 use sluice_wire::limits::{BUDGETS_PER_REQUEST_MAX, MODELS_MAX, NAME_BYTES_MAX};
 
-use super::database::Tx;
+use super::sql::{Error, Result, Row, values};
+use super::tx::Tx;
 
 /// What a row of scopes is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -147,7 +147,7 @@ impl Tx<'_> {
         name: &str,
         parent: Option<i64>,
         key: Option<&NewKey>,
-    ) -> rusqlite::Result<i64> {
+    ) -> Result<i64> {
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_name) {
             return refuse("a name has 1 to 64 letters, digits, -, _ or .");
@@ -166,9 +166,10 @@ impl Tx<'_> {
                 return refuse("a key belongs to a team or a customer, a team to a customer, and each must exist");
             }
         }
-        self.sql.execute(
-            "INSERT INTO scopes (kind, name, parent, digest, hint, expires_s, created_s) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            params![
+        let added = self.sql.one(
+            "INSERT INTO scopes (kind, name, parent, digest, hint, expires_s, created_s) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             RETURNING id",
+            values![
                 kind as u8,
                 name,
                 parent,
@@ -178,7 +179,7 @@ impl Tx<'_> {
                 change.unix_s
             ],
         )?;
-        let id = self.sql.last_insert_rowid();
+        let id = added.get(0)?;
         self.audit(change, "add", kind, name, "")?;
         Ok(id)
     }
@@ -187,19 +188,16 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// It does not exist, or something belongs to it.
-    pub fn delete_scope(&mut self, change: &Change, id: i64) -> rusqlite::Result<()> {
+    pub fn delete_scope(&mut self, change: &Change, id: i64) -> Result<()> {
         let (kind, name) = self.named(id)?;
-        let children: i64 = self
-            .sql
-            .query_row("SELECT count(*) FROM scopes WHERE parent = ?1", [id], |row| row.get(0))?;
-        if children > 0 {
+        let children = self.sql.query("SELECT 1 FROM scopes WHERE parent = ?1 LIMIT 1", values![id])?;
+        if !children.is_empty() {
             return refuse("something belongs to it");
         }
-        let mut statement = self.sql.prepare("SELECT id FROM budgets WHERE scope = ?1")?;
-        let budgets: Vec<i64> = statement.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?;
-        drop(statement);
-        budgets.into_iter().for_each(|budget| self.drop_vault(budget));
-        self.sql.execute("DELETE FROM scopes WHERE id = ?1", [id])?;
+        for budget in self.sql.query("SELECT id FROM budgets WHERE scope = ?1", values![id])? {
+            self.drop_vault(budget.get(0)?);
+        }
+        self.sql.execute("DELETE FROM scopes WHERE id = ?1", values![id])?;
         self.audit(change, "delete", kind, &name, "")
     }
 
@@ -207,10 +205,10 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// It does not exist.
-    pub fn set_disabled(&mut self, change: &Change, id: i64, disabled: bool) -> rusqlite::Result<()> {
+    pub fn set_disabled(&mut self, change: &Change, id: i64, disabled: bool) -> Result<()> {
         let (kind, name) = self.named(id)?;
         self.sql
-            .execute("UPDATE scopes SET disabled = ?2 WHERE id = ?1", params![id, disabled])?;
+            .execute("UPDATE scopes SET disabled = ?2 WHERE id = ?1", values![id, disabled])?;
         self.audit(change, if disabled { "disable" } else { "enable" }, kind, &name, "")
     }
 
@@ -224,7 +222,7 @@ impl Tx<'_> {
         id: i64,
         models: &[String],
         providers: &[String],
-    ) -> rusqlite::Result<()> {
+    ) -> Result<()> {
         let (kind, name) = self.named(id)?;
         let fits = |names: &[String]| {
             names.len() <= MODELS_MAX && names.iter().all(|name| !name.is_empty() && !name.contains('\n'))
@@ -235,7 +233,7 @@ impl Tx<'_> {
         let (models, providers) = (models.join("\n"), providers.join("\n"));
         self.sql.execute(
             "UPDATE scopes SET models = ?2, providers = ?3 WHERE id = ?1",
-            params![id, models, providers],
+            values![id, &models, &providers],
         )?;
         let detail = format!(
             "models {}; providers {}",
@@ -245,18 +243,34 @@ impl Tx<'_> {
         self.audit(change, "allow", kind, &name, &detail)
     }
 
-    /// Gives a key a new secret; the old one holds until `overlap_until_s`.
+    /// Changes when a key expires.
     ///
     /// # Errors
     /// There is no such key.
-    pub fn rotate_key(&mut self, change: &Change, id: i64, key: &NewKey, overlap_until_s: u64) -> rusqlite::Result<()> {
+    pub fn set_expiry(&mut self, change: &Change, id: i64, expires_s: u64) -> Result<()> {
+        let (kind, name) = self.named(id)?;
+        if kind != ScopeKind::Key {
+            return refuse("only a key expires");
+        }
+        let sql = "UPDATE scopes SET expires_s = ?2 WHERE id = ?1";
+        self.sql.execute(sql, values![id, expires_s])?;
+        self.audit(change, "expire", kind, &name, &expires_s.to_string())
+    }
+
+    /// Gives a key a new secret; the old one holds until `overlap_until_s`. It expires when it did, unless the new secret says
+    /// something else.
+    ///
+    /// # Errors
+    /// There is no such key.
+    pub fn rotate_key(&mut self, change: &Change, id: i64, key: &NewKey, overlap_until_s: u64) -> Result<()> {
         let (kind, name) = self.named(id)?;
         if kind != ScopeKind::Key {
             return refuse("only a key has a secret");
         }
         self.sql.execute(
-            "UPDATE scopes SET previous = digest, previous_until_s = ?2, digest = ?3, hint = ?4, expires_s = ?5 WHERE id = ?1",
-            params![id, overlap_until_s, key.digest.0, key.hint, key.expires_s],
+            "UPDATE scopes SET previous = digest, previous_until_s = ?2, digest = ?3, hint = ?4,
+             expires_s = coalesce(?5, expires_s) WHERE id = ?1",
+            values![id, overlap_until_s, key.digest.0, &key.hint, key.expires_s],
         )?;
         self.audit(
             change,
@@ -271,33 +285,34 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Its scope does not exist, has as many as a request may be charged to, or the limit is too large.
-    pub fn add_budget(&mut self, change: &Change, budget: &BudgetRow) -> rusqlite::Result<i64> {
+    pub fn add_budget(&mut self, change: &Change, budget: &BudgetRow) -> Result<i64> {
         let (kind, name) = self.named(budget.scope)?;
-        let count = "SELECT count(*) FROM budgets WHERE scope = ?1";
-        let count: usize = self.sql.query_row(count, [budget.scope], |row| row.get(0))?;
+        let others = self
+            .sql
+            .query("SELECT id FROM budgets WHERE scope = ?1", values![budget.scope])?;
         // Three levels share what a request may be charged to.
-        if count >= BUDGETS_PER_REQUEST_MAX / 3 {
+        if others.len() >= BUDGETS_PER_REQUEST_MAX / 3 {
             return refuse("it has as many budgets as it may have");
         }
         if budget.limit > NanoUsd::LIMIT_MAX {
             return refuse("the limit is too large");
         }
         let vault = Vault::new(budget.limit, budget.window, change.unix_s);
-        self.sql.execute(
-            "INSERT INTO budgets (scope, limit_nanos, soft_nanos, window, provider, model, period, seen_s)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            params![
+        let added = self.sql.one(
+            "INSERT INTO budgets (scope, limit_nanos, soft_nanos, \"window\", provider, model, period, seen_s)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING id",
+            values![
                 budget.scope,
                 budget.limit.0,
                 budget.soft.map(|soft| soft.0),
                 budget.window.name(),
-                budget.provider,
-                budget.model,
+                budget.provider.as_deref(),
+                budget.model.as_deref(),
                 vault.period,
                 vault.seen_s
             ],
         )?;
-        let id = self.sql.last_insert_rowid();
+        let id = added.get(0)?;
         self.add_vault(id, vault);
         self.audit(
             change,
@@ -313,9 +328,9 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// It does not exist.
-    pub fn delete_budget(&mut self, change: &Change, id: i64) -> rusqlite::Result<()> {
+    pub fn delete_budget(&mut self, change: &Change, id: i64) -> Result<()> {
         let (kind, name) = self.owner_of(id)?;
-        self.sql.execute("DELETE FROM budgets WHERE id = ?1", [id])?;
+        self.sql.execute("DELETE FROM budgets WHERE id = ?1", values![id])?;
         self.drop_vault(id);
         self.audit(change, "delete-budget", kind, &name, "")
     }
@@ -324,7 +339,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// It does not exist, or the limit is too large.
-    pub fn set_limit(&mut self, change: &Change, id: i64, limit: NanoUsd) -> rusqlite::Result<()> {
+    pub fn set_limit(&mut self, change: &Change, id: i64, limit: NanoUsd) -> Result<()> {
         let (kind, name) = self.owner_of(id)?;
         if limit > NanoUsd::LIMIT_MAX {
             return refuse("the limit is too large");
@@ -333,11 +348,23 @@ impl Tx<'_> {
         self.audit(change, "set-budget", kind, &name, &limit.to_string())
     }
 
+    /// Changes from what spending on a budget's owner is warned; `None`: not at all.
+    ///
+    /// # Errors
+    /// It does not exist.
+    pub fn set_soft(&mut self, change: &Change, id: i64, soft: Option<NanoUsd>) -> Result<()> {
+        let (kind, name) = self.owner_of(id)?;
+        let sql = "UPDATE budgets SET soft_nanos = ?2 WHERE id = ?1";
+        self.sql.execute(sql, values![id, soft.map(|soft| soft.0)])?;
+        let detail = soft.map_or_else(|| "none".to_owned(), |soft| soft.to_string());
+        self.audit(change, "set-soft", kind, &name, &detail)
+    }
+
     /// Allows more in the current period.
     ///
     /// # Errors
     /// It does not exist.
-    pub fn top_up(&mut self, change: &Change, id: i64, amount: NanoUsd) -> rusqlite::Result<()> {
+    pub fn top_up(&mut self, change: &Change, id: i64, amount: NanoUsd) -> Result<()> {
         let (kind, name) = self.owner_of(id)?;
         self.vault(id)?.top_up(amount, change.unix_s);
         self.audit(change, "top-up", kind, &name, &amount.to_string())
@@ -347,7 +374,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// It does not exist.
-    pub fn reset_budget(&mut self, change: &Change, id: i64) -> rusqlite::Result<()> {
+    pub fn reset_budget(&mut self, change: &Change, id: i64) -> Result<()> {
         let (kind, name) = self.owner_of(id)?;
         let spent = self.vault(id)?.spent;
         self.vault(id)?.reset(change.unix_s);
@@ -358,20 +385,20 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Its scope does not exist.
-    pub fn add_limit(&mut self, change: &Change, limit: &LimitRow) -> rusqlite::Result<i64> {
+    pub fn add_limit(&mut self, change: &Change, limit: &LimitRow) -> Result<i64> {
         let (kind, name) = self.named(limit.scope)?;
-        self.sql.execute(
-            "INSERT INTO limits (scope, unit, window, most, provider, model) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![
+        let added = self.sql.one(
+            "INSERT INTO limits (scope, unit, \"window\", most, provider, model) VALUES (?1, ?2, ?3, ?4, ?5, ?6) RETURNING id",
+            values![
                 limit.scope,
-                limit.unit,
+                &limit.unit,
                 limit.window.name(),
                 limit.most,
-                limit.provider,
-                limit.model
+                limit.provider.as_deref(),
+                limit.model.as_deref()
             ],
         )?;
-        let id = self.sql.last_insert_rowid();
+        let id = added.get(0)?;
         let detail = format!("{} {} per {}", limit.most, limit.unit, limit.window.name());
         self.audit(change, "add-limit", kind, &name, &detail)?;
         Ok(id)
@@ -381,12 +408,10 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// It does not exist.
-    pub fn delete_limit(&mut self, change: &Change, id: i64) -> rusqlite::Result<()> {
-        let scope = self
-            .sql
-            .query_row("SELECT scope FROM limits WHERE id = ?1", [id], |row| row.get(0))?;
-        let (kind, name) = self.named(scope)?;
-        self.sql.execute("DELETE FROM limits WHERE id = ?1", [id])?;
+    pub fn delete_limit(&mut self, change: &Change, id: i64) -> Result<()> {
+        let limit = self.sql.one("SELECT scope FROM limits WHERE id = ?1", values![id])?;
+        let (kind, name) = self.named(limit.get(0)?)?;
+        self.sql.execute("DELETE FROM limits WHERE id = ?1", values![id])?;
         self.audit(change, "delete-limit", kind, &name, "")
     }
 
@@ -394,12 +419,12 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The file's.
-    pub fn audit_log(&self, most: u32) -> rusqlite::Result<Vec<AuditRow>> {
-        let columns = "unix_s, actor, action, subject, detail";
-        let mut statement = self
-            .sql
-            .prepare(&format!("SELECT {columns} FROM audit ORDER BY id DESC LIMIT ?1"))?;
-        let rows = statement.query_map([most], |row| {
+    pub fn audit_log(&self, most: u32) -> Result<Vec<AuditRow>> {
+        let rows = self.sql.query(
+            "SELECT unix_s, actor, action, subject, detail FROM audit ORDER BY id DESC LIMIT ?1",
+            values![most],
+        )?;
+        let line = |row: &Row| {
             Ok(AuditRow {
                 unix_s: row.get(0)?,
                 actor: row.get(1)?,
@@ -407,27 +432,31 @@ impl Tx<'_> {
                 subject: row.get(3)?,
                 detail: row.get(4)?,
             })
-        })?;
-        rows.collect()
+        };
+        rows.iter().map(line).collect()
     }
 
     /// Everything that a keyring is made of.
     ///
     /// # Errors
     /// The file's.
-    pub fn scopes(&self) -> rusqlite::Result<Scopes> {
-        let columns =
-            "id, kind, name, parent, disabled, models, providers, digest, hint, previous, previous_until_s, expires_s";
-        let mut statement = self.sql.prepare(&format!("SELECT {columns} FROM scopes ORDER BY id"))?;
-        let scopes = statement.query_map([], read_scope)?.collect::<Result<_, _>>()?;
-        let columns = "id, scope, limit_nanos, soft_nanos, window, provider, model";
-        let mut statement = self
-            .sql
-            .prepare(&format!("SELECT {columns} FROM budgets ORDER BY id"))?;
-        let budgets = statement.query_map([], read_budget)?.collect::<Result<_, _>>()?;
-        let columns = "id, scope, unit, window, most, provider, model";
-        let mut statement = self.sql.prepare(&format!("SELECT {columns} FROM limits ORDER BY id"))?;
-        let limits = statement.query_map([], read_limit)?.collect::<Result<_, _>>()?;
+    pub fn scopes(&self) -> Result<Scopes> {
+        let scopes = self.sql.query(
+            "SELECT id, kind, name, parent, disabled, models, providers, digest, hint, previous, previous_until_s, expires_s
+             FROM scopes ORDER BY id",
+            &[],
+        )?;
+        let scopes = scopes.iter().map(read_scope).collect::<Result<_>>()?;
+        let budgets = self.sql.query(
+            "SELECT id, scope, limit_nanos, soft_nanos, \"window\", provider, model FROM budgets ORDER BY id",
+            &[],
+        )?;
+        let budgets = budgets.iter().map(read_budget).collect::<Result<_>>()?;
+        let limits = self.sql.query(
+            "SELECT id, scope, unit, \"window\", most, provider, model FROM limits ORDER BY id",
+            &[],
+        )?;
+        let limits = limits.iter().map(read_limit).collect::<Result<_>>()?;
         Ok(Scopes {
             scopes,
             budgets,
@@ -439,51 +468,48 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// There is none of that name.
-    pub fn scope_named(&self, kind: ScopeKind, name: &str) -> rusqlite::Result<i64> {
+    pub fn scope_named(&self, kind: ScopeKind, name: &str) -> Result<i64> {
         let sql = "SELECT id FROM scopes WHERE kind = ?1 AND name = ?2";
-        self.sql.query_row(sql, params![kind as u8, name], |row| row.get(0))
+        self.sql.one(sql, values![kind as u8, name])?.get(0)
     }
 
-    fn kind_of(&self, id: i64) -> rusqlite::Result<Option<ScopeKind>> {
-        let kind = self
-            .sql
-            .query_row("SELECT kind FROM scopes WHERE id = ?1", [id], |row| row.get(0));
-        Ok(kind.optional()?.map(kind_from))
+    fn kind_of(&self, id: i64) -> Result<Option<ScopeKind>> {
+        let rows = self.sql.query("SELECT kind FROM scopes WHERE id = ?1", values![id])?;
+        rows.first().map(|row| Ok(kind_from(row.get(0)?))).transpose()
     }
 
-    fn named(&self, id: i64) -> rusqlite::Result<(ScopeKind, String)> {
+    fn named(&self, id: i64) -> Result<(ScopeKind, String)> {
         let sql = "SELECT kind, name FROM scopes WHERE id = ?1";
-        self.sql
-            .query_row(sql, [id], |row| Ok((kind_from(row.get(0)?), row.get(1)?)))
+        let row = self.sql.one(sql, values![id])?;
+        Ok((kind_from(row.get(0)?), row.get(1)?))
     }
 
-    fn owner_of(&self, budget: i64) -> rusqlite::Result<(ScopeKind, String)> {
-        let scope = self
-            .sql
-            .query_row("SELECT scope FROM budgets WHERE id = ?1", [budget], |row| row.get(0))?;
-        self.named(scope)
+    fn owner_of(&self, budget: i64) -> Result<(ScopeKind, String)> {
+        let row = self.sql.one("SELECT scope FROM budgets WHERE id = ?1", values![budget])?;
+        self.named(row.get(0)?)
     }
 
-    fn audit(&self, change: &Change, action: &str, kind: ScopeKind, name: &str, detail: &str) -> rusqlite::Result<()> {
+    fn audit(&mut self, change: &Change, action: &str, kind: ScopeKind, name: &str, detail: &str) -> Result<()> {
         let kind = match kind {
             ScopeKind::Customer => "customer",
             ScopeKind::Team => "team",
             ScopeKind::Key => "key",
         };
+        self.is_change = true;
         self.sql.execute(
             "INSERT INTO audit (unix_s, actor, action, subject, detail) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![change.unix_s, change.actor, action, format!("{kind} {name}"), detail],
+            values![change.unix_s, &change.actor, action, format!("{kind} {name}"), detail],
         )?;
         Ok(())
     }
 }
 
 /// What is asked contradicts the store's rules.
-fn refuse<T>(why: &'static str) -> rusqlite::Result<T> {
-    Err(rusqlite::Error::ToSqlConversionFailure(why.into()))
+fn refuse<T>(why: &str) -> Result<T> {
+    Err(Error::Refused(why.to_owned()))
 }
 
-fn kind_from(kind: u8) -> ScopeKind {
+fn kind_from(kind: u64) -> ScopeKind {
     match kind {
         0 => ScopeKind::Customer,
         1 => ScopeKind::Team,
@@ -491,7 +517,7 @@ fn kind_from(kind: u8) -> ScopeKind {
     }
 }
 
-fn read_scope(row: &Row<'_>) -> rusqlite::Result<ScopeRow> {
+fn read_scope(row: &Row) -> Result<ScopeRow> {
     let names = |text: String| text.lines().map(str::to_owned).collect();
     let previous: Option<[u8; 32]> = row.get(9)?;
     let until_s: Option<u64> = row.get(10)?;
@@ -503,35 +529,35 @@ fn read_scope(row: &Row<'_>) -> rusqlite::Result<ScopeRow> {
         disabled: row.get(4)?,
         models: names(row.get(5)?),
         providers: names(row.get(6)?),
-        digest: row.get::<_, Option<[u8; 32]>>(7)?.map(Digest),
+        digest: row.get::<Option<[u8; 32]>>(7)?.map(Digest),
         hint: row.get(8)?,
         previous: previous.map(Digest).zip(until_s),
         expires_s: row.get(11)?,
     })
 }
 
-fn read_window(text: &str) -> rusqlite::Result<Window> {
-    text.parse().map_err(|_| rusqlite::Error::InvalidQuery)
+fn read_window(text: &str) -> Result<Window> {
+    text.parse().map_err(|why: &str| Error::Fault(why.to_owned()))
 }
 
-fn read_budget(row: &Row<'_>) -> rusqlite::Result<BudgetRow> {
+fn read_budget(row: &Row) -> Result<BudgetRow> {
     Ok(BudgetRow {
         id: row.get(0)?,
         scope: row.get(1)?,
         limit: NanoUsd(row.get(2)?),
-        soft: row.get::<_, Option<u64>>(3)?.map(NanoUsd),
-        window: read_window(&row.get::<_, String>(4)?)?,
+        soft: row.get::<Option<u64>>(3)?.map(NanoUsd),
+        window: read_window(&row.get::<String>(4)?)?,
         provider: row.get(5)?,
         model: row.get(6)?,
     })
 }
 
-fn read_limit(row: &Row<'_>) -> rusqlite::Result<LimitRow> {
+fn read_limit(row: &Row) -> Result<LimitRow> {
     Ok(LimitRow {
         id: row.get(0)?,
         scope: row.get(1)?,
         unit: row.get(2)?,
-        window: read_window(&row.get::<_, String>(3)?)?,
+        window: read_window(&row.get::<String>(3)?)?,
         most: row.get(4)?,
         provider: row.get(5)?,
         model: row.get(6)?,

@@ -14,6 +14,7 @@ const SETTINGS: Settings = Settings {
     cores: 3,
     ledger_days: 30,
     sums_days: 400,
+    webhook: None,
 };
 
 struct Place(PathBuf);
@@ -61,7 +62,7 @@ fn budget(scope: i64, limit: u64, soft: Option<u64>) -> BudgetRow {
 }
 
 /// A customer, a team and a key, each with a budget; the key's with a soft limit and a limit of requests at a time.
-fn populate(tx: &mut Tx<'_>, limit: u64) -> rusqlite::Result<i64> {
+fn populate(tx: &mut Tx<'_>, limit: u64) -> crate::control::store::Result<i64> {
     let key = VirtualKey::from_random(&[1; 32]);
     let key = NewKey {
         digest: key.digest(),
@@ -132,7 +133,7 @@ fn a_key_spends_its_budgets_and_its_owner_is_warned_once() {
         let caller = keyring.find(credential().expose().as_bytes(), unix_s()).unwrap();
         let budgets: Vec<BudgetId> = keyring.budgets(caller, "openai", "gpt-5").collect();
         assert_eq!(budgets.len(), 3);
-        let pass = || Pass::new(keyring.limits(caller, "openai", "gpt-5"), Ask::default(), unix_s());
+        let pass = || Pass::new(keyring.limits(caller, "openai", "gpt-5").cloned(), Ask::default(), unix_s());
         let held = (pass().unwrap(), pass().unwrap());
         assert!(pass().is_err(), "two at a time");
         drop(held);
@@ -184,7 +185,7 @@ fn changes_come_into_force_without_losing_what_is_used() {
         let mut keyring = Arc::new(Keyring::default());
         obey(&mut events, &[&purse], &mut keyring);
         let caller = keyring.find(credential().expose().as_bytes(), unix_s()).unwrap();
-        let held = Pass::new(keyring.limits(caller, "a", "b"), Ask::default(), unix_s()).unwrap();
+        let held = Pass::new(keyring.limits(caller, "a", "b").cloned(), Ask::default(), unix_s()).unwrap();
         let budgets: Vec<BudgetId> = keyring.budgets(caller, "a", "b").collect();
         purse
             .reserve(&budgets, NanoUsd(10), unix_s())
@@ -230,8 +231,7 @@ fn changes_come_into_force_without_losing_what_is_used() {
         treasury.close().await;
         let rows = store
             .ask(|tx| {
-                tx.sql
-                    .query_row("SELECT count(*) FROM ledger", [], |row| row.get::<_, i64>(0))
+                tx.sql.one("SELECT count(*) FROM ledger", &[])?.get::<i64>(0)
             })
             .await;
         assert_eq!(rows, Ok(3));

@@ -3,6 +3,7 @@
 //! Invariants: no secret and no digest; amounts are decimal dollars in strings, because JSON's numbers would round them.
 //! Deliberately absent: single requests of the ledger.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -11,11 +12,14 @@ use axum::extract::{Path, Query, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use sluice_policy::budget::{Span, Window};
+use sluice_policy::budget::{Span, Vault, Window};
+use sluice_policy::money::NanoUsd;
 
 use super::changes::Kind;
 use super::{Accounts, Refusal, unix_s, wrong};
-use crate::control::store::{AuditRow, GroupBy, ScopeKind, ScopeRow, Scopes, SpendQuery, SpendRow, Tx};
+use crate::control::store::{
+    AuditRow, BudgetRow, Error, GroupBy, LimitRow, ScopeKind, ScopeRow, SpendQuery, SpendRow, Tx,
+};
 
 /// Lines of the audit log in one answer.
 const AUDIT_MOST: u32 = 1_000;
@@ -47,6 +51,9 @@ struct ShownBudget {
     spent: String,
     /// Held by running processes: spent in part, not known yet how much.
     leased: String,
+    /// Allowed beyond the limit in the current period.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extra: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     soft: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,47 +68,84 @@ struct ShownLimit {
     unit: String,
     window: String,
     most: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
 }
 
 /// Every customer, team or key.
 pub async fn list(State(accounts): State<Arc<Accounts>>, Path(kind): Path<Kind>) -> Result<Json<Vec<Shown>>, Refusal> {
     let kind = ScopeKind::from(kind);
-    let list = move |tx: &mut Tx<'_>| {
-        let scopes = tx.scopes()?;
-        let of = scopes.scopes.iter().filter(|scope| scope.kind == kind);
-        Ok(of.map(|scope| show(tx, &scopes, scope)).collect::<Vec<_>>())
-    };
+    let list = move |tx: &mut Tx<'_>| shown(tx, kind, None);
     Ok(Json(accounts.desk.store().ask(list).await?))
 }
 
-fn show(tx: &Tx<'_>, all: &Scopes, scope: &ScopeRow) -> Shown {
-    let parent = scope
-        .parent
-        .and_then(|id| all.scopes.iter().find(|other| other.id == id));
-    let named = |kind: ScopeKind| {
-        parent
-            .filter(|parent| parent.kind == kind)
-            .map(|parent| parent.name.clone())
+/// One of them.
+pub async fn one(
+    State(accounts): State<Arc<Accounts>>,
+    Path((kind, name)): Path<(Kind, String)>,
+) -> Result<Json<Shown>, Refusal> {
+    let kind = ScopeKind::from(kind);
+    let one = move |tx: &mut Tx<'_>| shown(tx, kind, Some(&name))?.pop().ok_or(Error::Missing);
+    Ok(Json(accounts.desk.store().ask(one).await?))
+}
+
+fn shown(tx: &Tx<'_>, kind: ScopeKind, name: Option<&str>) -> Result<Vec<Shown>, Error> {
+    let scopes = tx.scopes()?;
+    let all = All {
+        vaults: tx.vaults_now()?,
+        names: scopes.scopes.iter().map(|scope| (scope.id, (scope.kind, &*scope.name))).collect(),
+        budgets: by_scope(&scopes.budgets, |row| row.scope),
+        limits: by_scope(&scopes.limits, |row| row.scope),
     };
-    let budget = |row: &crate::control::store::BudgetRow| {
-        let vault = tx.vault_now(row.id);
+    let of = scopes.scopes.iter().filter(|scope| scope.kind == kind);
+    let of = of.filter(|scope| name.is_none_or(|name| scope.name == name));
+    Ok(of.map(|scope| show(&all, scope)).collect())
+}
+
+/// What is stored, as fast as ten thousand keys need it to be found.
+struct All<'a> {
+    vaults: HashMap<i64, Vault>,
+    names: HashMap<i64, (ScopeKind, &'a str)>,
+    budgets: HashMap<i64, Vec<&'a BudgetRow>>,
+    limits: HashMap<i64, Vec<&'a LimitRow>>,
+}
+
+fn by_scope<T>(rows: &[T], scope: impl Fn(&T) -> i64) -> HashMap<i64, Vec<&T>> {
+    let mut by_scope: HashMap<i64, Vec<&T>> = HashMap::new();
+    for row in rows {
+        by_scope.entry(scope(row)).or_default().push(row);
+    }
+    by_scope
+}
+
+fn show(all: &All<'_>, scope: &ScopeRow) -> Shown {
+    let parent = scope.parent.and_then(|id| all.names.get(&id));
+    let named = |kind: ScopeKind| parent.filter(|parent| parent.0 == kind).map(|parent| parent.1.to_owned());
+    let budget = |row: &&BudgetRow| {
+        let vault = all.vaults.get(&row.id);
         let (spent, leased) = vault.map_or_else(Default::default, |vault| (vault.spent, vault.leased(vault.period)));
+        let extra = vault.map(|vault| vault.extra).filter(|extra| *extra > NanoUsd::ZERO);
         ShownBudget {
             id: row.id,
             limit: row.limit.to_string(),
             window: row.window.name(),
             spent: spent.to_string(),
             leased: leased.to_string(),
+            extra: extra.map(|extra| extra.to_string()),
             soft: row.soft.map(|soft| soft.to_string()),
             provider: row.provider.clone(),
             model: row.model.clone(),
         }
     };
-    let limit = |row: &crate::control::store::LimitRow| ShownLimit {
+    let limit = |row: &&LimitRow| ShownLimit {
         id: row.id,
         unit: row.unit.clone(),
         window: row.window.name(),
         most: row.most,
+        provider: row.provider.clone(),
+        model: row.model.clone(),
     };
     Shown {
         id: scope.id,
@@ -113,18 +157,8 @@ fn show(tx: &Tx<'_>, all: &Scopes, scope: &ScopeRow) -> Shown {
         providers: scope.providers.clone(),
         ends_with: scope.hint.clone(),
         expires_s: scope.expires_s,
-        budgets: all
-            .budgets
-            .iter()
-            .filter(|row| row.scope == scope.id)
-            .map(budget)
-            .collect(),
-        limits: all
-            .limits
-            .iter()
-            .filter(|row| row.scope == scope.id)
-            .map(limit)
-            .collect(),
+        budgets: all.budgets.get(&scope.id).into_iter().flatten().map(budget).collect(),
+        limits: all.limits.get(&scope.id).into_iter().flatten().map(limit).collect(),
     }
 }
 
@@ -204,15 +238,23 @@ fn csv(rows: &[SpendRow]) -> String {
     text
 }
 
-/// The latest changes.
-pub async fn audit(State(accounts): State<Arc<Accounts>>) -> Result<Json<Vec<AuditRow>>, Refusal> {
-    Ok(Json(accounts.desk.store().ask(|tx| tx.audit_log(AUDIT_MOST)).await?))
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditOf {
+    lines: Option<u32>,
+}
+
+/// The latest changes, the newest first.
+pub async fn audit(
+    State(accounts): State<Arc<Accounts>>,
+    Query(of): Query<AuditOf>,
+) -> Result<Json<Vec<AuditRow>>, Refusal> {
+    let lines = of.lines.unwrap_or(AUDIT_MOST).min(AUDIT_MOST);
+    Ok(Json(accounts.desk.store().ask(move |tx| tx.audit_log(lines)).await?))
 }
 
 #[cfg(test)]
 mod tests {
-    use sluice_policy::money::NanoUsd;
-
     use super::*;
 
     #[test]

@@ -15,7 +15,7 @@ use sluice_policy::money::NanoUsd;
 use sluice_policy::rate::Unit;
 
 use super::{Accounts, Refusal, change, unix_s, wrong};
-use crate::control::store::{BudgetRow, LimitRow, NewKey, ScopeKind, Tx};
+use crate::control::store::{BudgetRow, Error, LimitRow, NewKey, ScopeKind, Tx};
 
 /// Customers, teams or keys, as in a path.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -68,6 +68,7 @@ pub struct Alteration {
     disabled: Option<bool>,
     models: Option<Vec<String>>,
     providers: Option<Vec<String>>,
+    expires_s: Option<u64>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -98,8 +99,9 @@ pub struct Amount {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NewLimitOfBudget {
-    limit: String,
+pub struct Correction {
+    limit: Option<String>,
+    soft: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -169,10 +171,13 @@ pub async fn alter(
         if let Some(disabled) = asked.disabled {
             tx.set_disabled(&change(), id, disabled)?;
         }
+        if let Some(expires_s) = asked.expires_s {
+            tx.set_expiry(&change(), id, expires_s)?;
+        }
         if asked.models.is_some() || asked.providers.is_some() {
             let scopes = tx.scopes()?.scopes;
             let current = scopes.into_iter().find(|scope| scope.id == id);
-            let current = current.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+            let current = current.ok_or(Error::Missing)?;
             let models = asked.models.clone().unwrap_or(current.models);
             let providers = asked.providers.clone().unwrap_or(current.providers);
             tx.set_allowed(&change(), id, &models, &providers)?;
@@ -259,14 +264,28 @@ pub async fn add_limit(
     Ok((StatusCode::CREATED, Json(Added { id, name, key: None })))
 }
 
-/// Changes a budget's limit.
+/// Changes a budget's limit, or from what spending on to warn.
 pub async fn set_budget(
     State(accounts): Shared,
     Path(id): Path<i64>,
-    Json(asked): Json<NewLimitOfBudget>,
+    Json(asked): Json<Correction>,
 ) -> Result<StatusCode, Refusal> {
-    let limit = dollars(&asked.limit)?;
-    accounts.change(move |tx| tx.set_limit(&change(), id, limit)).await
+    let limit = asked.limit.as_deref().map(dollars).transpose()?;
+    let soft = match asked.soft.as_deref() {
+        None => None,
+        Some("none") => Some(None),
+        Some(soft) => Some(Some(dollars(soft)?)),
+    };
+    if limit.is_none() && soft.is_none() {
+        return Err(wrong("what is to be changed: limit or soft?"));
+    }
+    let set = move |tx: &mut Tx<'_>| {
+        if let Some(limit) = limit {
+            tx.set_limit(&change(), id, limit)?;
+        }
+        soft.map_or(Ok(()), |soft| tx.set_soft(&change(), id, soft))
+    };
+    accounts.change(set).await
 }
 
 /// Deletes a budget.
@@ -297,7 +316,7 @@ pub async fn delete_limit(State(accounts): Shared, Path(id): Path<i64>) -> Resul
 impl Accounts {
     async fn change(
         &self,
-        act: impl FnMut(&mut Tx<'_>) -> rusqlite::Result<()> + Send + 'static,
+        act: impl FnMut(&mut Tx<'_>) -> Result<(), Error> + Send + 'static,
     ) -> Result<StatusCode, Refusal> {
         self.desk.store().ask(act).await?;
         self.in_force().await?;

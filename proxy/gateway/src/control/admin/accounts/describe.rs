@@ -20,10 +20,16 @@ pub const OPERATIONS: &[(&str, &str, &str, &str)] = &[
         "name customer? team? expires_s? models? providers? budgets?",
     ),
     (
+        "get",
+        "/{kind}/{name}",
+        "Show a customer, a team or a key, with its budgets and limits",
+        "",
+    ),
+    (
         "patch",
         "/{kind}/{name}",
-        "Enable, disable, or change what may be used",
-        "disabled? models? providers?",
+        "Enable, disable, or change what may be used and, of a key, until when",
+        "disabled? models? providers? expires_s?",
     ),
     (
         "delete",
@@ -49,7 +55,12 @@ pub const OPERATIONS: &[(&str, &str, &str, &str)] = &[
         "Give a key a new secret; the old one holds for a while",
         "overlap_s? expires_s?",
     ),
-    ("patch", "/budgets/{id}", "Change a budget's limit", "limit"),
+    (
+        "patch",
+        "/budgets/{id}",
+        "Change a budget's limit, or from what spending on to warn",
+        "limit? soft?",
+    ),
     ("delete", "/budgets/{id}", "Delete a budget", ""),
     (
         "post",
@@ -116,7 +127,8 @@ fn body(members: &str) -> Value {
             "budgets" => json!({"type": "array", "items": {"type": "object"}}),
             "disabled" => json!({"type": "boolean"}),
             "most" | "expires_s" | "overlap_s" => json!({"type": "integer", "minimum": 0}),
-            "limit" | "amount" | "soft" => json!({"type": "string", "description": "Decimal dollars"}),
+            "soft" => json!({"type": "string", "description": "Decimal dollars; none, where it is changed, to warn no more"}),
+            "limit" | "amount" => json!({"type": "string", "description": "Decimal dollars"}),
             _ => json!({"type": "string"}),
         };
         properties.insert(name.to_owned(), schema);
@@ -153,6 +165,10 @@ fn parameters(path: &str) -> Value {
                 "schema": {"type": "string"}}),
             );
         }
+    }
+    if path == "/audit" {
+        all.push(json!({"name": "lines", "in": "query", "required": false, "description": "how many at most, up to 1000",
+            "schema": {"type": "integer", "minimum": 1}}));
     }
     Value::from(all)
 }

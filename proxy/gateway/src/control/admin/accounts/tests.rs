@@ -39,6 +39,7 @@ impl Served {
                 cores: 1,
                 ledger_days: 30,
                 sums_days: 400,
+                webhook: None,
             };
             let (treasury, events) = Treasury::start(store, settings).await.unwrap();
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,0 +1,194 @@
+//! The control thread's side of virtual keys, budgets and the ledger: opens the store, passes on what the treasury says, and
+//! turns records into entries of the ledger.
+//!
+//! Invariants: the gateway does not start with a store that it cannot open; cores have their first accounts and the keyring
+//! before they accept a connection. Deliberately absent: the store (`store.rs`), the treasury (`treasury.rs`), and what a
+//! request is charged (`exchange/payment.rs`).
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow};
+use sluice_policy::config;
+use sluice_policy::config::accounts::{StorePlace, UnknownPrice};
+use sluice_policy::keyring::{Keyring, TagBook};
+use sluice_policy::money::{self, OnUnknown, PriceTable};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::build;
+use super::log::outcome_text;
+use super::store::{Entry, Store};
+use super::treasury::{Desk, Event, Settings, Treasury};
+use crate::mesh::Funds;
+use crate::record::{Paid, Record};
+
+/// How long the end of the process waits for the store to take back what was not spent.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The way to the treasury, and what of it waits.
+pub struct Office {
+    treasury: Treasury,
+    events: UnboundedReceiver<Event>,
+    tags: TagBook,
+    entries: Vec<Entry>,
+}
+
+/// What the cores begin with.
+pub struct Opening {
+    /// Virtual keys.
+    pub keyring: Arc<Keyring>,
+    /// Accounts of their budgets.
+    pub funds: Vec<Funds>,
+}
+
+impl Office {
+    /// Opens the store, and leases a first part of every budget.
+    ///
+    /// # Errors
+    /// It cannot be opened or read.
+    pub async fn open(config: &config::Accounts, cores: u32) -> Result<(Self, Opening)> {
+        let location = location(&config.store)?;
+        let (store, recovered) = Store::at(&location, unix_s()).context("accounts.store: it cannot be opened")?;
+        tracing::info!(?recovered, "the store is open");
+        let settings = Settings {
+            cores,
+            ledger_days: config.ledger_days,
+            sums_days: config.sums_days,
+            webhook: config.webhook.as_deref().map(Arc::from),
+        };
+        let started = Treasury::start(store, settings).await;
+        let (treasury, events) = started.map_err(|error| anyhow!("accounts.store: {error}"))?;
+        let mut office = Self {
+            treasury,
+            events,
+            tags: TagBook::default(),
+            entries: Vec::new(),
+        };
+        let mut opening = Opening {
+            keyring: Arc::default(),
+            funds: Vec::new(),
+        };
+        while let Ok(event) = office.events.try_recv() {
+            match event {
+                Event::Funds(funds) => opening.funds.push(funds),
+                Event::Keyring(keyring) => opening.keyring = keyring,
+                Event::Soft { owner, spent, limit } => warn_soft(&owner, spent, limit),
+            }
+        }
+        Ok((office, opening))
+    }
+
+    /// Where the administrator makes changes.
+    pub fn desk(&self) -> Desk {
+        self.treasury.desk()
+    }
+
+    /// Entries of the ledger that were lost, and whether the store cannot be written now.
+    pub fn troubles(&self) -> (u64, bool) {
+        (self.treasury.dropped(), self.treasury.store().health().is_failing())
+    }
+
+    /// Adds a request to the ledger.
+    pub fn enter(&mut self, record: &Record, paid: &Paid) {
+        let mut tags = Vec::new();
+        for (name, value) in paid.tags.iter() {
+            let (name, value) = self.tags.place(name, value);
+            tags.push((name.into(), value.into()));
+        }
+        self.entries.push(Entry {
+            unix_s: record.unix_us / 1_000_000,
+            request: record.id,
+            scopes: paid.scopes,
+            provider: record.provider.as_str().into(),
+            model: paid.model.as_str().into(),
+            status: record.status,
+            outcome: outcome_text(record.outcome),
+            attempts: record.attempts,
+            input: paid.input,
+            cached: paid.cached,
+            output: paid.output,
+            cost: paid.cost,
+            priced: paid.priced,
+            first_byte_us: record.first_byte_us,
+            total_us: record.total_us,
+            tags: tags.into(),
+        });
+    }
+
+    /// Passes what was added on to the store, which it reaches soon.
+    pub fn flush(&mut self) {
+        if !self.entries.is_empty() {
+            self.treasury.record(std::mem::take(&mut self.entries));
+        }
+    }
+
+    /// Gives back what was not spent. The cores have ended.
+    pub async fn close(mut self) {
+        self.flush();
+        if tokio::time::timeout(CLOSE_PATIENCE, self.treasury.close())
+            .await
+            .is_err()
+        {
+            tracing::warn!("the store did not answer in time; what is leased counts as spent");
+        }
+    }
+}
+
+/// The next thing that the treasury says; never anything without one.
+pub async fn next(office: &mut Option<Office>) -> Event {
+    if let Some(office) = office
+        && let Some(event) = office.events.recv().await
+    {
+        return event;
+    }
+    std::future::pending().await
+}
+
+/// Says that a budget's soft limit was passed.
+pub fn warn_soft(owner: &str, spent: money::NanoUsd, limit: money::NanoUsd) {
+    tracing::warn!(owner, %spent, %limit, "a budget's soft limit is passed");
+}
+
+/// The shipped prices and the operator's own.
+///
+/// # Errors
+/// The operator's file cannot be read.
+pub fn prices(config: &config::Accounts) -> Result<PriceTable> {
+    let shipped = money::parse_prices(money::SHIPPED).context("the shipped prices")?;
+    let own = match &config.prices {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("accounts.prices: {path}"))?;
+            money::parse_prices(&text).with_context(|| format!("accounts.prices: {path}"))?
+        }
+        None => Vec::new(),
+    };
+    let on_unknown = match config.unknown_price {
+        UnknownPrice::Refuse => OnUnknown::Refuse,
+        UnknownPrice::Zero => OnUnknown::Zero,
+    };
+    Ok(PriceTable::new(shipped, own, on_unknown))
+}
+
+/// The administrator's credential, if there is to be one.
+///
+/// # Errors
+/// It is not where the configuration says.
+pub fn admin_credential(config: &config::Accounts) -> Result<Option<String>> {
+    let Some(place) = &config.admin_credential else {
+        return Ok(None);
+    };
+    build::secret_at(place).context("accounts.admin_credential").map(Some)
+}
+
+fn location(place: &StorePlace) -> Result<String> {
+    match place {
+        StorePlace::Location(text) => Ok(text.clone()),
+        StorePlace::Secret(place) => build::secret_at(place).context("accounts.store"),
+    }
+}
+
+fn unix_s() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,301 @@
+//! Who asks, and whether they may: virtual keys, allow-lists and rate limits, before anything is sent anywhere.
+//!
+//! Invariants: without accounts in the configuration, one branch; a refusal says nothing of whether a key exists; what a
+//! request asks for is read once. Deliberately absent: money (`payment.rs`), and keys themselves (`sluice_policy::keyring`).
+
+use std::sync::Arc;
+
+use sluice_policy::charge::Demand;
+use sluice_policy::config::accounts::RequireKey;
+use sluice_policy::keyring::{self, Caller, KEY_PREFIX, NotAllowed, Tags};
+use sluice_policy::money::Tier;
+use sluice_policy::rate::{Ask, Limited, Pass, Unit};
+use sluice_policy::route::PlannedTarget;
+use sluice_policy::snapshot::Resolved;
+use sluice_wire::chat::{Kind, Reader};
+use sluice_wire::dialect::Dialect;
+use sluice_wire::error::{ApiError, Code};
+use sluice_wire::http::FieldId;
+use sluice_wire::json::{Range, TopKeys};
+use sluice_wire::surface::Endpoint;
+
+use super::Context;
+use super::payment::Payment;
+use crate::core::Core;
+use crate::plane::{HeldPlane, Plane};
+use crate::scratch::Asked;
+
+/// Largest `metadata`, `service_tier` or `inferenceConfig` that is looked into, in bytes.
+const MEMBER_BYTES_MAX: u64 = 16 * 1024;
+/// Bytes of a body that make one token, for limits: those are corrected when the answer says how many it were.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// Who pays for a request, and what it may use.
+#[derive(Clone, Copy)]
+pub struct Payer {
+    /// Whose key it came with; `None`: nobody's in particular.
+    pub caller: Option<Caller>,
+    /// What it asks for.
+    pub demand: Demand,
+}
+
+/// Whose key a request came with, looked up before its body is read. `Ok(None)`: nobody's, and none is needed.
+///
+/// # Errors
+/// `invalid_api_key`.
+pub fn identify(core: &Core, plane: &Plane, asked: &Asked) -> Result<Option<Caller>, ApiError> {
+    let (Some(accounts), Some(settings)) = (&plane.accounts, plane.snapshot.accounts()) else {
+        return Ok(None);
+    };
+    let needed = match settings.require_key {
+        RequireKey::Auto => !accounts.keyring.is_empty(),
+        RequireKey::Always => true,
+        RequireKey::Never => false,
+    };
+    if !needed && accounts.keyring.is_empty() {
+        return Ok(None);
+    }
+    let is_one = |id: FieldId| {
+        matches!(
+            id,
+            FieldId::Sluice
+                | FieldId::XBfVk
+                | FieldId::Authorization
+                | FieldId::XApiKey
+                | FieldId::ApiKey
+                | FieldId::XGoogApiKey
+        )
+    };
+    let fields = asked.head.fields.iter().filter(|field| is_one(field.id));
+    let found =
+        keyring::credential(fields.map(|field| (field.name.of(&asked.head_bytes), field.value.of(&asked.head_bytes))));
+    let Some(credential) = found else {
+        return if needed {
+            Err(refuse(core, "no virtual key"))
+        } else {
+            Ok(None)
+        };
+    };
+    match accounts.keyring.find(credential, core.unix_s()) {
+        Ok(caller) => Ok(Some(caller)),
+        // Somebody else's credential, which means nothing here.
+        Err(_) if !needed && !credential.starts_with(KEY_PREFIX.as_bytes()) => Ok(None),
+        Err(_) => Err(refuse(core, "an unknown, expired or disabled virtual key")),
+    }
+}
+
+#[cold]
+fn refuse(core: &Core, what: &str) -> ApiError {
+    core.meter.callers_unknown.add(1);
+    let how = "send a key of this gateway as Authorization: Bearer, x-api-key, api-key or x-sluice-key";
+    ApiError::new(Code::InvalidApiKey, format!("the request came with {what}; {how}"))
+}
+
+/// Lets a caller's request begin, as far as its rate limits go. `Ok(None)`: nothing is counted here.
+///
+/// # Errors
+/// `rate_limit_exceeded`; the fields that tell how the limits stand are in `payment` then as well.
+pub fn admit(
+    core: &Core,
+    plane: &HeldPlane,
+    caller: Option<Caller>,
+    payment: &mut Payment,
+    (asked, body_bytes): (&Asked, u64),
+    (endpoint, resolved): (Endpoint, &Resolved<'_>),
+) -> Result<Option<Payer>, ApiError> {
+    let Some(accounts) = &plane.accounts else {
+        return Ok(None);
+    };
+    let payer = Payer {
+        caller,
+        demand: demand_of(asked, endpoint, body_bytes),
+    };
+    payment.open(plane.clone(), caller);
+    if let Some(caller) = caller {
+        let provider = &plane.snapshot.provider(resolved.provider).name;
+        let mut limits = accounts.keyring.limits(caller, provider, resolved.model).peekable();
+        if limits.peek().is_some() {
+            let answers = u64::from(payer.demand.answers.max(1));
+            let ask = Ask {
+                input_tokens: body_bytes.div_ceil(BYTES_PER_TOKEN),
+                output_tokens: payer.demand.output.unwrap_or(0).saturating_mul(answers),
+            };
+            match Pass::new(limits.map(Arc::clone), ask, core.unix_s()) {
+                Ok(pass) => payment.passed(pass),
+                Err(limited) => {
+                    payment.denied(limited);
+                    return Err(limited_error(core, limited));
+                }
+            }
+        }
+    }
+    Ok(Some(payer))
+}
+
+#[cold]
+fn limited_error(core: &Core, limited: Limited) -> ApiError {
+    core.meter.callers_limited.add(1);
+    let Limited {
+        unit,
+        most,
+        retry_after_s,
+    } = limited;
+    let message = match unit {
+        Unit::Concurrent => format!("{most} requests of this key are under way, which is its limit"),
+        unit => format!(
+            "the limit of {most} {} is reached; more are allowed in {retry_after_s} s",
+            unit.name().replace('_', " ")
+        ),
+    };
+    ApiError::new(Code::RateLimitExceeded, message).with_retry_after_s(retry_after_s)
+}
+
+/// Whether the caller may use a target.
+///
+/// # Errors
+/// `model_not_allowed`, `provider_not_allowed`.
+pub fn may_use(context: &Context<'_>, target: &PlannedTarget<'_>) -> Result<(), ApiError> {
+    let Some(Payer {
+        caller: Some(caller), ..
+    }) = context.payer
+    else {
+        return Ok(());
+    };
+    let Some(accounts) = &context.plane.accounts else {
+        return Ok(());
+    };
+    let (provider, model) = (&*target.provider.name, target.model);
+    // Lists and files are about no model; what is charged without naming one may be any.
+    let allowed = if model.is_empty() && !context.endpoint.is_charged() {
+        accounts.keyring.allows_provider(caller, provider)
+    } else {
+        accounts.keyring.allows(caller, provider, model)
+    };
+    allowed.map_err(|why| {
+        context.core.meter.callers_forbidden.add(1);
+        match why {
+            NotAllowed::Model => ApiError::new(
+                Code::ModelNotAllowed,
+                format!("this virtual key may not use the model {provider}/{model}"),
+            )
+            .with_param("model"),
+            NotAllowed::Provider => ApiError::new(
+                Code::ProviderNotAllowed,
+                format!("this virtual key may not use the provider {provider}"),
+            )
+            .with_param("model"),
+        }
+    })
+}
+
+/// What a request asks for, as far as that bounds its cost. What it refers to is looked for later, if anybody has a budget.
+fn demand_of(asked: &Asked, endpoint: Endpoint, body_bytes: u64) -> Demand {
+    let keys = &asked.keys;
+    let output = if endpoint.dialect() == Dialect::Bedrock {
+        converse_output(asked)
+    } else {
+        let said = [
+            keys.max_tokens(),
+            keys.max_completion_tokens(),
+            keys.max_output_tokens(),
+        ];
+        said.into_iter().flatten().max()
+    };
+    let mut answers = keys.n().unwrap_or(1).max(keys.best_of().unwrap_or(1));
+    if endpoint == Endpoint::Completions
+        && let Some(range) = keys.prompt()
+    {
+        // Each prompt of a list is answered; there are no more of them than commas and one.
+        let text = pieces(asked, range);
+        let commas: usize = text
+            .map(|piece| piece.iter().filter(|byte| **byte == b',').count())
+            .sum();
+        let is_list = pieces(asked, range)
+            .next()
+            .is_some_and(|piece| piece.first() == Some(&b'['));
+        answers = answers.saturating_mul(if is_list { commas as u64 + 1 } else { 1 });
+    }
+    let tier = keys.service_tier().and_then(|range| {
+        let text = member(asked, range)?;
+        let name = text.trim_ascii().strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+        Tier::from_service_tier(std::str::from_utf8(name).ok()?)
+    });
+    Demand {
+        body_bytes,
+        output,
+        answers: u32::try_from(answers).unwrap_or(u32::MAX),
+        tier: tier.unwrap_or_default(),
+        ..Demand::default()
+    }
+}
+
+/// `inferenceConfig.maxTokens` of a Converse request, whose body is looked into for nothing else.
+fn converse_output(asked: &Asked) -> Option<u64> {
+    let mut keys = TopKeys::new();
+    for piece in &asked.body {
+        keys.push(piece).ok()?;
+    }
+    let text = member(asked, keys.inference_config()?)?;
+    let mut reader = Reader::new(&text).ok()?;
+    reader.object("inferenceConfig").ok()?;
+    while let Some(key) = reader.key().ok()? {
+        if key == "maxTokens" {
+            return reader.whole_or_null().ok()?;
+        }
+        reader.skip().ok()?;
+    }
+    None
+}
+
+/// What a request is for, in the client's words: header fields, and the texts of its `metadata`.
+pub fn tags_of(asked: &Asked) -> Tags {
+    let mut tags = Tags::default();
+    for field in asked.head.fields.iter().filter(|field| field.id == FieldId::Sluice) {
+        // What does not fit is left out.
+        let _ = tags.add_field(field.name.of(&asked.head_bytes), field.value.of(&asked.head_bytes));
+    }
+    if let Some(range) = asked.keys.metadata() {
+        add_metadata(&mut tags, asked, range);
+    }
+    tags
+}
+
+/// Adds the texts of `metadata`; nothing if it is no object.
+fn add_metadata(tags: &mut Tags, asked: &Asked, range: Range) -> Option<()> {
+    let text = member(asked, range)?;
+    let mut reader = Reader::new(&text).ok()?;
+    if reader.kind().ok()? != Kind::Object {
+        return None;
+    }
+    reader.object("metadata").ok()?;
+    while let Some(key) = reader.key().ok()? {
+        if reader.kind().ok()? == Kind::String {
+            let value = reader.text().ok()?;
+            let _ = tags.add(key.as_bytes(), value.decode().as_bytes());
+        } else {
+            reader.skip().ok()?;
+        }
+    }
+    Some(())
+}
+
+/// A small member of the body, in one piece.
+pub fn member(asked: &Asked, range: Range) -> Option<Vec<u8>> {
+    (range.end - range.start <= MEMBER_BYTES_MAX).then(|| {
+        let mut text = Vec::new();
+        pieces(asked, range).for_each(|piece| text.extend_from_slice(piece));
+        text
+    })
+}
+
+/// A range of the body, in the pieces that it arrived in.
+pub fn pieces(asked: &Asked, range: Range) -> impl Iterator<Item = &[u8]> {
+    let mut from = 0;
+    asked.body.iter().filter_map(move |chunk| {
+        let to = from + chunk.len() as u64;
+        let within = |at: u64| (at.clamp(from, to) - from) as usize;
+        let piece = &chunk[within(range.start)..within(range.end)];
+        from = to;
+        (!piece.is_empty()).then_some(piece)
+    })
+}

@@ -1,0 +1,531 @@
+//! What a request costs whom: money is held before each attempt, and the attempt is settled exactly once, however it ends.
+//!
+//! ```text
+//!  hold ─► sent ─► heard (status) ─► begin, scan … ─► charge     the answer is whole: what it says it has used
+//!    │       │        │ an error                 └──► failed     uncertain: all that was held
+//!    │       │        └──► failed: released
+//!    │       └──► failed: uncertain, all that was held
+//!    └──► failed: released
+//! ```
+//!
+//! Invariants: dropped at any point, an attempt that was sent is charged in full, and one that was not is charged nothing;
+//! usage counts only of an answer that is whole; without accounts, each step is one branch. Copies to shadow targets are the
+//! operator's own experiment: nobody is charged for them. Deliberately absent: what may be spent (`sluice_policy::budget`).
+
+use std::sync::Arc;
+
+use sluice_policy::budget::{BudgetId, Refusal, Refused};
+use sluice_policy::charge::{self, Enforce, Held, Unaffordable};
+use sluice_policy::config::Accounts as Settings;
+use sluice_policy::config::accounts::{self, Reserve, StoreDown};
+use sluice_policy::keyring::Caller;
+use sluice_policy::money::{NanoUsd, PriceId};
+use sluice_policy::rate::{Ask, Limited, Limiter, Pass, Standing, Unit};
+use sluice_policy::route::PlannedTarget;
+use sluice_wire::chat::Usage;
+use sluice_wire::dialect::Dialect;
+use sluice_wire::error::{ApiError, Code};
+use sluice_wire::limits::BUDGETS_PER_REQUEST_MAX;
+use sluice_wire::reference::ReferenceScan;
+use sluice_wire::tally::{Framing, UsageScan};
+
+use super::Context;
+use super::account::{self, Payer};
+use crate::core::Core;
+use crate::plane::{Accounts, HeldPlane};
+use crate::record::{Label, Paid};
+use crate::reply;
+use crate::scratch::Asked;
+
+/// What a request costs whom.
+#[derive(Default)]
+pub struct Payment {
+    /// The plane that it began with, and whose key it came with, if anybody counts.
+    of: Option<(HeldPlane, Option<Caller>)>,
+    /// Its leave to be under way.
+    pass: Option<Pass<Arc<Limiter>>>,
+    /// The limit that it was refused by.
+    denied: Option<Limited>,
+    /// The attempt under way.
+    bill: Option<Bill>,
+    /// What it is charged to.
+    budgets: Budgets,
+    tally: UsageScan,
+    reads: bool,
+    /// Whether the body refers to content elsewhere, and whether it marks any for a prompt cache, once that was looked for.
+    looked: Option<(bool, bool)>,
+    spent: Spent,
+}
+
+/// What has been charged so far.
+#[derive(Clone, Copy)]
+struct Spent {
+    input: u64,
+    cached: u64,
+    output: u64,
+    cost: NanoUsd,
+    priced: bool,
+    /// Anything has been sent to a provider that took it.
+    begun: bool,
+    /// Some of it is not known, but reserved.
+    uncertain: bool,
+    model: Label<128>,
+}
+
+impl Default for Spent {
+    fn default() -> Self {
+        Self {
+            input: 0,
+            cached: 0,
+            output: 0,
+            cost: NanoUsd::ZERO,
+            priced: true,
+            begun: false,
+            uncertain: false,
+            model: Label::EMPTY,
+        }
+    }
+}
+
+/// Money held for the attempt under way.
+struct Bill {
+    held: Held,
+    price: Option<PriceId>,
+    sent: bool,
+    /// The status of its answer's head.
+    status: Option<u16>,
+}
+
+/// The budgets that an attempt is charged to; one more than it may be, so that it is noticed.
+#[derive(Clone, Copy)]
+struct Budgets {
+    ids: [BudgetId; BUDGETS_PER_REQUEST_MAX + 1],
+    len: usize,
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self {
+            ids: [BudgetId(0); BUDGETS_PER_REQUEST_MAX + 1],
+            len: 0,
+        }
+    }
+}
+
+impl Budgets {
+    fn ids(&self) -> &[BudgetId] {
+        &self.ids[..self.len]
+    }
+}
+
+impl Payment {
+    /// A request is counted from now on.
+    pub(super) fn open(&mut self, plane: HeldPlane, caller: Option<Caller>) {
+        self.of = Some((plane, caller));
+    }
+
+    /// Its rate limits have let it in.
+    pub(super) fn passed(&mut self, pass: Pass<Arc<Limiter>>) {
+        self.pass = Some(pass);
+    }
+
+    /// A rate limit has refused it.
+    pub(super) fn denied(&mut self, limited: Limited) {
+        self.denied = Some(limited);
+    }
+
+    /// Forgets the request and keeps the memory.
+    pub fn clear(&mut self) {
+        // Dropped, so that it is settled as any attempt is that nobody brought to an end.
+        self.bill = None;
+        self.pass = None;
+        if self.of.take().is_some() {
+            self.denied = None;
+            self.budgets.len = 0;
+            self.reads = false;
+            self.looked = None;
+            self.spent = Spent::default();
+        }
+    }
+
+    /// The same request's payment for an attempt beside another one.
+    pub(super) fn fork(&self) -> Self {
+        Self {
+            of: self.of.clone(),
+            looked: self.looked,
+            ..Self::default()
+        }
+    }
+
+    /// Sets money aside for an attempt at `target`.
+    ///
+    /// # Errors
+    /// `budget_exceeded`, `budget_store_unavailable`, `price_unknown`.
+    pub fn hold(&mut self, context: &Context<'_>, target: &PlannedTarget<'_>) -> Result<(), ApiError> {
+        match (
+            &context.payer,
+            &context.plane.accounts,
+            context.plane.snapshot.accounts(),
+        ) {
+            (Some(payer), Some(accounts), Some(settings)) if context.endpoint.is_charged() => {
+                self.hold_of(context, target, payer, accounts, settings)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn hold_of(
+        &mut self,
+        context: &Context<'_>,
+        target: &PlannedTarget<'_>,
+        payer: &Payer,
+        accounts: &Accounts,
+        settings: &Settings,
+    ) -> Result<(), ApiError> {
+        let core = context.core;
+        let (provider, model) = (target.provider, target.model);
+        self.failed(core);
+        self.spent.model = Label::new(model);
+        let by_tokens = context.endpoint.is_charged_by_tokens();
+        let price_id = by_tokens
+            .then(|| accounts.prices.find_id(&provider.name, provider.vendor, model))
+            .flatten();
+        let price = price_id.map(|id| &accounts.prices.row(id).price);
+        self.budgets.len = 0;
+        if let Some(caller) = payer.caller {
+            for id in accounts.keyring.budgets(caller, &provider.name, model) {
+                if let Some(place) = self.budgets.ids.get_mut(self.budgets.len) {
+                    *place = id;
+                    self.budgets.len += 1;
+                }
+            }
+        }
+        let mut demand = payer.demand;
+        if self.budgets.len > 0 {
+            let (refers, marks) = *self.looked.get_or_insert_with(|| look(context.asked));
+            demand.refers = refers;
+            // OpenAI's caches are written unasked.
+            demand.may_write_cache = marks || provider.dialect == Dialect::OpenAi;
+        }
+        let enforce = enforce(context, target, settings, price_id);
+        let hold = |budgets: &[BudgetId]| {
+            let on_unknown = accounts.prices.on_unknown();
+            charge::hold(&core.purse, budgets, price, on_unknown, &demand, enforce, core.unix_s())
+        };
+        let held = match hold(self.budgets.ids()) {
+            Err(Unaffordable::Budget(refused))
+                if refused.why == Refusal::NotLeased && settings.store_down == StoreDown::Admit =>
+            {
+                self.budgets.len = 0;
+                hold(&[])
+            }
+            held => held,
+        };
+        let held = held.map_err(|why| refusal(core, accounts, payer, target, why))?;
+        self.bill = Some(Bill {
+            held,
+            price: price_id,
+            sent: false,
+            status: None,
+        });
+        Ok(())
+    }
+
+    /// The most output tokens to ask for in each answer, if the budgets do not afford what the client asked for.
+    pub fn clamp(&self) -> Option<u64> {
+        self.bill.as_ref()?.held.clamp
+    }
+
+    /// Whether the provider must be asked what a stream has used.
+    pub fn is_billed(&self) -> bool {
+        self.bill.is_some()
+    }
+
+    /// The first byte of the request goes to the provider now.
+    pub fn sent(&mut self) {
+        if let Some(bill) = &mut self.bill {
+            bill.sent = true;
+            bill.held.reservation.sent();
+        }
+    }
+
+    /// The head of the answer is here.
+    pub fn heard(&mut self, status: u16) {
+        if let Some(bill) = &mut self.bill {
+            bill.status = Some(status);
+        }
+    }
+
+    /// Its body is going to be read.
+    pub fn begin(&mut self, dialect: Dialect, framing: Framing) {
+        self.reads = self.bill.is_some();
+        if self.reads {
+            self.tally.reset(dialect, framing);
+        }
+    }
+
+    /// Whether [`Payment::scan`] is worth calling.
+    #[inline]
+    pub fn reads(&self) -> bool {
+        self.reads
+    }
+
+    /// The next bytes of the answer's body.
+    pub fn scan(&mut self, bytes: &[u8]) {
+        self.tally.push(bytes);
+    }
+
+    /// The answer is whole: charges what it says it has used, and everything if it says nothing. An error costs nothing.
+    pub fn charge(&mut self, core: &Core) {
+        if self.bill.as_ref().is_none_or(Bill::is_refused) {
+            return self.failed(core);
+        }
+        let usage = if self.reads { self.tally.usage() } else { None };
+        self.reads = false;
+        let (Some(usage), Some((plane, _))) = (usage, &self.of) else {
+            return self.failed(core);
+        };
+        let Some(bill) = self.bill.take() else { return };
+        let accounts = plane.accounts.as_ref();
+        let price = bill
+            .price
+            .zip(accounts)
+            .map(|(id, accounts)| &accounts.prices.row(id).price);
+        let charged = bill.held.settle(price, &usage);
+        if let (Some(price), Some(settings)) = (bill.price, plane.snapshot.accounts())
+            && settings.reserve == Reserve::Estimate
+        {
+            core.estimates.record(price, usage.output);
+        }
+        core.meter.unpriced.add(u64::from(!charged.priced));
+        self.spent.add(charged.cost, charged.priced, &usage);
+        core.meter.spent_nano_usd.add(charged.cost.0);
+    }
+
+    /// The attempt is over without a whole answer: it costs nothing if nothing was sent or the provider refused it, and
+    /// everything that was held otherwise.
+    pub fn failed(&mut self, core: &Core) {
+        let Some(bill) = self.bill.take() else { return };
+        self.reads = false;
+        if !bill.sent || bill.is_refused() {
+            return bill.held.release();
+        }
+        let charged = bill.held.forfeit();
+        if bill.price.is_some() {
+            core.meter.uncertain.add(1);
+        } else {
+            core.meter.unpriced.add(1);
+        }
+        core.meter.spent_nano_usd.add(charged.cost.0);
+        self.spent.uncertain = true;
+        self.spent.add(charged.cost, false, &Usage::default());
+    }
+
+    /// An attempt beside this one is over: what it has cost is the same request's.
+    pub(super) fn join(&mut self, mut other: Self, core: &Core) {
+        other.failed(core);
+        self.spent.join(&other.spent);
+        // Which of the two the request began with does not matter any more.
+        self.pass = self.pass.take().or(other.pass.take());
+    }
+
+    /// The request is over: tells its limits what it has used.
+    pub(super) fn close(&mut self, core: &Core) {
+        self.failed(core);
+        let spent = &self.spent;
+        match self.pass.take() {
+            Some(pass) if spent.uncertain => drop(pass),
+            Some(pass) if spent.begun => pass.settle(Ask {
+                input_tokens: spent.input,
+                output_tokens: spent.output,
+            }),
+            Some(pass) => pass.release(),
+            None => {}
+        }
+    }
+
+    /// Who was charged what, for the record.
+    pub(super) fn paid(&self, asked: &Asked) -> Option<Paid> {
+        let (plane, caller) = self.of.as_ref()?;
+        let keyring = &plane.accounts.as_ref()?.keyring;
+        let name = |id| Label::new(&keyring.scope(id).name);
+        let spent = &self.spent;
+        Some(Paid {
+            scopes: caller.map_or([0; 3], |caller| keyring.rows(caller)),
+            key: caller.map_or(Label::EMPTY, |caller| name(caller.key)),
+            tenant: caller
+                .and_then(|caller| caller.customer.or(caller.team))
+                .map_or(Label::EMPTY, name),
+            model: spent.model,
+            input: spent.input,
+            cached: spent.cached,
+            output: spent.output,
+            cost: spent.cost,
+            priced: spent.priced,
+            tags: account::tags_of(asked),
+        })
+    }
+
+    /// Whether the request is subject to limits of its key, so that those of the provider's are none of its business.
+    pub fn is_limited(&self) -> bool {
+        self.pass.is_some()
+    }
+
+    /// Header fields that tell the client what the answer has cost, if that is known, and how its budgets and limits stand.
+    pub fn write_fields(&self, core: &Core, text: &mut Vec<u8>) {
+        if self.of.is_none() {
+            return;
+        }
+        if self.spent.begun && self.bill.is_none() {
+            money_field(text, b"x-sluice-cost: ", self.spent.cost);
+        }
+        let unix_s = core.unix_s();
+        if let Some(left) = core.purse.remaining(self.budgets.ids(), unix_s) {
+            money_field(text, b"x-sluice-budget-remaining: ", left);
+        }
+        if let Some(pass) = &self.pass {
+            limit_fields(text, pass.limits().map(|limiter| limiter.standing(unix_s)));
+        }
+        if let Some(limited) = self.denied {
+            let standing = Standing {
+                unit: limited.unit,
+                most: limited.most,
+                remaining: 0,
+                resets_in_s: limited.retry_after_s.into(),
+            };
+            limit_fields(text, std::iter::once(standing));
+        }
+    }
+}
+
+impl Bill {
+    fn is_refused(&self) -> bool {
+        self.status.is_some_and(|status| status >= 300)
+    }
+}
+
+impl Spent {
+    fn add(&mut self, cost: NanoUsd, priced: bool, usage: &Usage) {
+        self.input = self.input.saturating_add(usage.input_total());
+        self.cached = self.cached.saturating_add(usage.cache_read);
+        self.output = self.output.saturating_add(usage.output);
+        self.cost = self.cost.saturating_add(cost);
+        self.priced &= priced;
+        self.begun = true;
+    }
+
+    fn join(&mut self, other: &Self) {
+        self.input = self.input.saturating_add(other.input);
+        self.cached = self.cached.saturating_add(other.cached);
+        self.output = self.output.saturating_add(other.output);
+        self.cost = self.cost.saturating_add(other.cost);
+        self.priced &= other.priced;
+        self.begun |= other.begun;
+        self.uncertain |= other.uncertain;
+    }
+}
+
+/// How much is set aside.
+fn enforce(context: &Context<'_>, target: &PlannedTarget<'_>, settings: &Settings, price: Option<PriceId>) -> Enforce {
+    if let (Reserve::Estimate, Some(price)) = (settings.reserve, price)
+        && let Some(tokens) = context.core.estimates.p99(price)
+    {
+        return Enforce::Estimate(tokens);
+    }
+    // Where the limit stands in a Converse request, it is not changed in place.
+    let can_clamp = context.endpoint.is_translatable()
+        && (target.provider.dialect != Dialect::Bedrock || context.dialect != Dialect::Bedrock);
+    if settings.enforce == accounts::Enforce::Clamp && can_clamp {
+        return Enforce::Clamp;
+    }
+    Enforce::Worst
+}
+
+/// Whether the body refers to content elsewhere, and whether it marks any for a prompt cache.
+fn look(asked: &Asked) -> (bool, bool) {
+    let mut scan = ReferenceScan::default();
+    asked.body.iter().for_each(|piece| scan.push(piece));
+    (scan.refers(), scan.caches())
+}
+
+#[cold]
+fn refusal(core: &Core, accounts: &Accounts, payer: &Payer, target: &PlannedTarget<'_>, why: Unaffordable) -> ApiError {
+    let (provider, model) = (&target.provider.name, target.model);
+    let Refused { budget, why, resets_s } = match why {
+        Unaffordable::Budget(refused) => refused,
+        Unaffordable::NoPrice => {
+            let message = format!("what {provider}/{model} costs here is not known, and this virtual key has a budget");
+            return ApiError::new(Code::PriceUnknown, message).with_param("model");
+        }
+        Unaffordable::Unpriced(_) => {
+            let message = format!(
+                "the price of {provider}/{model} does not cover this request; limit its output, or leave out what it refers to"
+            );
+            return ApiError::new(Code::PriceUnknown, message);
+        }
+    };
+    let name = payer.caller.map_or_else(
+        || "a budget".to_owned(),
+        |caller| accounts.keyring.describe(caller, budget),
+    );
+    let in_s = resets_s.saturating_sub(core.unix_s());
+    match why {
+        Refusal::NotLeased => {
+            let message = format!("nothing of {name} is at hand; the store of budgets has not granted it");
+            ApiError::new(Code::BudgetStoreUnavailable, message).with_retry_after_s(1)
+        }
+        Refusal::OutOfBounds => ApiError::new(
+            Code::BudgetExceeded,
+            format!("{name}: the request may cost more than any budget can hold"),
+        ),
+        Refusal::Exhausted if resets_s == u64::MAX => ApiError::new(
+            Code::BudgetExceeded,
+            format!("{name}, does not have what this request may cost at most"),
+        ),
+        Refusal::Exhausted => ApiError::new(
+            Code::BudgetExceeded,
+            format!("{name}, does not have what this request may cost at most; it begins anew in {in_s} s"),
+        ),
+    }
+}
+
+fn money_field(text: &mut Vec<u8>, name: &[u8], amount: NanoUsd) {
+    text.extend_from_slice(name);
+    amount.write(text);
+    text.extend_from_slice(b"\r\n");
+}
+
+/// How a caller's limits stand, as OpenAI's own fields say it: of requests and of tokens, the limit that is nearest.
+fn limit_fields(text: &mut Vec<u8>, standings: impl Iterator<Item = Standing>) {
+    let mut nearest: [Option<Standing>; 2] = [None; 2];
+    for standing in standings {
+        let at = match standing.unit {
+            Unit::Requests => 0,
+            Unit::InputTokens | Unit::OutputTokens | Unit::TotalTokens => 1,
+            Unit::Concurrent => continue,
+        };
+        let place = &mut nearest[at];
+        if place.is_none_or(|other| standing.remaining < other.remaining) {
+            *place = Some(standing);
+        }
+    }
+    for (standing, names) in nearest.into_iter().zip([
+        [
+            &b"x-ratelimit-limit-requests: "[..],
+            b"x-ratelimit-remaining-requests: ",
+            b"x-ratelimit-reset-requests: ",
+        ],
+        [
+            b"x-ratelimit-limit-tokens: ",
+            b"x-ratelimit-remaining-tokens: ",
+            b"x-ratelimit-reset-tokens: ",
+        ],
+    ]) {
+        let Some(standing) = standing else { continue };
+        reply::number_field(text, names[0], standing.most);
+        reply::number_field(text, names[1], standing.remaining);
+        text.extend_from_slice(names[2]);
+        text.extend_from_slice(itoa::Buffer::new().format(standing.resets_in_s).as_bytes());
+        text.extend_from_slice(b"s\r\n");
+    }
+}

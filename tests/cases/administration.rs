@@ -1,0 +1,135 @@
+//! The command line of the administration, against a running gateway.
+
+use std::process::{Command, Output};
+
+use sluice_tests::audit::{ADMIN, Audit};
+use sluice_tests::{Request, Setup, Sim, binary, json};
+
+/// Runs `sluice` with these words, and the gateway's address and credential in the environment.
+fn sluice(audit: &Audit, words: &[&str]) -> Output {
+    let mut command = Command::new(binary::sluice());
+    command.args(words).env_clear();
+    command.env("SLUICE_ADMIN", audit.replicas[0].admin.to_string());
+    command.env("SLUICE_ADMIN_CREDENTIAL", ADMIN);
+    command.output().expect("the binary can be started")
+}
+
+/// What it printed; it must have succeeded.
+fn said(audit: &Audit, words: &[&str]) -> String {
+    let output = sluice(audit, words);
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// What it complained of; it must have failed.
+fn complained(audit: &Audit, words: &[&str]) -> String {
+    let output = sluice(audit, words);
+    assert_eq!(output.status.code(), Some(1), "{words:?}: {}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8(output.stderr).expect("text")
+}
+
+#[test]
+fn a_key_is_made_used_billed_and_deleted_from_a_shell() {
+    let audit = Audit::start(1, 1, None, 1_000_000_000);
+    said(&audit, &["customer", "create", "acme", "--budget", "1000/month"]);
+    said(&audit, &["team", "create", "press-line-2", "--customer", "acme"]);
+    let secret = said(
+        &audit,
+        &["key", "create", "--team", "press-line-2", "--budget", "50/day", "--model", "gpt-*", "--expires", "90d"],
+    );
+    let secret = secret.trim();
+    assert!(secret.starts_with("sk-sluice-") && secret.len() == 53, "{secret}");
+    let request = Request::chat("openai/gpt-x").field("Authorization", &format!("Bearer {secret}"));
+    let gateway = &audit.replicas[0];
+    sluice_tests::wait::until("the key is in force", || (gateway.ask(&request).status == 200).then_some(()));
+    let listed = said(&audit, &["key", "list", "--team", "press-line-2"]);
+    let lines: Vec<&str> = listed.lines().collect();
+    assert_eq!(lines.len(), 2, "{listed}");
+    let name = lines[1].split(' ').next().expect("a name").to_owned();
+    assert!(name.starts_with("press-line-2-") && lines[1].contains("50/day"), "{listed}");
+    assert_eq!(lines[0].find("STATE"), lines[1].find("active"), "{listed}");
+
+    let fresh = said(&audit, &["key", "rotate", &name, "--overlap", "1h"]);
+    assert_ne!(fresh.trim(), secret);
+    let shown = said(&audit, &["key", "show", &name, "--json"]);
+    let shown: sluice_tests::Value = serde_json(&shown);
+    assert!(shown["expires_s"].as_u64().is_some(), "it still expires: {shown}");
+    said(&audit, &["key", "disable", &name]);
+    sluice_tests::wait::until("the key is disabled", || (gateway.ask(&request).status == 401).then_some(()));
+    said(&audit, &["key", "enable", &name]);
+    sluice_tests::wait::until("the key is enabled", || (gateway.ask(&request).status == 200).then_some(()));
+
+    let report = sluice_tests::wait::until("the ledger knows it", || {
+        let report = said(&audit, &["spend", "--by", "team", "--csv"]);
+        report.contains("\"press-line-2\",").then_some(report)
+    });
+    assert!(report.starts_with("name,requests,"), "{report}");
+    let table = said(&audit, &["spend", "--by", "key", "--since", "1d"]);
+    assert!(table.starts_with("KEY") && table.contains(&name), "{table}");
+    said(&audit, &["key", "delete", &name]);
+    let log = said(&audit, &["audit-log", "--lines", "2"]);
+    assert!(log.lines().nth(1).is_some_and(|line| line.contains("delete") && line.contains(&name)), "{log}");
+    assert_eq!(log.lines().count(), 3, "{log}");
+}
+
+fn serde_json(text: &str) -> sluice_tests::Value {
+    text.parse().expect("JSON")
+}
+
+#[test]
+fn budgets_and_limits_are_changed_from_a_shell() {
+    let audit = Audit::start(1, 1, None, 1_000_000_000);
+    let id = said(&audit, &["budget", "add", "--key", "free", "5/rolling-hour", "--soft", "4", "--model", "gpt-*"]);
+    let id = id.trim();
+    said(&audit, &["budget", "set", id, "7.5", "--soft", "none"]);
+    said(&audit, &["budget", "top-up", id, "2"]);
+    said(&audit, &["budget", "add-limit", "--key", "free", "requests", "60", "--per", "minute"]);
+    let listed = said(&audit, &["budget", "list"]);
+    let line = listed.lines().find(|line| line.contains("key free")).expect("it is listed");
+    assert!(line.contains("7.5") && line.contains("rolling-hour") && line.contains("model gpt-*"), "{listed}");
+    let shown = said(&audit, &["key", "show", "free"]);
+    assert!(shown.contains("requests") && shown.contains("minute"), "{shown}");
+    said(&audit, &["budget", "reset", id]);
+    said(&audit, &["budget", "delete", id]);
+    assert!(!said(&audit, &["budget", "list"]).contains("key free"));
+}
+
+#[test]
+fn what_is_wrong_is_said_with_what_to_do_about_it() {
+    let audit = Audit::start(1, 1, None, 1_000_000_000);
+    assert!(complained(&audit, &["key", "show", "nobody"]).contains("there is no such thing"));
+    assert!(complained(&audit, &["key", "create", "x", "--budget", "50"]).contains("50/day"));
+    assert!(complained(&audit, &["key", "create", "a b"]).contains("a name has"));
+    let with = |name: &str, value: &str| {
+        let mut command = Command::new(binary::sluice());
+        command.args(["key", "list"]).env_clear();
+        command.env("SLUICE_ADMIN", audit.replicas[0].admin.to_string());
+        command.env("SLUICE_ADMIN_CREDENTIAL", ADMIN);
+        command.env(name, value).current_dir(audit.replicas[0].dir.path());
+        let output = command.output().expect("the binary can be started");
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let wrong = with("SLUICE_ADMIN_CREDENTIAL", "geheim-falsch");
+    assert!(wrong.contains("does not accept") && !wrong.contains("geheim-falsch"), "{wrong}");
+    assert!(with("SLUICE_ADMIN", "127.0.0.1:1").contains("Is the gateway running?"));
+    assert!(with("SLUICE_ADMIN_CREDENTIAL", "").contains("credential is missing"));
+    let sim = Sim::start();
+    let without = Setup::with(&sim.base_url()).start();
+    let off = with("SLUICE_ADMIN", &without.admin.to_string());
+    assert!(off.contains("accounts.admin_credential"), "{off}");
+    // Address and credential from the configuration file.
+    let path = audit.replicas[0].config_path();
+    std::fs::write(path.with_file_name("admin"), ADMIN).expect("it can be written");
+    let config = json!({
+        "server": {"listen": "127.0.0.1:0", "admin": audit.replicas[0].admin.to_string()},
+        "providers": {},
+        "accounts": {"store": "x.db", "admin_credential": {"file": path.with_file_name("admin").display().to_string()}},
+    });
+    let file = path.with_file_name("admin.yaml");
+    std::fs::write(&file, config.to_string()).expect("it can be written");
+    let mut command = Command::new(binary::sluice());
+    command.args(["key", "list", "--config"]).arg(&file).env_clear();
+    let output = command.output().expect("the binary can be started");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
