@@ -559,6 +559,24 @@ fn a_request_to_bedrock_is_signed_so_that_its_verifier_accepts_it() {
 }
 
 #[test]
+fn a_converse_request_brings_fallbacks_in_its_body_and_what_is_signed_is_what_is_sent() {
+    let sim = Sim::start_aws("AKIDEXAMPLE", "the/secret+1");
+    let gateway = signing(&sim, "the/secret+1");
+    let message = r#""messages":[{"role":"user","content":[{"text":"Hello."}]}]"#;
+    let path = "/model/bedrock%2Fmain%2Bstatus%3D500/converse";
+    for body in [
+        format!(r#"{{"fallbacks":["bedrock/spare+say=ok"],{message}}}"#),
+        format!(r#"{{{message},"fallbacks":["bedrock/spare+say=ok"]}}"#),
+    ] {
+        let answer = gateway.ask(&Request::post(path, body));
+        assert_eq!(text_of("bedrock", false, &answer), "ok", "{answer:?}");
+        assert_eq!(answer.field("x-sluice-attempts"), Some("2"));
+    }
+    let wrong = gateway.ask(&Request::post(path, format!(r#"{{{message},"fallbacks":[1]}}"#)));
+    assert_eq!(wrong.status, 400, "{wrong:?}");
+}
+
+#[test]
 fn a_wrong_aws_secret_is_the_gateways_fault_and_never_the_clients() {
     let sim = Sim::start_aws("AKIDEXAMPLE", "the/secret+1");
     let gateway = signing(&sim, "another");

@@ -1,5 +1,10 @@
 //! Outages of a provider, each while another target is healthy: no client notices, the sick provider is not hammered, and it
 //! is used again soon after it is well. What the simulators recorded is the proof.
+//!
+//! During each outage other clients ask the fallback itself, so that both are measured on the same machine at the same time:
+//! of 100 answers 99 come within one and a half times what 99 of 100 of the fallback's own need. The fallback answers in 50
+//! milliseconds (100 where packets are lost) and the sick provider, while it is well, in ten: providers are ten times slower,
+//! and the same rule is easier to keep there.
 
 use std::time::Duration;
 
@@ -9,20 +14,28 @@ use sluice_tests::{Gateway, Setup, Sim, Value, json, wait};
 
 /// Clients that ask at the same time.
 const CLIENTS: usize = 4;
-/// How much later than the rule says an answer may come on a machine that does other things as well.
-const SLACK: Duration = Duration::from_millis(400);
+/// The same where each of them has to find out for itself that nobody answers.
+const CLIENTS_IN_THE_DARK: usize = 16;
+/// How much later than the rule says an answer may come: the time for which a busy machine may let a thread wait, on top of
+/// how long it lets those wait that are compared with.
+const SCHEDULING: Duration = Duration::from_millis(10);
 
-/// A provider that answers in five milliseconds, and is otherwise as `rules` say.
+/// A provider that answers in ten milliseconds, and is otherwise as `rules` say.
 fn paced(sim: &Sim, rules: &[Value]) {
     let mut all = rules.to_vec();
-    all.push(json!({"do": "latency_ms=5"}));
+    all.push(json!({"do": "latency_ms=10"}));
     sim.rules(&Value::from(all));
+}
+
+/// A fallback that answers in that many milliseconds.
+fn steady(sim: &Sim, ms: u32) {
+    sim.rules(&json!([{"do": format!("latency_ms={ms}")}]));
 }
 
 /// `openai` with these keys, whose every model falls back to `backup/spare`, on two cores.
 fn backed(one: &Sim, two: &Sim, keys: &[&str]) -> Setup {
     paced(one, &[]);
-    paced(two, &[]);
+    steady(two, 50);
     Setup::new()
         .provider("openai", &one.base_url(), keys)
         .provider("backup", &two.base_url(), &["sk-backup"])
@@ -33,35 +46,33 @@ fn backed(one: &Sim, two: &Sim, keys: &[&str]) -> Setup {
         .cores(2)
 }
 
-/// What clients see of the fallback itself, when nothing is wrong.
-fn of_the_fallback(gateway: &Gateway) -> Report {
-    let traffic = Traffic::start(gateway, CLIENTS, "backup/spare");
-    traffic.pass(200);
-    let report = traffic.stop();
-    report.expect_no_failure("healthy");
-    report
-}
-
-/// What clients see of `openai` for that long, during which none may fail.
-fn during(gateway: &Gateway, what: &str, time: Duration) -> Report {
-    let traffic = Traffic::start(gateway, CLIENTS, "openai/main");
+/// What `clients` clients see of `openai` for that long, during which none may fail, while others ask the fallback itself:
+/// of 100 answers, 99 may take half as long again as 99 of 100 of the fallback's own.
+fn endure(gateway: &Gateway, what: &str, clients: usize, time: Duration) -> Report {
+    let direct = Traffic::start(gateway, CLIENTS, "backup/spare");
+    let traffic = Traffic::start(gateway, clients, "openai/main");
     traffic.go_on(time);
-    let report = traffic.stop();
+    let (report, own) = (traffic.stop(), direct.stop());
     report.expect_no_failure(what);
-    report
-}
-
-/// The share of slow answers during an outage, against the fallback's own: at most half as much again.
-fn expect_as_fast(what: &str, outage: &Report, own: &Report) {
-    let (seen, usual) = (outage.quantile(0.99), own.quantile(0.99));
+    own.expect_no_failure("the fallback itself");
+    let (seen, usual) = (report.quantile(0.99), own.quantile(0.99));
     println!(
-        "{what}: {} requests, p99 {seen:?}; the fallback's own {usual:?}",
-        outage.0.len()
+        "{what}: {} requests, p99 {seen:?}; {} of the fallback itself, p99 {usual:?}",
+        report.0.len(),
+        own.0.len()
     );
     assert!(
-        seen <= usual * 3 / 2 + SLACK,
+        seen <= usual * 3 / 2 + SCHEDULING,
         "{what}: p99 {seen:?}, the fallback's own {usual:?}"
     );
+    report
+}
+
+/// Lets clients ask `openai` while it is well, so that it is known and has connections.
+fn get_to_know(gateway: &Gateway) {
+    let traffic = Traffic::start(gateway, CLIENTS, "openai/main");
+    traffic.pass(100);
+    traffic.stop().expect_no_failure("healthy");
 }
 
 fn us(attempt: &Value, name: &str) -> u64 {
@@ -102,16 +113,15 @@ fn a_storm_of_429s_costs_no_request_and_hammers_nobody() {
     const STORM: Duration = Duration::from_secs(11);
     let (one, two) = (Sim::start(), Sim::start());
     let gateway = backed(&one, &two, &["sk-a", "sk-b"]).start();
-    let own = of_the_fallback(&gateway);
+    get_to_know(&gateway);
     paced(&one, &[json!({"do": "status=429,retry_after=1"})]);
-    let storm = during(&gateway, "storm", STORM);
+    endure(&gateway, "storm", CLIENTS, STORM);
     let refused: Vec<Value> = one
         .attempts()
         .into_iter()
         .filter(|attempt| attempt["status"] == 429)
         .collect();
     println!("storm: {} attempts at the limited provider", refused.len());
-    expect_as_fast("storm", &storm, &own);
     for key in ["sk-a", "sk-b"] {
         let attempts: Vec<Value> = refused
             .iter()
@@ -124,11 +134,13 @@ fn a_storm_of_429s_costs_no_request_and_hammers_nobody() {
             "{key}: asked {} times in 11 s",
             bursts.len()
         );
-        for burst in &bursts {
-            assert!(
-                burst.len() <= CLIENTS,
-                "{key}: no request asks the same key twice: {burst:?}"
-            );
+        assert!(
+            bursts[0].len() <= CLIENTS,
+            "{key}: no request asks the same key twice: {:?}",
+            bursts[0]
+        );
+        for burst in &bursts[1..] {
+            assert_eq!(burst.len(), 1, "{key}: one request finds out whether its rest is over");
         }
         for pair in bursts.windows(2) {
             let gap_us = us(&pair[1][0], "time_us") - us(&pair[0][0], "end_us");
@@ -151,10 +163,9 @@ fn a_revoked_key_rests_until_a_probe_finds_it_good_again() {
 fn revoke(keys: &[&str], healthy: &str) {
     let (one, two) = (Sim::start(), Sim::start());
     let gateway = backed(&one, &two, keys).set("/key_rest/probe_interval", "1s").start();
-    let own = of_the_fallback(&gateway);
+    get_to_know(&gateway);
     paced(&one, &[json!({"match": {"key": "sk-bad"}, "do": "status=401"})]);
-    let report = during(&gateway, "revoked", Duration::from_secs(4));
-    expect_as_fast("revoked key", &report, &own);
+    let report = endure(&gateway, "revoked key", CLIENTS, Duration::from_secs(4));
     assert_eq!(
         report.answered_by(healthy),
         report.0.len(),
@@ -191,9 +202,9 @@ fn revoke(keys: &[&str], healthy: &str) {
 }
 
 /// What sick phases may cost: retries within the budget (a fifth of the requests, one a second and the first ten), and what
-/// it takes to notice.
-fn expect_within_budget(what: &str, gateway: &Gateway, sim: &Sim, report: &Report, time: Duration) {
-    let attempts = sim.attempts().len();
+/// it takes to notice. `known` attempts were made before.
+fn expect_within_budget(what: &str, gateway: &Gateway, sim: &Sim, known: usize, report: &Report, time: Duration) {
+    let attempts = sim.attempts().len() - known;
     let retries = gateway.metric("sluice_upstream_retries_total") as usize;
     let budget = report.0.len() / 5 + time.as_secs() as usize + 1 + 10;
     println!(
@@ -218,12 +229,10 @@ fn expect_within_budget(what: &str, gateway: &Gateway, sim: &Sim, report: &Repor
 fn a_provider_that_flaps_every_second_is_noticed_by_nobody() {
     let (one, two) = (Sim::start(), Sim::start());
     let gateway = backed(&one, &two, &["sk-one"]).start();
-    let own = of_the_fallback(&gateway);
     paced(&one, &[json!({"do": "status=503", "flap_ms": 1000})]);
     let time = Duration::from_secs(6);
-    let report = during(&gateway, "flapping", time);
-    expect_as_fast("flapping", &report, &own);
-    expect_within_budget("flapping", &gateway, &one, &report, time);
+    let report = endure(&gateway, "flapping", CLIENTS, time);
+    expect_within_budget("flapping", &gateway, &one, 0, &report, time);
     // Three sick seconds: five failures open the breaker, with others under way; then single probes.
     let failed = one.attempts().iter().filter(|attempt| attempt["status"] == 503).count();
     assert!(failed <= 3 * (5 + 2 * CLIENTS + 5), "{failed} attempts failed");
@@ -235,7 +244,6 @@ fn a_provider_that_flaps_every_second_is_noticed_by_nobody() {
 fn three_in_ten_failures_at_random_are_noticed_by_nobody() {
     let (one, two) = (Sim::start(), Sim::start());
     let gateway = backed(&one, &two, &["sk-one"]).start();
-    let own = of_the_fallback(&gateway);
     let faults = ["status=500", "reset=before_head", "reset=mid_body:20", "status=529"];
     // Each of the four applies to what the ones before have left: together 30 %.
     let rules: Vec<Value> = faults
@@ -244,9 +252,8 @@ fn three_in_ten_failures_at_random_are_noticed_by_nobody() {
         .collect();
     paced(&one, &rules);
     let time = Duration::from_secs(4);
-    let report = during(&gateway, "random failures", time);
-    expect_as_fast("random failures", &report, &own);
-    expect_within_budget("random failures", &gateway, &one, &report, time);
+    let report = endure(&gateway, "random failures", CLIENTS, time);
+    expect_within_budget("random failures", &gateway, &one, 0, &report, time);
     assert!(
         report.answered_by("openai") > report.0.len() / 20,
         "most of it still works, and is used"
@@ -258,29 +265,24 @@ fn a_provider_whose_packets_vanish_is_noticed_by_nobody() {
     netns::alone(|filter| {
         let (one, two) = (Sim::start(), Sim::start());
         let gateway = backed(&one, &two, &["sk-one"]).start();
-        let own = of_the_fallback(&gateway);
-        during(&gateway, "healthy", Duration::from_millis(300));
+        get_to_know(&gateway);
         let (known, asked) = (one.attempts().len(), gateway.metric("sluice_upstream_attempts_total"));
         let others = two.attempts().len();
         filter.black_hole(one.port());
-        let report = during(&gateway, "black hole", Duration::from_secs(5));
+        // Each client loses a second to the silence, and a probe now and then another one; they see 15 times as much. Were
+        // the outage longer, it would be even less of it.
+        let report = endure(&gateway, "black hole", CLIENTS_IN_THE_DARK, Duration::from_secs(15));
         assert!(filter.lost() > 0, "packets were lost");
         assert_eq!(one.attempts().len(), known, "nothing reached it");
         assert_eq!(report.answered_by("backup"), report.0.len());
         // Those that the gateway made, but for the other provider's.
         let spent =
             (gateway.metric("sluice_upstream_attempts_total") - asked) as usize - (two.attempts().len() - others);
-        let (seen, usual) = (report.quantile(0.95), own.quantile(0.99));
-        println!(
-            "black hole: {} requests, p95 {seen:?}, p99 {:?}, {spent} attempts in vain",
-            report.0.len(),
-            report.quantile(0.99)
-        );
+        println!("black hole: {spent} attempts in vain");
         // It is noticed by as many requests as are under way, in two rounds at most; then by single probes.
-        assert!(spent <= 2 * CLIENTS + 6, "{spent} attempts at a silent provider");
         assert!(
-            seen <= usual * 3 / 2 + SLACK,
-            "p95 {seen:?}, the fallback's own p99 {usual:?}"
+            spent <= 2 * CLIENTS_IN_THE_DARK + 6,
+            "{spent} attempts at a silent provider"
         );
         filter.heal();
         expect_recovery(&gateway, &one);
@@ -291,15 +293,22 @@ fn a_provider_whose_packets_vanish_is_noticed_by_nobody() {
 fn three_in_ten_packets_lost_on_the_way_to_a_provider_are_noticed_by_nobody() {
     netns::alone(|filter| {
         let (one, two) = (Sim::start(), Sim::start());
-        let gateway = backed(&one, &two, &["sk-one"]).start();
-        during(&gateway, "healthy", Duration::from_millis(300));
+        // What is lost is sent again by the kernel, a fifth of a second later at the earliest. That is no failure, but late: a
+        // second target is asked once 95 of 100 answers would have been there.
+        let gateway = backed(&one, &two, &["sk-one"])
+            .set("/routes/0/hedge", json!({"budget": 0.8}))
+            .start();
+        steady(&two, 100);
+        get_to_know(&gateway);
+        let known = one.attempts().len();
         filter.lose_some(one.port(), 30);
-        let report = during(&gateway, "lost packets", Duration::from_secs(5));
+        let time = Duration::from_secs(6);
+        let report = endure(&gateway, "lost packets", CLIENTS, time);
         assert!(filter.lost() > 0, "packets were lost");
-        println!(
-            "lost packets: {} requests, p99 {:?}",
-            report.0.len(),
-            report.quantile(0.99)
+        expect_within_budget("lost packets", &gateway, &one, known, &report, time);
+        assert!(
+            report.answered_by("openai") > report.0.len() / 4,
+            "most packets arrive, and are answered"
         );
         filter.heal();
         expect_recovery(&gateway, &one);

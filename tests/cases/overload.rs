@@ -177,3 +177,26 @@ fn an_adaptive_limit_shrinks_while_a_provider_has_no_capacity() {
         assert!(clients.len() < 30, "the limit has not shrunk");
     }
 }
+
+#[test]
+fn a_copy_for_a_shadow_target_takes_nobodys_place() {
+    let (one, two) = (Sim::start(), Sim::start());
+    let gateway = tight(&one, json!({"limit": 1, "queue": 10}))
+        .provider("backup", &two.base_url(), &["sk-two"])
+        .route(&["backup/*"], &[])
+        .set("/routes/0/shadow", json!({"model": "openai/copy", "share": 1}))
+        .start();
+    let held = hold(&gateway, &one, 1);
+    for request in [Request::chat("backup/a"), Request::stream("backup/a")] {
+        assert_eq!(gateway.ask(&request).status, 200);
+    }
+    assert_eq!(one.attempts().len(), 1, "there is no place for a copy");
+    assert_eq!(gateway.metric("sluice_shadow_requests_total"), 0);
+    drop(held);
+    gateway.expect_healthy();
+    wait::until("a copy is sent", || {
+        assert_eq!(gateway.ask(&Request::chat("backup/a")).status, 200);
+        (gateway.metric("sluice_shadow_requests_total") > 0).then_some(())
+    });
+    assert_eq!(most_at_once(&one), 1);
+}

@@ -232,3 +232,43 @@ fn a_short_fault_is_made_good_by_a_retry_at_the_same_target() {
         assert_eq!(main_attempts(&one).len(), known + 2);
     }
 }
+
+#[test]
+fn a_target_that_failed_is_asked_again_once_the_others_have_failed_too() {
+    let (one, two) = (Sim::start(), Sim::start());
+    let gateway = Setup::new()
+        .provider("openai", &one.base_url(), &["sk-one"])
+        .provider("backup", &two.base_url(), &["sk-backup"])
+        .route(&["openai/main"], &["backup/spare"])
+        .start();
+    two.rules(&json!([{"do": "status=500"}]));
+    for request in [Request::chat("openai/main"), Request::stream("openai/main")] {
+        let others = two.attempts().len();
+        let known = main_attempts(&one).len();
+        sick(&one, "status=503,times=1");
+        let answer = gateway.ask(&request);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.field("x-sluice-provider"), Some("openai"));
+        assert_eq!(main_attempts(&one).len(), known + 2, "first and last");
+        assert_eq!(two.attempts().len(), others + 2, "and one retry in between");
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_second_try_while_another_target_is_well() {
+    let (one, two) = (Sim::start(), Sim::start());
+    let gateway = Setup::new()
+        .provider("openai", &one.base_url(), &["sk-one"])
+        .provider("backup", &two.base_url(), &["sk-backup"])
+        .route(&["openai/main"], &["backup/spare"])
+        // Were there a pause, it would be noticed.
+        .set("/retries", json!({"first_delay": "30s", "delay_max": "30s"}))
+        .start();
+    sick(&one, "status=503");
+    for request in [Request::chat("openai/main"), Request::stream("openai/main")] {
+        let answer = gateway.ask(&request);
+        assert_eq!(answer.field("x-sluice-provider"), Some("backup"), "{answer:?}");
+        assert_eq!(answer.field("x-sluice-attempts"), Some("2"));
+    }
+    assert_eq!(gateway.metric("sluice_upstream_retries_total"), 0);
+}

@@ -1,4 +1,4 @@
-//! Streams that are cut after they have begun, on a route that asks another target to go on.
+//! Streams that are cut after they have begun, on a route that asks another target to go on, or to start anew.
 
 use std::io::Write;
 use std::sync::mpsc::{Receiver, channel};
@@ -247,4 +247,65 @@ fn each_target_is_asked_once_and_the_client_is_told_when_none_goes_on() {
     expect_interrupted(&ask(&gateway, &Request::stream("openai/main+close=mid_stream:4")));
     assert_eq!(two.attempts().len(), 4);
     gateway.expect_metric("sluice_streams_interrupted_total", 1);
+}
+
+/// `openai/*`, then `claude/spare`, with streams that start anew there while nothing of them has been sent.
+fn restarting(one: &Sim, two: &Sim, restart: Value) -> Gateway {
+    resuming(one, &two.base_url())
+        .set("/routes/0/resume", "restart")
+        .set("/routes/0/restart", restart)
+        .start()
+}
+
+#[test]
+fn a_stream_that_fails_while_it_is_held_back_starts_anew_and_the_client_sees_one_answer() {
+    let (one, two) = (Sim::start(), Sim::start());
+    let gateway = restarting(&one, &two, json!({}));
+    let faults = [
+        "close=mid_stream:5",
+        "reset=mid_stream:5",
+        "stall=mid_stream:5",
+        "error_event=5,write_bytes=100,write_ms=30",
+    ];
+    let anthropic = |script: &str| {
+        let body = json!({"model": format!("openai/main+{script}"), "stream": true, "max_tokens": 99,
+            "messages": [{"role": "user", "content": "Tell me."}]});
+        Request::post("/v1/messages", body.to_string()).field("anthropic-version", "2023-06-01")
+    };
+    for (number, fault) in faults.iter().enumerate() {
+        // In the first provider's dialect, and in another one.
+        for request in [streamed(fault), anthropic(fault)] {
+            let answer = ask(&gateway, &request);
+            assert!(answer.status == 200 && answer.is_complete(), "{fault}: {answer:?}");
+            assert_eq!(answer.field("x-sluice-provider"), Some("claude"), "{fault}");
+            assert!(!answer.text().contains("\"error\""), "{fault}: {answer:?}");
+            let beginnings = answer.text().matches("\"role\":\"assistant\"").count();
+            assert_eq!(beginnings, 1, "{fault}: {answer:?}");
+        }
+        gateway.expect_metric("sluice_streams_restarted_total", 2 * (number as u64 + 1));
+    }
+    assert_eq!(gateway.metric("sluice_streams_interrupted_total"), 0);
+}
+
+#[test]
+fn what_was_held_back_arrives_whole_and_what_has_been_sent_cannot_start_anew() {
+    let (one, two) = (Sim::start(), Sim::start());
+    // Shorter than what is held back, and longer.
+    for bytes in ["16KiB", "300B"] {
+        let gateway = restarting(&one, &two, json!({"bytes": bytes}));
+        let plain = Setup::with(&one.base_url()).start();
+        for script in ["tokens=30", "tokens=30,no_done", "tokens=300,write_bytes=50"] {
+            let request = streamed(script);
+            let (held, expected) = (ask(&gateway, &request), ask(&plain, &request));
+            assert!(held.is_complete(), "{bytes} {script}: {held:?}");
+            assert_eq!(text(&chunks(&held)), text(&chunks(&expected)), "{bytes} {script}");
+            assert_eq!(held.events().last(), expected.events().last(), "{bytes} {script}");
+        }
+    }
+    let small = restarting(&one, &two, json!({"bytes": "300B"}));
+    expect_interrupted(&ask(&small, &streamed("tokens=50,close=mid_stream:40")));
+    // One that takes its time is sent after a while, and is cut after that.
+    let quick = restarting(&one, &two, json!({"time": "100ms"}));
+    expect_interrupted(&ask(&quick, &streamed("tokens=40,tps=50,close=mid_stream:30")));
+    assert_eq!(two.attempts().len(), 0);
 }

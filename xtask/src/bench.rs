@@ -6,6 +6,7 @@
 
 mod build;
 mod configs;
+mod difference;
 mod generator;
 mod instructions;
 mod judge;
@@ -32,6 +33,8 @@ use subject::{Name, Running, Stage};
 pub enum Command {
     /// CPU per request, latency and memory under load, beside L4, nginx, HAProxy and minimal proxies.
     Load(Args),
+    /// What this gateway costs beside another one, in CPU per request.
+    Difference(difference::Args),
     /// Instructions of each translation.
     Instructions(instructions::Args),
 }
@@ -103,6 +106,7 @@ pub struct Outcome {
 pub fn run(command: Command) -> Result<()> {
     match command {
         Command::Load(args) => load(&args),
+        Command::Difference(args) => difference::run(&args),
         Command::Instructions(args) => instructions::run(&args),
     }
 }

@@ -43,6 +43,9 @@ enum Sleeper {
 #[must_use = "a place is held only while this lives"]
 pub struct Place(Rc<Door>);
 
+/// There is no place at the provider at present.
+pub struct NoPlace;
+
 /// There is no place at the provider, and there was none in time.
 pub struct Overloaded {
     /// When it is worth coming back, in seconds.
@@ -105,6 +108,22 @@ impl Gates {
         }
         // A request that began before the configuration changed.
         gates.iter().flatten().find(|door| door.name == provider.name).cloned()
+    }
+
+    /// A place at `provider` for something that can be left out. `None`: the provider's concurrency is not limited.
+    ///
+    /// # Errors
+    /// [`NoPlace`]: none is free, or somebody waits for one.
+    pub fn enter_at_once(&self, snapshot: &Snapshot, provider: &Provider) -> Result<Option<Place>, NoPlace> {
+        let Some(door) = self.door(snapshot, provider) else {
+            return Ok(None);
+        };
+        let entry = door.gate.borrow_mut().enter(self.now_ms.get(), 0);
+        match entry {
+            Entry::Admitted => Ok(Some(Place(door))),
+            // By a time that is over nobody waits.
+            Entry::Waiting(_) | Entry::Refused => Err(NoPlace),
+        }
     }
 
     /// Waits for a place at `provider` until `until_ms` of the core's clock. `None`: the provider's concurrency is not

@@ -77,6 +77,11 @@ impl Request {
     /// The answer is about to leave: its first token is there, or all of it.
     pub fn answered(&mut self, core: &Core) {
         self.record.first_byte_us = self.since(core);
+        self.heard();
+    }
+
+    /// The answer has begun, which its client may see later.
+    pub fn heard(&mut self) {
         if let Some(ticket) = &mut self.ticket {
             ticket.answered();
         }
@@ -470,7 +475,8 @@ fn refuse_encoding(asked: &Asked) -> Result<(), ApiError> {
 
 /// How the body of a request to `endpoint` says its model.
 fn scan_for(endpoint: Endpoint, asked: &Asked) -> Scan {
-    if matches!(endpoint.model_field(), ModelField::Absent | ModelField::Path) || asked.head.method != Method::Post {
+    // A body without a model may still bring fallbacks.
+    if endpoint.model_field() == ModelField::Absent || asked.head.method != Method::Post {
         return Scan::None;
     }
     let content_type = asked

@@ -67,7 +67,7 @@ impl Plane {
         for (index, provider) in self.snapshot.providers().iter().enumerate() {
             let states = provider.keys.iter().map(|key| {
                 let (state, again_s) = match self.keys[key.id.index()].overview(now_ms) {
-                    KeyStanding::Ready => ("usable", None),
+                    KeyStanding::Ready | KeyStanding::Tried => ("usable", None),
                     KeyStanding::ProbeDue => ("refused", None),
                     KeyStanding::Resting { until_ms, .. } => ("resting", Some(left_s(until_ms))),
                     KeyStanding::Refused { until_ms } => ("refused", Some(left_s(until_ms))),

@@ -5,6 +5,7 @@
 //! Deliberately absent: formatting (the control thread's work).
 
 use sluice_policy::keyring::Tags;
+use sluice_policy::meter::Reason;
 use sluice_policy::money::NanoUsd;
 use sluice_wire::error::Code;
 
@@ -134,7 +135,7 @@ pub struct Record {
     /// What it had to do with the cache, if its route has one.
     pub cache: Option<CacheUse>,
     /// Why the first target did not answer, if it did not.
-    pub reason: Option<Code>,
+    pub reason: Option<Reason>,
     /// The client's address.
     pub client: Option<std::net::IpAddr>,
     /// Bytes of the request's body.

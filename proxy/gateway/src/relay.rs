@@ -6,6 +6,7 @@
 
 mod events;
 mod head;
+mod hold;
 mod translated;
 
 use sluice_policy::route::PlannedTarget;

@@ -51,7 +51,8 @@ fn main() {
             let Admission::Go(permit) = target.admit(now_ms, &settings.breaker) else {
                 panic!("it is healthy");
             };
-            let (key, key_permit) = next_key(provider, tag, 0, &situation(now_ms, round)).expect("both keys are ready");
+            let (key, key_permit) =
+                next_key(provider, tag, 0, &situation(now_ms, round), false).expect("both keys are ready");
             target.observe(1000, true, now_ms);
             let _ = target.report(permit, Call::Good, now_ms, &settings.breaker);
             let state = &keys[provider.keys[key].id.index()];
@@ -62,7 +63,7 @@ fn main() {
     let keys_alone = || {
         let provider = &snapshot.providers()[0];
         per_round(|round| {
-            black_box(next_key(provider, 1, 0, &situation(1_000_000, round)).is_ok());
+            black_box(next_key(provider, 1, 0, &situation(1_000_000, round), false).is_ok());
         })
     };
     for (what, measure) in [

@@ -39,6 +39,61 @@ pub enum Kind {
     Gauge,
 }
 
+/// Why another target than the first answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The first one failed, or was passed over, with that code.
+    Failed(Code),
+    /// The first one was late, and another that was asked beside it began its answer sooner.
+    Late,
+}
+
+impl Reason {
+    /// Reasons that there are.
+    pub const COUNT: usize = Code::ALL.len() + 1;
+
+    /// Its name in answers, logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed(code) => code.as_str(),
+            Self::Late => "late",
+        }
+    }
+
+    /// Its number, from 0 to [`Reason::COUNT`] - 1.
+    pub fn index(self) -> usize {
+        match self {
+            Self::Failed(code) => code as usize,
+            Self::Late => Code::ALL.len(),
+        }
+    }
+}
+
+/// One number for each reason.
+#[derive(Debug)]
+pub struct ByReason([Counter; Reason::COUNT]);
+
+impl Default for ByReason {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl ByReason {
+    /// Adds one. Only the owning core may call this.
+    pub fn add(&self, reason: Reason) {
+        self.0[reason.index()].add(1);
+    }
+
+    /// The reasons that were counted at all.
+    pub fn counted(&self) -> impl Iterator<Item = (Reason, u64)> {
+        let all = Code::ALL.iter().map(|code| Reason::Failed(*code)).chain([Reason::Late]);
+        all.zip(&self.0)
+            .map(|(reason, counter)| (reason, counter.get()))
+            .filter(|(_, count)| *count > 0)
+    }
+}
+
 /// One number for each error code.
 #[derive(Debug)]
 pub struct ByCode([Counter; Code::ALL.len()]);
@@ -73,7 +128,7 @@ macro_rules! meter {
             /// Attempts that gave no answer for the client, by why.
             pub failures: ByCode,
             /// Requests that another target than the first answered, by why the first did not.
-            pub fallbacks_by_reason: ByCode,
+            pub fallbacks_by_reason: ByReason,
         }
 
         impl CoreMeter {
@@ -102,6 +157,8 @@ meter! {
     Counter retries = "sluice_upstream_retries_total", "Attempts at a target that the same request had asked before.";
     Counter hedges = "sluice_hedges_total", "Second targets asked beside a late first one.";
     Counter hedges_won = "sluice_hedges_won_total", "Of those, answers that the second target began first.";
+    Counter hedges_denied = "sluice_hedges_denied_total", "Second targets that were not asked because the hedges of the first one's budget were spent.";
+    Counter restarts = "sluice_streams_restarted_total", "Streams that failed while their beginning was held back, of which the client has seen nothing.";
     Counter retries_denied = "sluice_upstream_retries_denied_total", "Retries that were not made because the target's budget was spent.";
     Counter passed_over = "sluice_targets_passed_over_total", "Targets that a request did not try, because they or their keys rest.";
     Counter breakers_opened = "sluice_breakers_opened_total", "Times that a target was found to fail and left alone.";

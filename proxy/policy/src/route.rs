@@ -93,7 +93,7 @@ pub fn plan(
     let rules = snapshot.route(resolved);
     if let Some((target, share)) = rules.and_then(|route| route.canary.as_ref())
         && draw(situation) < *share
-        && is_healthy(snapshot, target, situation)
+        && is_healthy(snapshot.provider(target.provider), &target.model, situation)
     {
         plan.push(snapshot, resolved, own, CANARY);
     }
@@ -211,13 +211,10 @@ fn draw(situation: &Situation<'_>) -> u32 {
 }
 
 /// Whether requests to the target would be let in now, with a key that does not rest.
-fn is_healthy(snapshot: &Snapshot, target: &Target, situation: &Situation<'_>) -> bool {
-    let provider = snapshot.provider(target.provider);
-    let tag = situation.health.tag(&provider.name, &target.model);
-    let slot = situation
-        .health
-        .find(tag, &provider.name, &target.model, situation.now_ms);
-    let excluded = provider.excluded_keys(&target.model);
+pub fn is_healthy(provider: &Provider, model: &str, situation: &Situation<'_>) -> bool {
+    let tag = situation.health.tag(&provider.name, model);
+    let slot = situation.health.find(tag, &provider.name, model, situation.now_ms);
+    let excluded = provider.excluded_keys(model);
     let ready = |(index, key): (usize, &crate::snapshot::Key)| {
         excluded >> index & 1 == 0
             && situation.keys[key.id.index()].standing(tag, situation.now_ms) == KeyStanding::Ready

@@ -20,6 +20,7 @@ use sluice_wire::provider::{self, Quirks};
 
 pub use self::caching::Caching;
 use self::rules::Overrides;
+pub use self::rules::{Hedging, Hold};
 pub(crate) use self::rules::{Member, Route};
 use crate::admission;
 use crate::config::names::Names;

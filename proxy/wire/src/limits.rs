@@ -56,6 +56,8 @@ pub const TRANSLATED_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const MAX_TOKENS_DEFAULT: u32 = 4096;
 /// Longest answer that another provider is asked to go on with after its stream was cut, in bytes of text.
 pub const RESUMED_TEXT_BYTES_MAX: usize = 64 * 1024;
+/// Most of a stream that is held back so that another target may start it anew, in bytes of its events.
+pub const RESTART_BYTES_MAX: usize = SSE_EVENT_BYTES_MAX;
 /// Shortest string that a translated body references in its source instead of copying, in bytes.
 pub const SPLICE_BYTES_MIN: usize = 4 * 1024;
 /// Most losses that one translated request names in its warning header.

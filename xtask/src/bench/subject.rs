@@ -31,6 +31,8 @@ pub enum Name {
     Gateway,
     /// Sluice with TLS to the upstream.
     GatewayTls,
+    /// Another gateway, for `bench difference`.
+    Base,
     /// nginx as a reverse proxy.
     Nginx,
     /// HAProxy as a reverse proxy.
@@ -52,6 +54,7 @@ impl Name {
             Self::L4 => "l4",
             Self::Gateway => "gateway",
             Self::GatewayTls => "gateway-tls",
+            Self::Base => "base",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::Monoio => "monoio",
@@ -177,7 +180,7 @@ impl Stage {
                 };
                 Some(self.start_reverse_proxy(name, program, plain)?)
             }
-            Name::Gateway => self.start_gateway(name, &format!("http://{plain}/v1"), None)?,
+            Name::Gateway | Name::Base => self.start_gateway(name, &format!("http://{plain}/v1"), None)?,
             Name::GatewayTls => {
                 let Some((address, certificate)) = &self.simulator.tls else {
                     return Ok(None);
@@ -206,7 +209,8 @@ impl Stage {
     }
 
     fn start_gateway(&self, name: Name, base_url: &str, ca: Option<&Path>) -> Result<Option<(Kept, SocketAddr)>> {
-        let Some(program) = self.programs.get("sluice") else {
+        let program = if name == Name::Base { "sluice-base" } else { "sluice" };
+        let Some(program) = self.programs.get(program) else {
             return Ok(None);
         };
         let log = self.directory.join(format!("{name}-requests.log"));

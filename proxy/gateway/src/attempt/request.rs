@@ -189,8 +189,14 @@ fn write_spliced(
         let name = || field.name.of(&asked.head_bytes);
         is_forwarded(field) && (own.is_empty() || !is_named(own, name())) && !(signed && is_of_signature(name()))
     });
-    // A body that is signed is Bedrock's, which names no model: it is sent as it came.
-    sign(context, key, text, asked.body.iter().map(|piece| &**piece))?;
+    // A body that is signed is Bedrock's, which names no model: it is sent as it came, but for the gateway's own member.
+    match asked.keys.fallbacks_member().filter(|_| key.signing.is_some()) {
+        None => sign(context, key, text, asked.body.iter().map(|piece| &**piece))?,
+        Some(member) => {
+            let sent = without(&asked.body, member);
+            sign(context, key, text, sent.iter().map(|piece| &**piece))?;
+        }
+    }
     let mut splices = [
         change::model_of(context, target.model),
         change::cut_of(context),

@@ -339,6 +339,7 @@ fn date(day: u64) -> [u8; 10] {
 mod tests {
     use super::*;
     use crate::record::Label;
+    use sluice_policy::meter::Reason;
     use sluice_wire::error::Code;
 
     fn record() -> Record {
@@ -361,7 +362,7 @@ mod tests {
             resumed: false,
             given_up: Label::EMPTY,
             given_up_key: Label::EMPTY,
-            reason: Some(Code::UpstreamTimeout),
+            reason: Some(Reason::Failed(Code::UpstreamTimeout)),
             client: Some([127, 0, 0, 1].into()),
             bytes_in: 1700,
             bytes_out: 700,

@@ -1,17 +1,19 @@
 //! From the plan of a request to its answer: targets in order, their keys, and what follows a failure.
 //!
 //! Invariants: nothing is tried after the first byte to the client; a target that was silent is not tried twice; a provider
-//! that said when to come back is not asked before; retries at one target stay within its budget; a target that is passed
-//! over only because it failed before is tried once all the same if no other answers. Deliberately absent: one attempt
-//! (`attempt.rs`), and what is remembered of it (`ticket.rs`).
+//! that said when to come back is not asked before; nobody waits before the same target is tried again while another one of
+//! the plan is well; retries at one target stay within its budget; a target that is passed over only because it failed before
+//! is tried once all the same if no other answers. Deliberately absent: one attempt (`attempt.rs`), and what is remembered of
+//! it (`ticket.rs`).
 
 use sluice_policy::health::Blocked;
-use sluice_policy::route::{KeysOut, Plan, PlannedTarget};
+use sluice_policy::meter::Reason;
+use sluice_policy::route::{self, KeysOut, Plan, PlannedTarget};
 use sluice_policy::snapshot::Resolved;
 use sluice_wire::error::{ApiError, Code};
 
 use super::hedge::{self, Leg};
-use super::ticket::{PassedOver, Place, Ticket};
+use super::ticket::{Need, PassedOver, Place, Ticket};
 use super::{Context, End, Request, account, resume, shadow};
 use crate::attempt::{self, Answer, Failure, Next, failure, limits};
 use crate::connection::{ClientGone, Downstream};
@@ -35,6 +37,8 @@ pub(super) struct Course {
     last: Option<Failure>,
     attempted: bool,
     retries: u8,
+    /// The first target that deserved a retry when another one was well.
+    again: Option<usize>,
     /// The first target that was passed over for its past alone.
     resort: Option<usize>,
     /// The target that was looked at last.
@@ -45,13 +49,15 @@ pub(super) struct Course {
 #[derive(Clone, Copy)]
 struct Turn<'a> {
     index: usize,
+    /// Whether it has failed already, and so have those after it.
+    again: bool,
     last_resort: bool,
     /// Whether no other target comes after it.
     is_last: bool,
+    plan: &'a Plan,
+    resolved: &'a Resolved<'a>,
     /// The target that may be asked beside it.
     rival: Option<(usize, PlannedTarget<'a>)>,
-    /// What the request's model means.
-    resolved: &'a Resolved<'a>,
 }
 
 /// Tries the plan's targets, and each target's keys, until one answers.
@@ -65,38 +71,40 @@ pub(super) async fn forward(
 ) -> Result<(), End> {
     let snapshot = &*context.plane.snapshot;
     let mut course = Course::default();
-    for index in 0..=plan.len() {
-        let last_resort = index == plan.len();
-        let Some(index) = (if last_resort { course.last_resort() } else { Some(index) }) else {
-            break;
+    for step in 0..plan.len() + 2 {
+        let beyond = step.checked_sub(plan.len());
+        let (again, last_resort) = (beyond == Some(0), beyond == Some(1));
+        let index = match beyond {
+            None => Some(step),
+            Some(0) => course.again,
+            Some(_) => course.resort,
         };
+        let Some(index) = index else { continue };
         let Some(target) = plan.target(snapshot, resolved, context.own_fallbacks, index) else {
             break;
         };
-        if target.provider.dialect != context.dialect && !context.endpoint.is_translatable() {
-            continue;
-        }
-        if !last_resort && course.beside >> index & 1 == 1 {
+        if !fits(context, &target) || !last_resort && course.beside >> index & 1 == 1 {
             continue;
         }
         if let Err(refusal) = account::may_use(context, &target) {
             course.refuse(request, &target, refusal);
             continue;
         }
-        let is_last = last_resort || index + 1 == plan.len();
+        let is_last = beyond.is_some() || index + 1 == plan.len();
         let hedged = !is_last && snapshot.hedge(context.route).is_some();
         let rest = index + 1..if hedged { plan.len() } else { 0 };
         let turn = Turn {
             index,
+            again,
             last_resort,
             is_last,
+            plan,
+            resolved,
             rival: rest.into_iter().find_map(|rival| {
                 let target = plan.target(snapshot, resolved, context.own_fallbacks, rival)?;
-                let fits = target.provider.dialect == context.dialect || context.endpoint.is_translatable();
-                let fits = fits && course.beside >> rival & 1 == 0;
+                let fits = fits(context, &target) && course.beside >> rival & 1 == 0;
                 (fits && account::may_use(context, &target).is_ok()).then_some((rival, target))
             }),
-            resolved,
         };
         match try_target(context, down, work, request, target, &mut course, turn).await? {
             Tried::Answered => return Ok(()),
@@ -114,6 +122,39 @@ pub(super) async fn forward(
     let looked_at = plan.target(snapshot, resolved, context.own_fallbacks, course.index);
     request.trace = looked_at.map(|target| request.trace_of(target.provider, target.model));
     Err(course.into_end())
+}
+
+/// Whether a target can be asked this at all.
+fn fits(context: &Context<'_>, target: &PlannedTarget<'_>) -> bool {
+    target.provider.dialect == context.dialect || context.endpoint.is_translatable()
+}
+
+impl Turn<'_> {
+    fn need(&self) -> Need {
+        match (self.last_resort, self.is_last) {
+            (true, _) => Need::Resort,
+            (false, true) => Need::Last,
+            (false, false) => Need::Choice,
+        }
+    }
+
+    /// Whether a target that comes later is thought to be well.
+    fn others_are_well(&self, context: &Context<'_>, course: &Course) -> bool {
+        let later = if self.is_last {
+            0..0
+        } else {
+            self.index + 1..self.plan.len()
+        };
+        let situation = context.situation();
+        later
+            .filter(|other| course.beside >> other & 1 == 0)
+            .filter_map(|other| {
+                let snapshot = &context.plane.snapshot;
+                self.plan.target(snapshot, self.resolved, context.own_fallbacks, other)
+            })
+            .filter(|other| fits(context, other) && account::may_use(context, other).is_ok())
+            .any(|other| route::is_healthy(other.provider, other.model, &situation))
+    }
 }
 
 /// What became of a target.
@@ -137,13 +178,12 @@ async fn try_target(
     turn: Turn<'_>,
 ) -> Result<Tried, End> {
     let place = Place::of(context, &target);
-    course.begin(context, place, turn);
-    if turn.last_resort && course.attempted && !Course::affords(context, place) {
+    if !begin(context, down, course, place, turn).await? {
         return Ok(Tried::Failed);
     }
     let mut tried = target.provider.excluded_keys(target.model);
     loop {
-        let (ticket, choice) = match Ticket::enter(context, &target, place, tried, turn.last_resort) {
+        let (ticket, choice) = match Ticket::enter(context, &target, place, tried, turn.need()) {
             Ok(entered) => entered,
             Err(why) => {
                 course.pass_over(context, request, &target, turn, why);
@@ -193,7 +233,6 @@ async fn try_target(
             Some(pause_ms) => {
                 // Another key does as well; the same one may be the only one.
                 tried &= !(1 << choice);
-                context.core.meter.retries.add(1);
                 if pause_ms > 0 {
                     down.while_present(net::sleep_ms(pause_ms)).await?;
                 }
@@ -225,6 +264,27 @@ async fn ask<'a>(
             // Boxed: it is rare, and its state would make every connection's task larger.
             Box::pin(both).await
         }
+    }
+}
+
+/// A target's turn begins; false if the request may not ask it, after all.
+async fn begin(
+    context: &Context<'_>,
+    down: &mut Downstream,
+    course: &mut Course,
+    place: Place,
+    turn: Turn<'_>,
+) -> Result<bool, ClientGone> {
+    course.begin(context, place, turn);
+    if turn.last_resort && course.attempted && !Course::affords(context, place) {
+        return Ok(false);
+    }
+    if !turn.again {
+        return Ok(true);
+    }
+    match course.pause_ms(context, place, 0, None) {
+        Some(pause_ms) => down.while_present(net::sleep_ms(pause_ms)).await.map(|()| true),
+        None => Ok(false),
     }
 }
 
@@ -337,7 +397,7 @@ impl Course {
         if let Some(ticket) = request.ticket.take() {
             ticket.failed(&failure, in_time);
         }
-        request.record.reason.get_or_insert(failure.code);
+        request.record.reason.get_or_insert(Reason::Failed(failure.code));
         let pause_ms = self.retry(context, place, turn, &failure);
         self.last = Some(failure.prefer_over(self.last.take()));
         pause_ms
@@ -345,7 +405,7 @@ impl Course {
 
     /// A target's turn begins, which earns it a share of a retry.
     fn begin(&mut self, context: &Context<'_>, place: Place, turn: Turn<'_>) {
-        if let Some(slot) = place.slot {
+        if let Some(slot) = place.slot.filter(|_| !turn.again) {
             let settings = &context.plane.snapshot.settings().retries;
             context.plane.health.target(slot).earn_retry(settings);
         }
@@ -370,26 +430,41 @@ impl Course {
         if let Some(ticket) = ticket {
             ticket.failed(&failure, !context.is_late());
         }
-        request.record.reason.get_or_insert(failure.code);
+        request.record.reason.get_or_insert(Reason::Failed(failure.code));
         self.last = Some(failure.prefer_over(self.last.take()));
     }
 
     /// How long to pause before the same target is tried again, if it may be and its budget allows it.
     fn retry(&mut self, context: &Context<'_>, place: Place, turn: Turn<'_>, failure: &Failure) -> Option<u64> {
-        let settings = &context.plane.snapshot.settings().retries;
         let worth_it = match failure.code {
             Code::UpstreamError => matches!(failure.status, 500 | 502 | 503 | 504 | 529),
-            // Where there is another target, that is the better answer to a provider that cannot be reached.
-            Code::UpstreamConnectFailed => turn.is_last,
+            Code::UpstreamConnectFailed => true,
             _ => false,
         };
-        if !worth_it || turn.last_resort || self.retries >= settings.per_request {
+        if !worth_it || turn.last_resort {
+            return None;
+        }
+        if turn.others_are_well(context, self) {
+            // That is the better answer: no pause, and another provider.
+            self.again.get_or_insert(turn.index);
+            return None;
+        }
+        // One retry is kept for the target that has had none because of this one.
+        let kept = u8::from(self.again.is_some() && !turn.again);
+        self.pause_ms(context, place, kept, failure.retry_after_s)
+    }
+
+    /// How long to pause before a target that has failed is tried again, if its budget and the request's time allow it and
+    /// `kept` retries are left then; `said_s` is what the provider said, in seconds.
+    fn pause_ms(&mut self, context: &Context<'_>, place: Place, kept: u8, said_s: Option<u32>) -> Option<u64> {
+        let settings = &context.plane.snapshot.settings().retries;
+        if self.retries.saturating_add(kept) >= settings.per_request {
             return None;
         }
         let core = context.core;
         let state = context.plane.health.target(place.slot?);
         let now_ms = core.clock.shared_ms();
-        let said_ms = u64::from(failure.retry_after_s.unwrap_or(0)) * 1000;
+        let said_ms = u64::from(said_s.unwrap_or(0)) * 1000;
         let pause_ms = settings.delay_ms(u32::from(self.retries), core.random()).max(said_ms);
         let in_time = core.clock.tick_ms() + pause_ms < context.limit_at_ms();
         if said_ms > RETRY_AFTER_MS_MAX || !in_time || !state.is_passable(now_ms + pause_ms) {
@@ -400,6 +475,7 @@ impl Course {
             return None;
         }
         self.retries += 1;
+        core.meter.retries.add(1);
         Some(pause_ms)
     }
 
@@ -432,7 +508,7 @@ impl Course {
             }
         };
         context.core.meter.passed_over.add(1);
-        request.record.reason.get_or_insert(failure.code);
+        request.record.reason.get_or_insert(Reason::Failed(failure.code));
         if request.record.provider.as_bytes().is_empty() {
             request.record.provider = Label::new(&target.provider.name);
         }
@@ -441,16 +517,11 @@ impl Course {
 
     /// A target is not tried, because the caller may not use it, or cannot pay for it.
     fn refuse(&mut self, request: &mut Request, target: &PlannedTarget<'_>, refusal: ApiError) {
-        request.record.reason.get_or_insert(refusal.code);
+        request.record.reason.get_or_insert(Reason::Failed(refusal.code));
         if request.record.provider.as_bytes().is_empty() {
             request.record.provider = Label::new(&target.provider.name);
         }
         self.last = Some(Failure::unsent(refusal, target.provider).prefer_over(self.last.take()));
-    }
-
-    /// The target to try although it failed before, once no other has answered.
-    fn last_resort(&self) -> Option<usize> {
-        self.resort
     }
 
     /// Whether a target may be asked that the request would have done without, had another one answered: like a retry.

@@ -1,18 +1,19 @@
 //! Two targets at once: when the first is late, a second one is asked beside it, and the first to begin its answer wins.
 //!
 //! Invariants: the loser's connection is closed at once, and the record says who it was, because its provider may charge for
-//! what it did; a second target is asked once at most, and takes a retry from its own budget; nothing is sent to the client
-//! here. Deliberately absent: what follows when both fail (`forward.rs`).
+//! what it did; a second target is asked once at most, and comes out of the first one's budget of hedges; nothing is sent to
+//! the client here. Deliberately absent: what follows when both fail (`forward.rs`).
 
 use std::pin::pin;
 
 use futures_util::future::{Either, select};
+use sluice_policy::meter::Reason;
 use sluice_policy::route::PlannedTarget;
 use sluice_policy::snapshot::Key;
 use sluice_wire::error::Code;
 
 use super::forward::Course;
-use super::ticket::{Place, Ticket};
+use super::ticket::{Need, Place, Ticket};
 use super::{Context, Payment, Request};
 use crate::attempt::{self, Answer, Failure};
 use crate::connection::{ClientGone, Downstream};
@@ -35,13 +36,14 @@ pub(super) struct Leg<'a> {
     pub place: Place,
 }
 
-/// After how many milliseconds the second target is asked; `None`: not at all.
+/// After how many milliseconds the second target is asked; `None`: not at all. The request earns its share of a hedge.
 pub(super) fn delay_ms(context: &Context<'_>, first: Place) -> Option<u32> {
-    let fixed = context.plane.snapshot.hedge(context.route)?;
-    fixed.or_else(|| {
-        let late_us = context.plane.health.target(first.slot?).late_us(context.stream)?;
-        Some((late_us / 1000).max(DELAY_MS_MIN))
-    })
+    let hedging = context.plane.snapshot.hedge(context.route)?;
+    let state = context.plane.health.target(first.slot?);
+    state.earn_hedge(hedging.budget_milli);
+    hedging
+        .delay_ms
+        .or_else(|| Some((state.late_us(context.stream)? / 1000).max(DELAY_MS_MIN)))
 }
 
 /// Asks `first`, and `rival` as well if that is late by `delay_ms`. Gives what the winner answered, or the failure of the
@@ -90,7 +92,7 @@ async fn run<'a>(
         let mut running = pin!(begin(context, work, request, first));
         match select(running.as_mut(), pin!(net::sleep_ms(u64::from(delay_ms)))).await {
             Either::Left((result, _)) => Ended::First(result, None),
-            Either::Right(_) => match enter(context, &mut fork, &mut scratch.work.payment, rival) {
+            Either::Right(_) => match enter(context, &mut fork, &mut scratch.work.payment, first.place, rival) {
                 None => Ended::First(running.await, None),
                 Some(leg) => {
                     context.core.meter.hedges.add(1);
@@ -129,7 +131,7 @@ async fn run<'a>(
                 (None, Some(ticket)) => request.loses(first.target.provider, first.key, ticket),
                 (None, None) => {}
             }
-            request.record.reason.get_or_insert(Code::UpstreamTimeout);
+            request.record.reason.get_or_insert(Reason::Late);
             request.record.upstream_us = fork.record.upstream_us;
             request.record.queued_us = fork.record.queued_us;
             request.record.provider = Label::new(&rival.provider.name);
@@ -146,17 +148,28 @@ async fn run<'a>(
     result
 }
 
-/// Begins the second attempt, if its target is well, has a key, and has a retry to give.
+/// Begins the second attempt, if its target is well and has a key, and the first one's budget allows it.
 fn enter<'a>(
     context: &Context<'a>,
     fork: &mut Request,
     payment: &mut Payment,
+    first: Place,
     target: PlannedTarget<'a>,
 ) -> Option<Leg<'a>> {
     let place = Place::of(context, &target);
     let excluded = target.provider.excluded_keys(target.model);
-    let (ticket, choice) = Ticket::enter(context, &target, place, excluded, false).ok()?;
-    if ticket.is_probe() || !ticket.take_retry() {
+    let (ticket, choice) = Ticket::enter(context, &target, place, excluded, Need::Choice).ok()?;
+    if ticket.is_probe() {
+        return None;
+    }
+    let core = context.core;
+    if !context
+        .plane
+        .health
+        .target(first.slot?)
+        .take_hedge(core.clock.shared_ms())
+    {
+        core.meter.hedges_denied.add(1);
         return None;
     }
     payment.hold(context, &target).ok()?;

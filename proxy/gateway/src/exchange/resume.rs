@@ -7,7 +7,7 @@
 use sluice_policy::route::Plan;
 use sluice_policy::snapshot::Resolved;
 
-use super::ticket::{Place, Ticket};
+use super::ticket::{Need, Place, Ticket};
 use super::{Context, End, Request, account};
 use crate::attempt;
 use crate::connection::Downstream;
@@ -38,7 +38,7 @@ pub(super) async fn run(
         }
         let place = Place::of(context, &target);
         let excluded = target.provider.excluded_keys(target.model);
-        let Ok((ticket, choice)) = Ticket::enter(context, &target, place, excluded, false) else {
+        let Ok((ticket, choice)) = Ticket::enter(context, &target, place, excluded, Need::Choice) else {
             continue;
         };
         if work.payment.hold(context, &target).is_err() {

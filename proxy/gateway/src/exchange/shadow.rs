@@ -1,8 +1,9 @@
 //! Copies of requests to a route's shadow target: sent by a task of their own, their answers read and thrown away.
 //!
 //! Invariants: a copy is made from buffers that are there already and never delays, changes or fails the client's request; at
-//! most `limits::SHADOWS_MAX` are under way on a core, beyond that none is made; a key at rest and a target that is left alone
-//! are left alone here too, and what happens is remembered as for any attempt. Deliberately absent: retries, and any record
+//! most `limits::SHADOWS_MAX` are under way on a core, beyond that none is made, nor without a free place at a provider whose
+//! concurrency is limited; a key at rest and a target that is left alone are left alone here too, and what happens is
+//! remembered as for any attempt. Deliberately absent: retries, and any record
 //! of its own (two counters tell).
 
 use std::rc::Rc;
@@ -15,7 +16,7 @@ use sluice_wire::http::head::ResponseHead;
 use sluice_wire::limits::{HEAD_BYTES_MAX, SHADOW_BODY_BYTES_MAX, SHADOWS_MAX};
 
 use super::Context;
-use super::ticket::{Place, Ticket};
+use super::ticket::{Need, Place, Ticket};
 use crate::attempt::{Failure, request};
 use crate::buffer::Size;
 use crate::core::Core;
@@ -81,9 +82,16 @@ pub(super) fn send(context: &Context<'_>, resolved: &Resolved<'_>) {
 #[cold]
 fn start(context: &Context<'_>, target: &PlannedTarget<'_>) {
     let Some(slot) = Slot::take(context.core) else { return };
+    let Ok(at_provider) = context
+        .core
+        .gates
+        .enter_at_once(&context.plane.snapshot, target.provider)
+    else {
+        return;
+    };
     let excluded = target.provider.excluded_keys(target.model);
     let place = Place::of(context, target);
-    let Ok((ticket, choice)) = Ticket::enter(context, target, place, excluded, false) else {
+    let Ok((ticket, choice)) = Ticket::enter(context, target, place, excluded, Need::Choice) else {
         return;
     };
     let key = &target.provider.keys[choice];
@@ -107,7 +115,7 @@ fn start(context: &Context<'_>, target: &PlannedTarget<'_>) {
         let (core, plane) = (copy.core.clone(), copy.plane.clone());
         let ended = copy.run().await;
         settle(&core, ticket, &ended, plane.snapshot.provider(provider));
-        drop(slot);
+        drop((slot, at_provider));
     });
 }
 

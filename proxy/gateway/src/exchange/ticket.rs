@@ -38,6 +38,17 @@ pub enum PassedOver {
     Keys(KeysOut),
 }
 
+/// How much a request needs a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Others follow, or it does without.
+    Choice,
+    /// It is the last of its plan.
+    Last,
+    /// It was passed over, and no other answered.
+    Resort,
+}
+
 /// Which target an attempt is for, as health knows it.
 #[derive(Clone, Copy)]
 pub struct Place {
@@ -67,8 +78,9 @@ impl Ticket {
         target: &PlannedTarget<'_>,
         place: Place,
         tried: u64,
-        last_resort: bool,
+        need: Need,
     ) -> Result<(Self, usize), PassedOver> {
+        let last_resort = need == Need::Resort;
         let situation = context.situation();
         let settings = &context.plane.snapshot.settings().breaker;
         let permit = match place.slot.map(|slot| context.plane.health.target(slot)) {
@@ -83,7 +95,7 @@ impl Ticket {
             },
         };
         let target_permit = place.slot.zip(permit);
-        match route::next_key(target.provider, place.tag, tried, &situation) {
+        match route::next_key(target.provider, place.tag, tried, &situation, need != Need::Choice) {
             Ok((choice, key_permit)) => {
                 let ticket = Self {
                     core: context.core.clone(),
@@ -129,6 +141,9 @@ impl Ticket {
 
     /// The answer has begun: its first token is there, or all of it.
     pub fn answered(&mut self) {
+        if self.told_key {
+            return;
+        }
         let took_us = u32::try_from(self.core.clock.now_us() - self.begun_us).unwrap_or(u32::MAX);
         let now_ms = self.core.clock.shared_ms();
         if let Some((slot, ..)) = self.target {
@@ -145,7 +160,8 @@ impl Ticket {
         if let Some((slot, ..)) = self.target {
             let took_us = u32::try_from(self.core.clock.now_us() - self.begun_us).unwrap_or(u32::MAX);
             let now_ms = self.core.clock.shared_ms();
-            self.plane.health.target(slot).observe(took_us, self.streamed, now_ms);
+            let state = self.plane.health.target(slot);
+            state.observe_given_up(took_us, self.streamed, now_ms);
         }
     }
 

@@ -1,11 +1,12 @@
 //! A stream of server-sent events, brought to the client as it comes, event by event.
 //!
-//! Invariants: nothing is sent before the first event, so that until then another target can take over; the client gets
-//! whole events: the beginning of one is held back, within a bound, until its end arrives; a stream that ends before it is
+//! Invariants: nothing is sent before the first event (or, on a route that restarts streams, before its beginning is complete),
+//! so that until then another target can take over; the client gets whole events: the beginning of one is held back, within a bound, until its end arrives; a stream that ends before it is
 //! complete ends with an error event and without its final chunk; one that is complete but lacks `[DONE]` gets it.
 //! Deliberately absent: any change to an event, and any delay.
 
 use sluice_policy::route::PlannedTarget;
+use sluice_policy::snapshot::Hold;
 use sluice_wire::chat::ChatEvent;
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::Code;
@@ -16,6 +17,7 @@ use sluice_wire::sse::{Scan, remove_usage};
 use sluice_wire::surface::Endpoint;
 
 use super::head::{self, BodyFrame};
+use super::hold::Held;
 use super::{Piece, Undelivered, emit, interrupted, next_piece, settle};
 use crate::attempt::request::change::asks_for_usage;
 use crate::attempt::{Answer, Failure};
@@ -28,11 +30,16 @@ use crate::scratch::Work;
 /// connection can be kept; the client has its whole answer already.
 const END_GRACE_MS: u64 = 50;
 
+/// Pieces of a beginning that is held back, before they are put into one.
+const PIECES_MAX: usize = 16;
+
 /// What is known of the stream so far.
 struct Stream {
     frame: BodyFrame,
     /// The head, and with it the first event, has been sent.
     begun: bool,
+    /// What is held back of the beginning.
+    held: Held,
     /// A data event has been seen.
     content: bool,
     /// `data: [DONE]` has been seen.
@@ -68,27 +75,30 @@ pub async fn relay(
     let write_ms = context.plane.snapshot.downstream().write_ms;
     let with_done = context.endpoint.stream_ends_with_done();
     let first_by_ms = answer.sent_at_ms + u64::from(target.timeouts.first_token_ms);
-    let mut stream = Stream::new(request.stream_frame());
+    let hold = context.plane.snapshot.holds_back(context.route);
+    let mut stream = Stream::new(request.stream_frame(), hold);
     stream.strip = work.payment.is_billed() && asks_for_usage(context, target);
     work.events.begin(context.dialect == Dialect::Bedrock);
     work.answer.clear();
     work.parts.clear();
     loop {
-        let deadline_ms = (!stream.begun).then_some(first_by_ms);
+        let deadline_ms = (!stream.begun && !stream.held.has_begun()).then_some(first_by_ms);
         let (ended, sound) = match next_piece(context, down, work, &mut answer, target, deadline_ms).await? {
             Piece::Data(chunk, step) => {
                 let sound = stream.scan(work, &chunk);
                 if (stream.error || !sound) && !stream.begun {
+                    stream.held.failed(context);
                     return Err(Undelivered::Failed(failure(context, work, target, &chunk, sound)));
                 }
                 if sound {
                     stream.begin(context, work, request, target, &answer);
-                    stream.forward(work, request, chunk, step, with_done);
+                    stream.forward(context, work, request, chunk, step, with_done);
                 }
                 (step.done || !sound, sound)
             }
             Piece::End => (true, true),
             Piece::Broken(code) if !stream.begun => {
+                stream.held.failed(context);
                 return Err(Undelivered::Failed(Failure::new(code, target.provider)));
             }
             Piece::Broken(_) => (true, false),
@@ -98,12 +108,14 @@ pub async fn relay(
         }
         let complete = stream.is_complete(context, sound);
         if ended && !complete && !stream.begun {
+            stream.held.failed(context);
             return Err(Undelivered::Failed(Failure::new(Code::UpstreamReset, target.provider)));
         }
         if ended && complete || stream.done {
             work.payment.charge(context.core);
         }
         if ended || stream.done && with_done {
+            stream.start(context, work, request, target, &answer);
             stream.close(context, work, request, complete);
         }
         if request.record.first_byte_us == 0 && !work.parts.is_empty() {
@@ -134,10 +146,11 @@ pub async fn relay(
 }
 
 impl Stream {
-    fn new(frame: BodyFrame) -> Self {
+    fn new(frame: BodyFrame, hold: Option<Hold>) -> Self {
         Self {
             frame,
             begun: false,
+            held: Held::new(hold),
             content: false,
             done: false,
             finished: false,
@@ -172,8 +185,24 @@ impl Stream {
         self.error |= seen.error;
     }
 
-    /// Writes the head before the first event.
+    /// Writes the head before the first event, unless it is held back.
     fn begin(
+        &mut self,
+        context: &Context<'_>,
+        work: &mut Work,
+        request: &mut Request,
+        target: &PlannedTarget<'_>,
+        answer: &Answer,
+    ) {
+        let first_event = (self.content || self.done) && self.boundary.is_some();
+        let too_large = self.held_bytes > SSE_EVENT_BYTES_MAX;
+        if !self.begun && (too_large || first_event && self.held.is_enough(context, request, self.held_bytes)) {
+            self.start(context, work, request, target, answer);
+        }
+    }
+
+    /// Writes the head.
+    fn start(
         &mut self,
         context: &Context<'_>,
         work: &mut Work,
@@ -181,8 +210,7 @@ impl Stream {
         target: &PlannedTarget<'_>,
         answer: &Answer,
     ) {
-        let first_event = (self.content || self.done) && self.boundary.is_some();
-        if !self.begun && (first_event || self.held_bytes > SSE_EVENT_BYTES_MAX) {
+        if !self.begun {
             self.begun = true;
             context.begins();
             head::write(context.core, work, &answer.head_bytes, request, target, self.frame);
@@ -193,7 +221,15 @@ impl Stream {
     }
 
     /// Forwards whole events and holds back the rest.
-    fn forward(&mut self, work: &mut Work, request: &mut Request, chunk: Chunk, step: Step, with_done: bool) {
+    fn forward(
+        &mut self,
+        context: &Context<'_>,
+        work: &mut Work,
+        request: &mut Request,
+        chunk: Chunk,
+        step: Step,
+        with_done: bool,
+    ) {
         let last = work.spans.len().wrapping_sub(1);
         let whole = self
             .boundary
@@ -242,6 +278,12 @@ impl Stream {
             self.held_bytes = 0;
         }
         self.hold(work, &chunk, boundary);
+        if self.held.has_begun() && !self.begun && work.answer.len() >= PIECES_MAX {
+            // Each piece keeps the buffer that it arrived in.
+            let whole = context.core.net.buffers.gather(&work.answer);
+            work.answer.clear();
+            work.answer.push(whole);
+        }
         if self.begun && self.held_bytes > SSE_EVENT_BYTES_MAX {
             self.release_held(work, request);
             self.torn = true;

@@ -12,6 +12,7 @@ use sluice_wire::limits::TRANSLATED_BODY_BYTES_MAX;
 use sluice_wire::provider::{self, Reply, Transcoder};
 
 use super::head::{self, BodyFrame};
+use super::hold::Held;
 use super::{Piece, Undelivered, emit, interrupted, next_piece, settle};
 use crate::attempt::{Answer, Failure, failure};
 use crate::connection::Downstream;
@@ -130,6 +131,7 @@ pub async fn stream(
         transcoder,
         frame: request.stream_frame(),
         begun: false,
+        held: Held::new(context.plane.snapshot.holds_back(context.route)),
     });
     work.parts.clear();
     work.out.begin(&[]);
@@ -141,6 +143,7 @@ pub struct Unfinished {
     transcoder: Transcoder,
     frame: BodyFrame,
     begun: bool,
+    held: Held,
 }
 
 impl Unfinished {
@@ -211,17 +214,21 @@ async fn carry(
         let (end, code) = take(&mut unfinished.transcoder, work, piece);
         let begun = unfinished.begun;
         if let Some(error) = unfinished.transcoder.error().filter(|_| !begun) {
+            unfinished.held.failed(context);
             return Err(Undelivered::Failed(Failure::reported(error.clone(), target.provider)));
         }
         let failed = matches!(end, Some(StreamEnd::Interrupted | StreamEnd::Failed));
         if failed && !begun {
+            unfinished.held.failed(context);
             return Err(Undelivered::Failed(Failure::new(code, target.provider)));
         }
         let cut = failed && unfinished.continuation().is_some();
         if end == Some(StreamEnd::Interrupted) && !cut {
             unfinished.transcoder.interrupt(&interrupted(), &mut work.out);
         }
-        if !begun && (unfinished.transcoder.has_output() || end.is_some()) {
+        let enough =
+            unfinished.transcoder.has_output() && unfinished.held.is_enough(context, request, work.out.buf.len());
+        if !begun && (end.is_some() || enough) {
             unfinished.begun = true;
             context.begins();
             request.answered(context.core);
@@ -230,6 +237,9 @@ async fn carry(
             if let Some(tape) = &work.tape {
                 tape.begin();
             }
+        }
+        if unfinished.held.has_begun() {
+            first_by_ms = None;
         }
         if unfinished.begun {
             first_by_ms = first_by_ms.filter(|_| work.out.buf.is_empty());

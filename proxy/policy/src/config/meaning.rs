@@ -315,6 +315,10 @@ impl Checker<'_> {
             if let Some(rules) = &route.cache {
                 self.within(&["cache"], |c| c.caching(rules));
             }
+            if route.restart.bytes.0 > limits::RESTART_BYTES_MAX as u64 {
+                let message = format!("expected at most {}KiB", limits::RESTART_BYTES_MAX >> 10);
+                self.within(&["restart", "bytes"], |c| c.add(message));
+            }
             self.path.truncate(self.path.len() - 2);
         }
     }

@@ -6,9 +6,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::values::DurationMs;
+use super::values::{DurationMs, Size};
 use super::{CacheRules, TimeoutOverrides};
 use crate::health::{BreakerSettings, KeySettings, RetrySettings};
+use crate::snapshot::{Hedging, Hold};
 
 /// What happens to requests for certain models.
 #[derive(Clone, Debug, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
@@ -50,12 +51,16 @@ pub struct Route {
     /// Whether a second target is asked beside the first one if that is late. Default: it is not.
     #[serde(default)]
     pub hedge: Option<Hedge>,
-    /// What happens to a streamed chat answer that is cut after it has begun: none (the client is told) or continue (the next
-    /// fallbacks that take the beginning of an answer are asked to go on from the text that the client has, see `prefill` of
-    /// a provider, as long as the answer is nothing but text). The answers of such a route are written anew rather than
-    /// forwarded as they came, and both providers charge for their part.
+    /// What happens to a streamed answer that is cut after it has begun: none (the client is told), continue (for chat answers:
+    /// the next fallbacks that take the beginning of an answer are asked to go on from the text that the client has, see
+    /// `prefill` of a provider, as long as the answer is nothing but text; the answers of such a route are written anew rather
+    /// than forwarded as they came) or restart (the beginning of each answer is held back, see `restart`; while nothing has
+    /// been sent, the next target starts anew; after that, the client is told). Each provider charges for its part.
     #[serde(default)]
     pub resume: Resume,
+    /// What `resume: restart` holds back.
+    #[serde(default)]
+    pub restart: Restart,
     /// Whether and how these requests are answered from the cache. Default: as `cache.default` says.
     #[serde(default)]
     pub cache: Option<CacheRules>,
@@ -78,16 +83,68 @@ pub enum Resume {
     None,
     /// Another target goes on.
     Continue,
+    /// Another target starts anew while nothing has been sent, for which the beginning is held back.
+    Restart,
 }
 
 /// A second target, the next in the plan, is asked beside the first one if that is late; the first to begin its answer wins,
-/// and the other's connection is closed. Its provider may charge for what it did: the log's line says which it was. A second
-/// target takes a retry from its own budget, so that a slow provider does not double the load of the others.
-#[derive(Clone, Debug, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
+/// and the other's connection is closed. Its provider may charge for what it did: the log's line says which it was.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Hedge {
     /// After how long. Default: the time that 95 of 100 answers of the first target needed to begin, once 20 are known.
     pub delay: Option<DurationMs>,
+    /// Requests that may ask a second target, as a share of those to the first (0 to 1), besides one a second: a provider that
+    /// becomes slow as a whole does not double the load of the others. Where a part of the answers is late for long, as when
+    /// packets are lost on the way, it must be larger than that part.
+    #[schemars(range(min = 0, max = 1))]
+    pub budget: f64,
+}
+
+impl Default for Hedge {
+    fn default() -> Self {
+        Self {
+            delay: None,
+            budget: 0.2,
+        }
+    }
+}
+
+impl From<&Hedge> for Hedging {
+    fn from(config: &Hedge) -> Self {
+        Self {
+            delay_ms: config.delay.map(|delay| delay.0),
+            budget_milli: milli(config.budget),
+        }
+    }
+}
+
+/// With `resume: restart`: how much of an answer is held back. What comes first ends it.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Restart {
+    /// Bytes of its events (up to 256KiB).
+    pub bytes: Size,
+    /// Time since its first token. An answer that stalls is still held back then, and starts anew elsewhere.
+    pub time: DurationMs,
+}
+
+impl Default for Restart {
+    fn default() -> Self {
+        Self {
+            bytes: Size(16 * 1024),
+            time: DurationMs(2_000),
+        }
+    }
+}
+
+impl From<&Restart> for Hold {
+    fn from(config: &Restart) -> Self {
+        Self {
+            bytes: config.bytes.0 as usize,
+            time_ms: config.time.0,
+        }
+    }
 }
 
 /// One of several targets.
@@ -208,7 +265,8 @@ impl From<&Breaker> for BreakerSettings {
     }
 }
 
-/// How a request is tried again at a target that failed (500, 502, 503, 504, 529, or no connection) before the next one.
+/// How a request is tried again at a target that failed (500, 502, 503, 504, 529, or no connection). While another target of
+/// its plan is well, that one is asked at once, and the first comes back only if the others fail too: a pause would help nobody.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retries {

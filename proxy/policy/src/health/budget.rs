@@ -1,26 +1,25 @@
-//! The retry budget of one target: a token bucket that requests fill and retries empty.
+//! What one target's requests may cost beyond themselves: a token bucket that requests fill and extra attempts (retries, or
+//! second targets beside it) empty.
 //!
-//! Invariants: over any time, retries are at most the burst, plus the configured share of requests, plus the configured
-//! rate times that time, however many cores take from it. Deliberately absent: whether a retry makes sense.
+//! Invariants: over any time, extra attempts are at most the burst, plus the configured share of requests, plus the configured
+//! rate times that time, however many cores take from it. Deliberately absent: whether an extra attempt makes sense.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use super::RetrySettings;
 
 /// Thousandths of a token in the lower 24 bits, the time of the last refill in milliseconds above. All zero is a bucket that
 /// was last refilled at the clock's zero: full, if it refills by time at all.
 #[derive(Debug, Default)]
-pub(super) struct RetryBudget(AtomicU64);
+pub(super) struct ExtraBudget(AtomicU64);
 
 const TOKEN_BITS: u32 = 24;
 const TOKEN_MASK: u64 = (1 << TOKEN_BITS) - 1;
-/// Retries that a full bucket holds.
+/// Extra attempts that a full bucket holds.
 pub(super) const BURST: u64 = 10;
 
-impl RetryBudget {
-    /// A request begins: the share of a token that it earns. A full bucket is only read.
-    pub fn earn(&self, settings: &RetrySettings) {
-        let earned = u64::from(settings.budget_milli);
+impl ExtraBudget {
+    /// A request begins: the share of a token that it earns, in thousandths. A full bucket is only read.
+    pub fn earn(&self, milli: u16) {
+        let earned = u64::from(milli);
         let mut word = self.0.load(Ordering::Relaxed);
         while word & TOKEN_MASK < BURST * 1000 && earned > 0 {
             let tokens = (word & TOKEN_MASK) + earned;
@@ -35,14 +34,14 @@ impl RetryBudget {
         }
     }
 
-    /// Takes the token of one retry; false if there is none.
-    pub fn take(&self, now_ms: u64, settings: &RetrySettings) -> bool {
+    /// Takes the token of one extra attempt; false if there is none. `per_second` is what time earns.
+    pub fn take(&self, now_ms: u64, per_second: u16) -> bool {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
             let at_ms = word >> TOKEN_BITS;
             let elapsed_ms = now_ms.saturating_sub(at_ms);
             // One thousandth of a token a millisecond is one token a second.
-            let refill = elapsed_ms.saturating_mul(u64::from(settings.per_second));
+            let refill = elapsed_ms.saturating_mul(u64::from(per_second));
             let tokens = (word & TOKEN_MASK).saturating_add(refill).min(BURST * 1000);
             let Some(rest) = tokens.checked_sub(1000) else {
                 return false;
@@ -65,33 +64,25 @@ const _: () = assert!(BURST * 1000 < TOKEN_MASK / 2, "earning must not carry int
 mod tests {
     use super::*;
 
-    fn settings(budget_milli: u16, per_second: u16) -> RetrySettings {
-        RetrySettings {
-            budget_milli,
-            per_second,
-            ..RetrySettings::default()
-        }
-    }
-
     #[test]
     fn retries_are_a_share_of_the_requests() {
-        let (budget, settings) = (RetryBudget::default(), settings(200, 0));
-        assert!(!budget.take(1_000_000, &settings), "nothing was earned");
+        let budget = ExtraBudget::default();
+        assert!(!budget.take(1_000_000, 0), "nothing was earned");
         let mut taken = 0;
         for _ in 0..1000 {
-            budget.earn(&settings);
-            taken += u32::from(budget.take(1_000_000, &settings));
+            budget.earn(200);
+            taken += u32::from(budget.take(1_000_000, 0));
         }
         assert_eq!(taken, 200);
     }
 
     #[test]
     fn what_is_saved_is_bounded_and_what_time_gives_as_well() {
-        let (budget, settings) = (RetryBudget::default(), settings(200, 2));
+        let budget = ExtraBudget::default();
         for _ in 0..1000 {
-            budget.earn(&settings);
+            budget.earn(200);
         }
-        let take = |now_ms| (0..100).filter(|_| budget.take(now_ms, &settings)).count() as u64;
+        let take = |now_ms| (0..100).filter(|_| budget.take(now_ms, 2)).count() as u64;
         assert_eq!(take(50_000), BURST);
         assert_eq!(take(51_000), 2);
         assert_eq!(take(51_499), 0);

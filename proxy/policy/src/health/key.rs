@@ -33,6 +33,8 @@ pub struct KeyPermit {
     /// The target's tag, and the generation of what is remembered of it, if anything is.
     model_tag: u64,
     of_model: Option<u32>,
+    /// Whether it is the one that finds out if the model's rest is over.
+    tries_model: bool,
 }
 
 /// What a provider said of a key.
@@ -62,6 +64,8 @@ pub enum KeyStanding {
         /// Whether the provider named that time.
         said: bool,
     },
+    /// Its rest is over, and a request finds out: others may use it where there is nothing else.
+    Tried,
     /// Refused; the next probe is at the time given.
     Refused {
         /// When the next probe may be.
@@ -105,7 +109,9 @@ impl KeyState {
 
     /// What an operator is shown: a key that rests for any model counts as resting.
     pub fn overview(&self, now_ms: u64) -> KeyStanding {
-        let until_ms = self.models_until_ms.load(Ordering::Relaxed);
+        let rests = |state: &State| matches!(state.phase, Phase::Shut | Phase::Refused);
+        let words = self.models.iter().map(|model| model.word.load()).filter(rests);
+        let until_ms = words.map(|state| state.until_ms).max().unwrap_or(0);
         match self.standing_for_all(now_ms) {
             KeyStanding::Ready if until_ms > now_ms => KeyStanding::Resting { until_ms, said: false },
             other => other,
@@ -116,13 +122,16 @@ impl KeyState {
         let state = self.word.load();
         match state.phase {
             Phase::Refused | Phase::Probing if now_ms >= state.until_ms => KeyStanding::ProbeDue,
+            Phase::Probing => KeyStanding::Refused {
+                until_ms: state.until_ms,
+            },
             _ => standing(state, now_ms),
         }
     }
 
     /// Takes the key for a request for the model with that tag; `None` if another request was faster to take the probe, or it
-    /// has begun to rest.
-    pub fn take(&self, model_tag: u64, now_ms: u64) -> Option<KeyPermit> {
+    /// has begun to rest. After a rest one request tries it before others use it, but for those that are `in_need`.
+    pub fn take(&self, model_tag: u64, now_ms: u64, in_need: bool) -> Option<KeyPermit> {
         let state = self.word.load();
         let is_probe = matches!(state.phase, Phase::Refused | Phase::Probing);
         if state.phase != Phase::Free && now_ms < state.until_ms {
@@ -130,13 +139,20 @@ impl KeyState {
         }
         // Also what is over: its generation tells the requests before it from those after it.
         let known = self.models_until_ms.load(Ordering::Relaxed) != 0;
-        let of_model = if known {
-            self.found(model_tag).map(|model| model.word.load())
-        } else {
-            None
-        };
-        if of_model.is_some_and(|of_model| of_model.phase != Phase::Free && now_ms < of_model.until_ms) {
-            return None;
+        let model = if known { self.found(model_tag) } else { None };
+        let of_model = model.map(|model| model.word.load());
+        let mut tries_model = false;
+        if let Some((model, now)) = model.zip(of_model)
+            && now.phase != Phase::Free
+        {
+            let waits = now_ms < now.until_ms;
+            if waits && now.phase != Phase::Probing {
+                return None;
+            }
+            tries_model = !waits && self.try_model(model, now, now_ms);
+            if !tries_model && !in_need {
+                return None;
+            }
         }
         let claimed = State {
             phase: Phase::Probing,
@@ -148,7 +164,24 @@ impl KeyState {
             is_probe,
             model_tag,
             of_model: of_model.map(|of_model| of_model.generation),
+            tries_model,
         })
+    }
+
+    /// The rest of a model is over: true for the request that finds out.
+    #[cold]
+    fn try_model(&self, model: &Model, now: State, now_ms: u64) -> bool {
+        let until_ms = now_ms + CLAIM_MS;
+        let claimed = State {
+            phase: Phase::Probing,
+            until_ms,
+            ..now
+        };
+        let first = model.word.replace(now, claimed);
+        if first {
+            self.models_until_ms.fetch_max(until_ms, Ordering::Relaxed);
+        }
+        first
     }
 
     /// Takes note of what the provider said; true if the key is refused from now on and was not before: an alarm. `random`
@@ -197,6 +230,17 @@ impl KeyState {
 
     /// A request ended without a word about the key: its probe, if it had one, is free again.
     pub fn abandon(&self, permit: KeyPermit, now_ms: u64) {
+        if let (true, Some(generation), Some(model)) =
+            (permit.tries_model, permit.of_model, self.found(permit.model_tag))
+        {
+            model.word.update(|now| {
+                (now.generation == generation && now.phase == Phase::Probing).then_some(State {
+                    phase: Phase::Shut,
+                    until_ms: now_ms,
+                    ..now
+                })
+            });
+        }
         if permit.is_probe {
             self.word.update(|now| {
                 (now.generation == permit.generation && now.phase == Phase::Probing).then_some(State {
@@ -298,7 +342,8 @@ impl KeyState {
             return false;
         };
         let begun = model.word.update(|now| {
-            let begins = now.phase == Phase::Free || until_ms > now.until_ms || said && !now.said;
+            let over = matches!(now.phase, Phase::Free | Phase::Probing);
+            let begins = over || until_ms > now.until_ms || said && !now.said;
             begins.then_some(State {
                 phase,
                 said,
@@ -373,11 +418,12 @@ fn standing(state: State, now_ms: u64) -> KeyStanding {
     match state.phase {
         Phase::Free => KeyStanding::Ready,
         _ if now_ms >= until_ms => KeyStanding::Ready,
+        Phase::Probing => KeyStanding::Tried,
         Phase::Shut => KeyStanding::Resting {
             until_ms,
             said: state.said,
         },
-        Phase::Refused | Phase::Probing => KeyStanding::Refused { until_ms },
+        Phase::Refused => KeyStanding::Refused { until_ms },
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use sluice_wire::limits::{HEALTH_NAME_BYTES_MAX, HEALTH_TARGETS};
 
 use super::breaker::{Admission, Blocked, Breaker, Change, Permit, Standing};
-use super::budget::RetryBudget;
+use super::budget::ExtraBudget;
 use super::late::Late;
 use super::window::Call;
 use super::{BreakerSettings, RetrySettings};
@@ -23,6 +23,9 @@ const LATENCY_HALF_LIFE_MS: u64 = 10_000;
 /// Requests that may use a target as their last resort at a time: a provider that fails fast is tried by everyone, one that
 /// hangs holds no more than these.
 const LAST_RESORTS_MAX: u32 = 16;
+
+/// Second targets beside a target that each second allows, beyond the share of its requests.
+const HEDGES_PER_SECOND: u16 = 1;
 
 /// Shortest time for a probe, in milliseconds.
 const PROBE_MS_MIN: u32 = 1_000;
@@ -39,7 +42,8 @@ pub struct Target {
     tag: AtomicU64,
     used_at_ms: AtomicU64,
     breaker: Breaker,
-    budget: RetryBudget,
+    retries: ExtraBudget,
+    hedges: ExtraBudget,
     in_flight: AtomicU32,
     last_resorts: AtomicU32,
     first_byte: Latency,
@@ -99,7 +103,8 @@ impl Target {
             tag: AtomicU64::new(0),
             used_at_ms: AtomicU64::new(0),
             breaker: Breaker::default(),
-            budget: RetryBudget::default(),
+            retries: ExtraBudget::default(),
+            hedges: ExtraBudget::default(),
             in_flight: AtomicU32::new(0),
             last_resorts: AtomicU32::new(0),
             first_byte: Latency::default(),
@@ -175,12 +180,29 @@ impl Target {
 
     /// A request begins that may need a retry: it earns its share of one.
     pub fn earn_retry(&self, settings: &RetrySettings) {
-        self.budget.earn(settings);
+        self.retries.earn(settings.budget_milli);
     }
 
     /// Takes a retry out of the budget; false if it is spent.
     pub fn take_retry(&self, now_ms: u64, settings: &RetrySettings) -> bool {
-        self.budget.take(now_ms, settings)
+        self.retries.take(now_ms, settings.per_second)
+    }
+
+    /// A request begins beside which another target may be asked: it earns its share of that, in thousandths.
+    pub fn earn_hedge(&self, milli: u16) {
+        self.hedges.earn(milli);
+    }
+
+    /// Takes a second target beside this one out of the budget; false if it is spent.
+    pub fn take_hedge(&self, now_ms: u64) -> bool {
+        self.hedges.take(now_ms, HEDGES_PER_SECOND)
+    }
+
+    /// An answer was given up after that many microseconds, because another target began sooner. The time that 95 of 100
+    /// answers need does not follow: should only some answers be late, it would wait for more and more of them.
+    pub fn observe_given_up(&self, us: u32, streamed: bool, now_ms: u64) {
+        let latency = if streamed { &self.first_token } else { &self.first_byte };
+        latency.add(us, now_ms);
     }
 
     /// How long an answer took to begin, in microseconds: its first token if it was streamed.

@@ -41,7 +41,11 @@ pub(super) fn order(snapshot: &Snapshot, route: &Route, situation: &Situation<'_
         };
         *rank = Rank {
             member: index as u8,
-            unhealthy: !is_healthy(snapshot, &member.target, situation),
+            unhealthy: !is_healthy(
+                snapshot.provider(member.target.provider),
+                &member.target.model,
+                situation,
+            ),
             priority: member.priority,
             lot: lot(random, member.weight),
         };

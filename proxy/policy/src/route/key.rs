@@ -23,6 +23,7 @@ pub struct KeysOut {
 
 /// The next key to try, as an index into [`Provider::keys`], and the permit to be reported with; start with
 /// [`Provider::excluded_keys`] for `excluded` and set the bit of each key that has been tried. `model_tag` is the target's.
+/// A request that is `in_need`, because it has no other target, does not wait for another one to find out that a rest is over.
 ///
 /// # Errors
 /// Why there is none.
@@ -31,9 +32,10 @@ pub fn next_key(
     model_tag: u64,
     excluded: u64,
     situation: &Situation<'_>,
+    in_need: bool,
 ) -> Result<(usize, KeyPermit), KeysOut> {
     let mut out = KeysOut::default();
-    let mut ready = 0_u64;
+    let (mut ready, mut tried) = (0_u64, 0_u64);
     for (index, key) in provider.keys.iter().enumerate() {
         if excluded >> index & 1 == 1 {
             continue;
@@ -41,8 +43,9 @@ pub fn next_key(
         let state = &situation.keys[key.id.index()];
         match state.standing(model_tag, situation.now_ms) {
             KeyStanding::Ready => ready |= 1 << index,
+            KeyStanding::Tried => tried |= 1 << index,
             KeyStanding::ProbeDue => {
-                if let Some(permit) = state.take(model_tag, situation.now_ms) {
+                if let Some(permit) = state.take(model_tag, situation.now_ms, in_need) {
                     return Ok((index, permit));
                 }
                 out.refused = true;
@@ -57,13 +60,23 @@ pub fn next_key(
             KeyStanding::Refused { .. } => out.refused = true,
         }
     }
-    while ready != 0 {
-        let index = choose(provider, ready, situation);
-        let state = &situation.keys[provider.keys[index].id.index()];
-        if let Some(permit) = state.take(model_tag, situation.now_ms) {
-            return Ok((index, permit));
+    // Those that are being tried come second, and only for who has nothing else.
+    for mut candidates in [ready, if in_need { tried } else { 0 }] {
+        while candidates != 0 {
+            let index = choose(provider, candidates, situation);
+            let state = &situation.keys[provider.keys[index].id.index()];
+            if let Some(permit) = state.take(model_tag, situation.now_ms, in_need) {
+                return Ok((index, permit));
+            }
+            candidates &= !(1 << index);
         }
-        ready &= !(1 << index);
+    }
+    if (ready | tried) != 0 {
+        // In a moment it is known whether one is usable again.
+        out.rest_ms = Some(
+            out.rest_ms
+                .map_or(situation.now_ms, |known| known.min(situation.now_ms)),
+        );
     }
     Err(out)
 }

@@ -40,7 +40,7 @@ impl Memory {
     }
 
     fn key(&self, provider: &Provider, excluded: u64, random: u64) -> Option<usize> {
-        next_key(provider, 1, excluded, &self.situation(random))
+        next_key(provider, 1, excluded, &self.situation(random), false)
             .ok()
             .map(|(index, _)| index)
     }
@@ -284,16 +284,16 @@ fn a_session_keeps_to_its_target_and_key_while_they_are_well() {
             ..memory.situation(random)
         };
         let target = first(&snapshot, "a/chat", &of(0));
-        let (key, _) = next_key(provider, 1, 0, &of(0)).unwrap();
+        let (key, _) = next_key(provider, 1, 0, &of(0), false).unwrap();
         keys_seen[key] += 1;
         for random in 1..20 {
             assert_eq!(first(&snapshot, "a/chat", &of(random)), target);
-            assert_eq!(next_key(provider, 1, 0, &of(random)).unwrap().0, key);
+            assert_eq!(next_key(provider, 1, 0, &of(random), false).unwrap().0, key);
         }
         // Without another key, it keeps its own.
         let other = (key + 1) % 3;
-        assert_eq!(next_key(provider, 1, 1 << other, &of(0)).unwrap().0, key);
-        assert_ne!(next_key(provider, 1, 1 << key, &of(0)).unwrap().0, key);
+        assert_eq!(next_key(provider, 1, 1 << other, &of(0), false).unwrap().0, key);
+        assert_ne!(next_key(provider, 1, 1 << key, &of(0), false).unwrap().0, key);
         targets_seen.insert(target);
     }
     assert_eq!(targets_seen.len(), 2);
@@ -364,12 +364,12 @@ fn a_key_near_its_limit_gets_less_and_one_at_rest_nothing() {
     // A tenth against one.
     assert!(count(&memory).abs_diff(909) < 120, "{}", count(&memory));
     let settings = crate::health::KeySettings::default();
-    let (index, permit) = next_key(provider, 1, 0b10, &memory.situation(1)).unwrap();
+    let (index, permit) = next_key(provider, 1, 0b10, &memory.situation(1), false).unwrap();
     assert_eq!(index, 0);
     let limited = crate::health::KeyVerdict::Limited(Some(7_000));
     assert!(!memory.keys[0].report(permit, limited, 1_000_000, 0, &settings));
     assert_eq!(count(&memory), 0);
-    let out = next_key(provider, 1, 0b10, &memory.situation(1)).unwrap_err();
+    let out = next_key(provider, 1, 0b10, &memory.situation(1), false).unwrap_err();
     assert_eq!(out.said_ms, Some(1_007_000));
     assert!(!out.refused);
 }

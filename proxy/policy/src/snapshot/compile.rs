@@ -398,7 +398,8 @@ fn compile_route(names: &Names, route: &config::Route, cached: &config::CacheRul
         sticky: route.sticky.as_ref().map(|name| name.to_ascii_lowercase().into()),
         fallback_on: route.fallback_on.clone().into(),
         resume: route.resume,
-        hedge: route.hedge.as_ref().map(|hedge| hedge.delay.map(|delay| delay.0)),
+        hold: (&route.restart).into(),
+        hedge: route.hedge.as_ref().map(Into::into),
         // Whatever the route leads to is part of its keys: another configuration shares nothing with this one.
         caching: Caching::compile(
             route.cache.as_ref().unwrap_or(cached),

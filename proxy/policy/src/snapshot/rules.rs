@@ -24,11 +24,31 @@ pub(crate) struct Route {
     pub fallback_on: Box<[Verdict]>,
     /// What happens to a stream that is cut.
     pub resume: Resume,
-    /// Whether a second target is asked if the first is late, and after how long in milliseconds if that is fixed.
-    pub hedge: Option<Option<u32>>,
+    /// What is held back with [`Resume::Restart`].
+    pub hold: Hold,
+    /// Whether a second target is asked if the first is late.
+    pub hedge: Option<Hedging>,
     /// How its requests are cached, if they are.
     pub caching: Option<Arc<Caching>>,
     pub(super) overrides: Overrides,
+}
+
+/// A second target beside a late first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hedging {
+    /// After how many milliseconds; `None`: when most answers would have begun.
+    pub delay_ms: Option<u32>,
+    /// Requests that may ask one, in thousandths of all.
+    pub budget_milli: u16,
+}
+
+/// How much of a stream is held back before any of it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Bytes of its events, at most `limits::RESTART_BYTES_MAX`.
+    pub bytes: usize,
+    /// Milliseconds since its first token.
+    pub time_ms: u32,
 }
 
 /// One of a route's own targets.
@@ -87,8 +107,14 @@ impl Snapshot {
         route.is_some_and(|route| self.routes[route.index()].resume == Resume::Continue)
     }
 
-    /// Whether a second target is asked beside a late one, and after how many milliseconds if that is fixed.
-    pub fn hedge(&self, route: Option<RouteId>) -> Option<Option<u32>> {
+    /// What is held back of a stream so that another target may start anew, if anything is.
+    pub fn holds_back(&self, route: Option<RouteId>) -> Option<Hold> {
+        let route = &self.routes[route?.index()];
+        (route.resume == Resume::Restart).then_some(route.hold)
+    }
+
+    /// Whether a second target is asked beside a late one, and when.
+    pub fn hedge(&self, route: Option<RouteId>) -> Option<Hedging> {
         self.routes[route?.index()].hedge
     }
 

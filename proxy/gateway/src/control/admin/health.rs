@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 use sluice_policy::health::{KeyStanding, Standing, TargetReport};
-use sluice_policy::meter::{ByCode, CoreMeter};
+use sluice_policy::meter::CoreMeter;
 use sluice_policy::snapshot::{Key, Provider};
 
 use super::{Status, json};
@@ -67,7 +67,7 @@ pub fn write_metrics(text: &mut String, plane: &Plane, now_ms: u64) {
         plane.snapshot.providers().iter().flat_map(keys_of)
     };
     let state = |key: &Key| match plane.keys[key.id.index()].overview(now_ms) {
-        KeyStanding::Ready => 0.0,
+        KeyStanding::Ready | KeyStanding::Tried => 0.0,
         KeyStanding::Resting { .. } => 1.0,
         KeyStanding::ProbeDue | KeyStanding::Refused { .. } => 2.0,
     };
@@ -96,24 +96,33 @@ pub fn write_metrics(text: &mut String, plane: &Plane, now_ms: u64) {
 
 /// Appends what the cores counted by error code, summed over them.
 pub fn write_codes(text: &mut String, meters: &[Arc<CoreMeter>]) {
-    type Family<'a> = &'a dyn Fn(&CoreMeter) -> &ByCode;
+    type Family<'a> = &'a dyn Fn(&CoreMeter) -> Vec<(&'static str, u64)>;
     let families: [(&str, &str, Family<'_>); 2] = [
         (
             "sluice_upstream_failures_by_code_total",
             "Attempts that gave no answer for the client, by error code.",
-            &|meter| &meter.failures,
+            &|meter| {
+                meter
+                    .failures
+                    .counted()
+                    .map(|(code, count)| (code.as_str(), count))
+                    .collect()
+            },
         ),
         (
             "sluice_fallbacks_by_reason_total",
             "Requests that another target than the first answered, by why the first did not.",
-            &|meter| &meter.fallbacks_by_reason,
+            &|meter| {
+                let counted = meter.fallbacks_by_reason.counted();
+                counted.map(|(reason, count)| (reason.as_str(), count)).collect()
+            },
         ),
     ];
     for (name, help, family) in families {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
         let mut sums = std::collections::BTreeMap::new();
-        for (code, count) in meters.iter().flat_map(|meter| family(meter).counted()) {
-            *sums.entry(code.as_str()).or_insert(0) += count;
+        for (code, count) in meters.iter().flat_map(|meter| family(meter)) {
+            *sums.entry(code).or_insert(0) += count;
         }
         for (code, count) in sums {
             let _ = writeln!(text, "{name}{{code=\"{code}\"}} {count}");

@@ -11,7 +11,7 @@ const SETTINGS: KeySettings = KeySettings {
 const MODEL: u64 = 5;
 
 fn take(key: &KeyState, now_ms: u64) -> KeyPermit {
-    key.take(MODEL, now_ms)
+    key.take(MODEL, now_ms, false)
         .unwrap_or_else(|| panic!("not usable at {now_ms}"))
 }
 
@@ -35,7 +35,7 @@ fn retry_after_is_kept_to_the_millisecond_and_bounded() {
         said: true,
     };
     assert_eq!(key.standing(MODEL, 7_999), resting);
-    assert_eq!(key.take(MODEL, 7_999), None);
+    assert_eq!(key.take(MODEL, 7_999, false), None);
     assert_eq!(key.standing(MODEL, 8_000), KeyStanding::Ready);
     report(&key, KeyVerdict::Limited(Some(u64::MAX)), 8_000);
     assert_eq!(rest_of(&key, 8_000), 60_000);
@@ -83,11 +83,11 @@ fn a_refused_key_gets_single_probes_until_one_is_accepted() {
     assert!(report(&key, KeyVerdict::Refused, 0), "an alarm");
     let mut now_ms = 0;
     for interval_ms in [10_000, 20_000, 30_000, 30_000] {
-        assert_eq!(key.take(MODEL, now_ms + interval_ms - 1), None);
+        assert_eq!(key.take(MODEL, now_ms + interval_ms - 1, false), None);
         now_ms += interval_ms;
         assert_eq!(key.standing(MODEL, now_ms), KeyStanding::ProbeDue);
         let probe = take(&key, now_ms);
-        assert_eq!(key.take(MODEL, now_ms), None, "one at a time");
+        assert_eq!(key.take(MODEL, now_ms, false), None, "one at a time");
         assert!(
             !key.report(probe, KeyVerdict::Refused, now_ms, 0, &SETTINGS),
             "the same alarm"
@@ -134,11 +134,11 @@ fn a_key_that_works_is_denied_one_model_without_losing_the_others() {
     assert_eq!(key.standing(MODEL + 1, 2_000), KeyStanding::Ready);
     assert_eq!(key.standing(MODEL, 12_000), KeyStanding::Ready, "the time of its probe");
     for model in 100..100 + MODELS as u64 {
-        let permit = key.take(model, 13_000).unwrap();
+        let permit = key.take(model, 13_000, false).unwrap();
         assert!(key.report(permit, KeyVerdict::Denied, 13_000, 0, &SETTINGS));
     }
     assert_eq!(key.standing(1, 13_000), KeyStanding::Ready);
-    let permit = key.take(1, 13_000).unwrap();
+    let permit = key.take(1, 13_000, false).unwrap();
     key.report(permit, KeyVerdict::Denied, 13_000, 0, &SETTINGS);
     assert!(
         matches!(key.standing(2, 13_000), KeyStanding::Refused { .. }),
@@ -172,7 +172,7 @@ fn a_key_rests_for_the_model_that_reached_its_limit_and_for_all_once_too_many_ha
         KeyStanding::Resting { until_ms: 8_000, .. }
     ));
     for model in 100..100 + MODELS as u64 {
-        let permit = key.take(model, 2_000).unwrap();
+        let permit = key.take(model, 2_000, false).unwrap();
         key.report(permit, KeyVerdict::Limited(Some(3_000)), 2_000, 0, &SETTINGS);
     }
     let expected = KeyStanding::Resting {
@@ -188,4 +188,28 @@ fn a_key_rests_for_the_model_that_reached_its_limit_and_for_all_once_too_many_ha
     assert_eq!(rest_of(&key, 5_000), 3_000, "then the first one's own");
     assert_eq!(key.standing(MODEL, 8_000), KeyStanding::Ready);
     assert_eq!(key.overview(8_000), KeyStanding::Ready);
+}
+
+#[test]
+fn one_request_finds_out_whether_a_rest_is_over_and_only_who_has_nothing_else_does_not_wait_for_it() {
+    let key = KeyState::default();
+    let limited = KeyVerdict::Limited(Some(2_000));
+    report(&key, limited, 1_000);
+    assert_eq!(key.take(MODEL, 2_999, true), None, "the provider said when");
+    let first = take(&key, 3_000);
+    assert_eq!(key.standing(MODEL, 3_000), KeyStanding::Tried);
+    assert_eq!(key.take(MODEL, 3_000, false), None);
+    assert!(key.take(MODEL, 3_000, true).is_some());
+    assert!(key.take(MODEL + 1, 3_000, false).is_some(), "other models do not rest");
+    // Still limited: a rest begins anew.
+    key.report(first, limited, 3_100, 0, &SETTINGS);
+    assert_eq!(rest_of(&key, 3_100), 2_000);
+    // Given up: another one finds out. Silent for too long: likewise.
+    key.abandon(take(&key, 5_100), 5_200);
+    let _silent = take(&key, 5_200);
+    assert_eq!(key.take(MODEL, 5_300, false), None);
+    let last = take(&key, 5_200 + CLAIM_MS);
+    key.report(last, KeyVerdict::Accepted, 15_300, 0, &SETTINGS);
+    assert_eq!(key.standing(MODEL, 15_300), KeyStanding::Ready);
+    assert!(key.take(MODEL, 15_300, false).is_some() && key.take(MODEL, 15_300, false).is_some());
 }

@@ -243,7 +243,13 @@ impl<'a> World<'a> {
                 session: None,
                 streamed: false,
             };
-            match next_key(self.provider(target), 1, self.cores[core].tried, &situation) {
+            match next_key(
+                self.provider(target),
+                1,
+                self.cores[core].tried,
+                &situation,
+                target == 1,
+            ) {
                 Ok((key, key_permit)) => return self.begin(core, now_ms, key, permit, key_permit),
                 Err(_) => {
                     let state = self.target(target, now_ms);
