@@ -3,8 +3,6 @@
 //! Invariants: a mistake in the configuration ends with exit code 1 and says file, line, key and what is expected.
 //! Deliberately absent: everything else; see `control.rs` for what runs and `worker.rs` for the data plane.
 
-mod cli;
-
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -11,9 +11,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::control;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
-use sluice::control;
 
 /// How long the admin interface may take.
 const PATIENCE: Duration = Duration::from_secs(5);

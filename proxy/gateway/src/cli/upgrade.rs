@@ -5,8 +5,8 @@
 
 use std::path::PathBuf;
 
+use crate::control::{self, handover};
 use anyhow::{Context, Result, anyhow};
-use sluice::control::{self, handover};
 
 /// The flags of `upgrade`.
 #[derive(Debug, clap::Args)]
