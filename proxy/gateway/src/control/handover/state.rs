@@ -61,6 +61,7 @@ impl State {
                 let (refused, until_ms) = match plane.keys[key.id.index()].standing(tag, now_ms) {
                     KeyStanding::Ready => continue,
                     KeyStanding::ProbeDue => (true, now_ms),
+                    KeyStanding::Tried => (false, now_ms),
                     KeyStanding::Resting { until_ms, .. } => (false, until_ms),
                     KeyStanding::Refused { until_ms } => (true, until_ms),
                 };
@@ -96,7 +97,7 @@ impl State {
             // The name takes its slot, so that the next handover knows the model too.
             let _ = plane.health.find(tag, &known.provider, &known.model, now_ms);
             let state = &plane.keys[key.id.index()];
-            let Some(permit) = state.take(tag, now_ms) else {
+            let Some(permit) = state.take(tag, now_ms, true) else {
                 continue;
             };
             let verdict = if known.refused {
