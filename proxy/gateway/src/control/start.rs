@@ -83,17 +83,8 @@ pub(super) async fn start(config: Config, path: PathBuf, overrides: &Overrides) 
     let json = is_json(config.log.format);
     let log = RequestLog::open(&config.log.requests.output, json, config.log.requests.sample)
         .with_context(|| format!("cannot write the request log to {}", config.log.requests.output))?;
-    let successor = match &sockets.successor {
-        Some(listener) => Successor::wait(listener.try_clone()?)?,
-        None => Successor::none(),
-    };
-    let admin_socket = sockets.admin.try_clone()?;
-    admin_socket.set_nonblocking(true)?;
-    tokio::spawn(admin::serve(
-        tokio::net::TcpListener::from_std(admin_socket)?,
-        status.clone(),
-        changes,
-    ));
+    let successor = wait_for_successor(&sockets)?;
+    serve_admin(&sockets.admin, &status, changes)?;
     let mut control = Control {
         cores: cores.ends,
         threads: cores.threads,
@@ -126,6 +117,21 @@ pub(super) async fn start(config: Config, path: PathBuf, overrides: &Overrides) 
     };
     announce(scheme, &bound, admin_bound, json);
     Ok(control)
+}
+
+fn serve_admin(socket: &TcpListener, status: &Arc<Status>, changes: Option<axum::Router>) -> Result<()> {
+    let socket = socket.try_clone()?;
+    socket.set_nonblocking(true)?;
+    let socket = tokio::net::TcpListener::from_std(socket)?;
+    tokio::spawn(admin::serve(socket, status.clone(), changes));
+    Ok(())
+}
+
+fn wait_for_successor(sockets: &Sockets) -> Result<Successor> {
+    match &sockets.successor {
+        Some(listener) => Ok(Successor::wait(listener.try_clone()?)?),
+        None => Ok(Successor::none()),
+    }
 }
 
 /// The sockets: new ones, or those of the process that this one takes over from.
