@@ -73,7 +73,7 @@ pub const MEASURED_EVERY: u32 = 16;
 /// Whether the exchange of that number, from 0, is measured.
 #[must_use]
 pub const fn is_measured(turn: u32) -> bool {
-    turn < MEASURED_FIRST || turn % MEASURED_EVERY == 0
+    turn < MEASURED_FIRST || turn.is_multiple_of(MEASURED_EVERY)
 }
 
 /// Which of our listening addresses a connection belongs to.
