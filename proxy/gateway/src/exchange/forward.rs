@@ -9,7 +9,7 @@
 use sluice_policy::health::Blocked;
 use sluice_policy::meter::Reason;
 use sluice_policy::route::{self, KeysOut, Plan, PlannedTarget};
-use sluice_policy::snapshot::Resolved;
+use sluice_policy::snapshot::{Key, Resolved};
 use sluice_wire::error::{ApiError, Code};
 
 use super::hedge::{self, Leg};
@@ -196,12 +196,8 @@ async fn try_target(
             return Ok(Tried::Failed);
         }
         let key = &target.provider.keys[choice];
-        request.record.provider = Label::new(&target.provider.name);
-        request.record.fallback = target.is_fallback;
-        request.record.key = Label::new(&key.name);
-        if ticket.is_probe() && !turn.is_last {
-            shorten(context, &mut target, place);
-        }
+        name(request, &target, key);
+        shorten(context, &mut target, place, &ticket, turn);
         if !std::mem::replace(&mut course.attempted, true) {
             shadow::send(context, turn.resolved);
         }
@@ -265,6 +261,13 @@ async fn ask<'a>(
             Box::pin(both).await
         }
     }
+}
+
+/// Says in the record who is asked.
+fn name(request: &mut Request, target: &PlannedTarget<'_>, key: &Key) {
+    request.record.provider = Label::new(&target.provider.name);
+    request.record.fallback = target.is_fallback;
+    request.record.key = Label::new(&key.name);
 }
 
 /// A target's turn begins; false if the request may not ask it, after all.
@@ -371,8 +374,10 @@ async fn verdict(
 }
 
 /// A probe may fail: it must not keep the client from the next target for long.
-fn shorten(context: &Context<'_>, target: &mut PlannedTarget<'_>, place: Place) {
-    let Some(slot) = place.slot else { return };
+fn shorten(context: &Context<'_>, target: &mut PlannedTarget<'_>, place: Place, ticket: &Ticket, turn: Turn<'_>) {
+    let Some(slot) = place.slot.filter(|_| ticket.is_probe() && !turn.is_last) else {
+        return;
+    };
     let patience_ms = context.plane.health.target(slot).probe_patience_ms(context.stream);
     let timeouts = &mut target.timeouts;
     timeouts.connect_ms = timeouts.connect_ms.min(patience_ms);

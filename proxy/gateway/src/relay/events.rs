@@ -244,24 +244,7 @@ impl Stream {
             && self.held_bytes == 0
             && self.frame == BodyFrame::Chunked
         {
-            request.record.bytes_out += work
-                .spans
-                .iter()
-                .map(|&(start, end)| u64::from(end - start))
-                .sum::<u64>();
-            if let Some(tape) = &work.tape {
-                work.spans
-                    .iter()
-                    .for_each(|&(start, end)| tape.push(&chunk[start as usize..end as usize]));
-            }
-            let bytes = chunk.slice(0, step.consumed);
-            if work.parts.is_empty() {
-                work.parts.chunk_uncopied(bytes)
-            } else {
-                work.parts.chunk(bytes)
-            }
-            self.closed_by_provider = step.done;
-            return;
+            return self.forward_verbatim(work, request, &chunk, step);
         }
         let boundary = if self.begun { self.boundary } else { None };
         let ready = boundary.map_or(0, |(index, at)| self.held_bytes + bytes_before(&work.spans, index, at));
@@ -278,15 +261,37 @@ impl Stream {
             self.held_bytes = 0;
         }
         self.hold(work, &chunk, boundary);
-        if self.held.has_begun() && !self.begun && work.answer.len() >= PIECES_MAX {
-            // Each piece keeps the buffer that it arrived in.
-            let whole = context.core.net.buffers.gather(&work.answer);
-            work.answer.clear();
-            work.answer.push(whole);
-        }
+        self.compact(context, work);
         if self.begun && self.held_bytes > SSE_EVENT_BYTES_MAX {
             self.release_held(work, request);
             self.torn = true;
+        }
+    }
+
+    /// Forwards whole events in the frame that they came in.
+    fn forward_verbatim(&mut self, work: &mut Work, request: &mut Request, chunk: &Chunk, step: Step) {
+        let lengths = work.spans.iter().map(|&(start, end)| u64::from(end - start));
+        request.record.bytes_out += lengths.sum::<u64>();
+        if let Some(tape) = &work.tape {
+            for &(start, end) in &work.spans {
+                tape.push(&chunk[start as usize..end as usize]);
+            }
+        }
+        let bytes = chunk.slice(0, step.consumed);
+        if work.parts.is_empty() {
+            work.parts.chunk_uncopied(bytes)
+        } else {
+            work.parts.chunk(bytes)
+        }
+        self.closed_by_provider = step.done;
+    }
+
+    /// Puts the pieces of a beginning that is held back into one: each keeps the buffer that it arrived in.
+    fn compact(&self, context: &Context<'_>, work: &mut Work) {
+        if self.held.has_begun() && !self.begun && work.answer.len() >= PIECES_MAX {
+            let whole = context.core.net.buffers.gather(&work.answer);
+            work.answer.clear();
+            work.answer.push(whole);
         }
     }
 
