@@ -191,7 +191,7 @@ fn what_is_wrong_is_said_with_what_to_do_about_it() {
     std::fs::write(path.with_file_name("admin"), ADMIN).expect("it can be written");
     let config = json!({
         "server": {"listen": "127.0.0.1:0", "admin": audit.replicas[0].admin.to_string()},
-        "providers": {"openai": {"base_url": sim.base_url(), "keys": []}},
+        "providers": {"openai": {"base_url": sim.base_url(), "keys": [{"env": "NOBODY_SETS_THIS"}]}},
         "accounts": {"store": "x.db", "admin_credential": {"file": path.with_file_name("admin").display().to_string()}},
     });
     let file = path.with_file_name("admin.yaml");
