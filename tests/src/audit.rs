@@ -203,7 +203,15 @@ impl Audit {
     /// When the administration refuses.
     pub fn top_up(&self, amount: u64) {
         let path = format!("/budgets/{}/top-up", self.budget);
-        let answer = self.admin("POST", &path, &json!({"amount": dollars(amount)}));
+        let ask = || self.admin("POST", &path, &json!({"amount": dollars(amount)}));
+        let mut answer = ask();
+        // A store that is busy with what the dead have left is asked again: more than once is allowed more, no harm here.
+        for _ in 0..3 {
+            if answer.status != 503 {
+                break;
+            }
+            answer = ask();
+        }
         assert_eq!(answer.status, 204, "{answer:?}");
     }
 

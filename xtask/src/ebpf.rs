@@ -60,6 +60,8 @@ const CARGO: &str = "/usr/bin/cargo";
 const STRIP: &str = "llvm-strip-22";
 const LLVM: &str = "/usr/lib/llvm-22";
 const TARGET: &str = "bpfel-unknown-none";
+/// Where they are built: the compiler makes a package's path a part of its symbols, and so of the order of functions.
+const BUILT_AT: &str = "/tmp/sluice-ebpf-build";
 /// What the objects were built with.
 const BUILT_WITH: &str = "ebpf/objects/built-with.txt";
 
@@ -167,7 +169,32 @@ fn linker(target: &Path) -> Result<PathBuf> {
     Ok(linker)
 }
 
+/// Copies a folder, but for what a build left there.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let (path, name) = {
+            let entry = entry?;
+            (entry.path(), entry.file_name())
+        };
+        if path.is_dir() && name != "target" {
+            copy(&path, &to.join(name))?;
+        } else if path.is_file() {
+            std::fs::copy(&path, to.join(name))?;
+        }
+    }
+    Ok(())
+}
+
 fn compile(root: &Path, target: &Path, linker: &Path) -> Result<()> {
+    let at = Path::new(BUILT_AT);
+    if at.exists() {
+        std::fs::remove_dir_all(at).with_context(|| format!("remove {BUILT_AT}"))?;
+    }
+    for part in ["programs", "common"] {
+        copy(&root.join("ebpf").join(part), &at.join("ebpf").join(part))
+            .with_context(|| format!("copy to {BUILT_AT}"))?;
+    }
     let home = std::env::var_os("CARGO_HOME").map_or_else(
         || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"),
         PathBuf::from,
@@ -179,18 +206,20 @@ fn compile(root: &Path, target: &Path, linker: &Path) -> Result<()> {
         flag.push(to);
         flag
     };
+    // The packages take their edition and licence from it.
+    std::fs::copy(root.join("Cargo.toml"), at.join("Cargo.toml"))?;
     let flags = [
         "-Cdebuginfo=2".into(),
         "-Clink-arg=--btf".into(),
         "--cfg=bpf_target_arch=\"x86_64\"".into(),
         "-Ctarget-cpu=v3".into(),
-        renamed(root, "/sluice"),
+        renamed(at, "/sluice"),
         renamed(&home, "/cargo"),
     ];
     let mut command = Command::new(CARGO);
     command
         .args(["build", "--release", "--locked", "--quiet", "--target", TARGET])
-        .current_dir(root.join("ebpf/programs"))
+        .current_dir(at.join("ebpf/programs"))
         .env("RUSTC", RUSTC)
         // The BPF target is not a stable one; these compilers have it nevertheless.
         .env("RUSTC_BOOTSTRAP", "1")
