@@ -17,6 +17,7 @@ pub mod postgres;
 pub mod privileges;
 pub mod setup;
 pub mod sim;
+pub mod stall;
 pub mod temp;
 pub mod traffic;
 pub mod wait;

@@ -44,7 +44,7 @@ impl Served {
             let (treasury, events) = Treasury::start(store, settings).await.unwrap();
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
-            let routes = Accounts::new(treasury.desk(), CREDENTIAL).routes();
+            let routes = Accounts::new(treasury.desk(), CREDENTIAL, None).routes();
             tokio::spawn(async move { axum::serve(listener, routes).await });
             (address, events, treasury.desk())
         });
