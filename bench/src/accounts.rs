@@ -195,10 +195,13 @@ impl Gateway {
             .next()
             .context("the gateway says where it listens")??;
         let said: Value = serde_json::from_str(&line)?;
-        let address = said["listen"][0].as_str().and_then(|url| url.split_once("://"));
+        let address = |url: &Value| -> Result<SocketAddr> {
+            let url = url.as_str().and_then(|url| url.split_once("://"));
+            Ok(url.context("a URL")?.1.parse()?)
+        };
         Ok(Self {
-            address: address.context("an address")?.1.parse()?,
-            admin: said["admin"].as_str().context("an admin address")?.parse()?,
+            address: address(&said["listen"][0])?,
+            admin: address(&said["admin"])?,
             child,
         })
     }

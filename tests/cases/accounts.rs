@@ -72,6 +72,25 @@ fn a_key_is_needed_as_soon_as_there_is_one_and_every_field_carries_it() {
 }
 
 #[test]
+fn a_change_is_in_force_on_every_core_when_it_is_answered() {
+    let sim = Sim::start();
+    let gateway = setup(&sim, 4).start();
+    let statuses = |key: &str| -> Vec<u16> {
+        let ask = |_| gateway.ask(&bearer(Request::get("/v1/models"), key)).status;
+        (0..24).map(ask).collect()
+    };
+    for round in 0..10 {
+        let secret = key(&gateway, &format!("press-{round}"), json!({}));
+        assert_eq!(statuses(&secret), [200; 24], "round {round}");
+        assert_eq!(gateway.ask(&Request::get("/v1/models")).status, 401, "round {round}");
+        let path = format!("/keys/press-{round}");
+        let disabled = admin(&gateway, "PATCH", &path, &json!({"disabled": true}));
+        assert_eq!(disabled.status, 204, "{disabled:?}");
+        assert_eq!(statuses(&secret), [401; 24], "round {round}");
+    }
+}
+
+#[test]
 fn a_key_may_use_what_its_lists_allow_and_no_fallback_goes_around_them() {
     let (sim, other) = (Sim::start(), Sim::start());
     let setup = setup(&sim, 1).provider("backup", &other.base_url(), &["sk-backup"]);

@@ -40,15 +40,7 @@ pub fn admin(gateway: &Gateway, method: &str, path: &str, body: &Value) -> Respo
     let request = if method == "GET" {
         Request::get(&target)
     } else {
-        let text = body.to_string();
-        let length = text.len().to_string();
-        let mut request = Request::post(&target, text);
-        if method != "POST" {
-            request = Request::new(method, &target)
-                .field("Content-Type", "application/json")
-                .field("Content-Length", &length);
-        }
-        request
+        Request::with_body(method, &target, body.to_string())
     };
     let request = request
         .field("Authorization", &format!("Bearer {ADMIN}"))
@@ -166,7 +158,7 @@ pub fn nothing_reserved(gateway: &Gateway, name: &str, secret: &str) {
     assert_eq!(more.status, 204, "{more:?}");
     let body = |most: u64| {
         format!(
-            r#"{{"model":"openai/gpt-x","max_tokens":{most:7},"messages":[{{"role":"user","content":"All of it"}}]}}"#
+            r#"{{"model":"openai/gpt-x","max_tokens":{most:12},"messages":[{{"role":"user","content":"All of it"}}]}}"#
         )
     };
     wait::until(

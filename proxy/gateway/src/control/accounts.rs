@@ -75,6 +75,7 @@ impl Office {
             match event {
                 Event::Funds(funds) => opening.funds.push(funds),
                 Event::Keyring(keyring) => opening.keyring = keyring,
+                Event::Settled(whoever) => drop(whoever),
                 Event::Soft { owner, spent, limit } => warn_soft(&owner, spent, limit),
             }
         }

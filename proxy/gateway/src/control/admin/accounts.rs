@@ -83,7 +83,7 @@ impl Accounts {
 
     /// Brings a change into force.
     async fn in_force(&self) -> Result<(), Refusal> {
-        Ok(self.desk.reload().await?)
+        Ok(self.desk.bring_into_force().await?)
     }
 }
 
