@@ -1,7 +1,7 @@
 //! What virtual keys, budgets and limits cost a running gateway: CPU time per request with and without them, and how long a start
 //! with many of them takes.
 //!
-//! Invariants: both gateways run throughout, on one core, and are loaded in turns with the same requests, so that what else the
+//! Invariants: both gateways run throughout, the serving thread on one core, and are loaded in turns with the same requests, so that what else the
 //! machine does meets both alike; load and provider are on another core; CPU time is what the kernel counts for a thread, over the
 //! requests that the gateway itself has counted. Deliberately absent: latency, which the load generator measures.
 
@@ -106,11 +106,11 @@ fn measure(args: &Args, folder: &Path) -> Result<()> {
         started.push(time_to_ready(&args.gateway, &with)?);
     }
     started.sort();
-    println!(
-        "| start with {keys} keys and {rows} requests in the ledger, after kill -9 | median {:?} | worst {:?} |",
-        started.get(started.len() / 2),
-        started.last()
-    );
+    if let (Some(median), Some(worst)) = (started.get(started.len() / 2), started.last()) {
+        println!(
+            "Ready after kill -9, {keys} keys, {rows} requests in the ledger: median {median:?}, worst {worst:?}\n"
+        );
+    }
     let gateways = [
         Gateway::start(&args.gateway, &without)?,
         Gateway::start(&args.gateway, &with)?,
@@ -199,11 +199,22 @@ impl Gateway {
             let url = url.as_str().and_then(|url| url.split_once("://"));
             Ok(url.context("a URL")?.1.parse()?)
         };
-        Ok(Self {
+        let gateway = Self {
             address: address(&said["listen"][0])?,
             admin: address(&said["admin"])?,
             child,
-        })
+        };
+        // What does not serve is where it belongs: on another core than what does.
+        for (thread, name) in gateway.threads()? {
+            if !name.starts_with(CORE_THREAD) {
+                let moved = Command::new("taskset")
+                    .args(["--cpu-list", "--pid", "1", &thread])
+                    .stdout(Stdio::null())
+                    .status()?;
+                ensure!(moved.success(), "a thread cannot be moved");
+            }
+        }
+        Ok(gateway)
     }
 
     /// Requests that it has counted.
@@ -214,13 +225,23 @@ impl Gateway {
         values.map(count).sum::<Option<u64>>().context("a number of requests")
     }
 
+    /// Numbers and names.
+    fn threads(&self) -> Result<Vec<(String, String)>> {
+        let mut threads = Vec::new();
+        for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let thread = thread?;
+            let name = fs::read_to_string(thread.path().join("comm"))?;
+            threads.push((thread.file_name().to_string_lossy().into_owned(), name));
+        }
+        Ok(threads)
+    }
+
     fn cpu(&self) -> Result<Cpu> {
         let mut cpu = Cpu::default();
-        for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let path = thread?.path();
-            let stat = fs::read_to_string(path.join("schedstat"))?;
+        for (thread, name) in self.threads()? {
+            let stat = fs::read_to_string(format!("/proc/{}/task/{thread}/schedstat", self.child.id()))?;
             let nanos: u64 = stat.split(' ').next().unwrap_or_default().parse()?;
-            if fs::read_to_string(path.join("comm"))?.starts_with(CORE_THREAD) {
+            if name.starts_with(CORE_THREAD) {
                 cpu.cores += nanos;
             } else {
                 cpu.rest += nanos;
