@@ -6,6 +6,7 @@
 
 pub mod accounting;
 pub mod capabilities;
+mod duty;
 mod mapped;
 pub mod steering;
 
@@ -82,8 +83,9 @@ impl Kernel {
         };
         let accounting = match settings.accounting {
             config::Accounting::Off => Tier::Off("the configuration says so".into()),
-            config::Accounting::Auto => attempt(Need::Accounting, || {
-                Accounting::load(addresses, upstreams, &settings.pin_path)
+            config::Accounting::Auto | config::Accounting::Always => attempt(Need::Accounting, || {
+                let pauses = settings.accounting == config::Accounting::Auto;
+                Accounting::load(addresses, upstreams, &settings.pin_path, pauses)
             }),
         };
         if let Err(error) = capabilities::give_up() {
@@ -150,6 +152,13 @@ impl Kernel {
             let why = format!("{error:#}");
             tracing::warn!("the kernel's steering is off: {why}");
             self.steering = Tier::Off(why);
+        }
+    }
+
+    /// Measures exchanges or not, as it is time to. To be called every few milliseconds.
+    pub fn pace(&mut self, now_ms: u64) {
+        if let Tier::On(accounting) = &mut self.accounting {
+            accounting.pace(now_ms);
         }
     }
 

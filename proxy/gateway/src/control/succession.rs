@@ -43,6 +43,7 @@ impl Control {
             }
         }
         let mut kernel = lock(&self.kernel);
+        kernel.pace(now_ms);
         kernel.set_usable(&usable);
         if self.ticks.is_multiple_of(REBASE_TICKS)
             && let Some(steering) = kernel.steering.get()
@@ -153,7 +154,10 @@ impl Control {
         let mut signalled = false;
         while !signalled && self.threads.iter().any(|thread| !thread.is_finished()) {
             tokio::select! {
-                _ = fetch.tick() => self.fetch(),
+                _ = fetch.tick() => {
+                    self.fetch();
+                    lock(&self.kernel).pace(clock::shared_ms());
+                }
                 event = accounts::next(&mut self.office) => self.heed(event).await,
                 _ = stop.recv() => signalled = true,
                 _ = interrupt.recv() => signalled = true,

@@ -40,7 +40,8 @@ pub fn overview(kernel: &Kernel) -> Value {
         })
     });
     let pins = kernel.accounting.get().and_then(Accounting::pins);
-    json!({"tiers": tiers, "steering": steering, "pinned_at": pins})
+    let measured = kernel.accounting.get().map(Accounting::share);
+    json!({"tiers": tiers, "steering": steering, "pinned_at": pins, "measured_share": measured})
 }
 
 fn state(reason: Option<&str>) -> &'static str {
@@ -51,6 +52,7 @@ fn state(reason: Option<&str>) -> &'static str {
 pub fn write_metrics(text: &mut String, kernel: &Kernel) {
     const TIER: &str = "sluice_ebpf_tier";
     const PICKED: &str = "sluice_steering_picked_total";
+    const SHARE: &str = "sluice_kernel_measured_share";
     // Writing to a string cannot fail.
     let _ = writeln!(
         text,
@@ -74,6 +76,11 @@ pub fn write_metrics(text: &mut String, kernel: &Kernel) {
     let Tier::On(accounting) = &kernel.accounting else {
         return;
     };
+    let share = accounting.share();
+    let _ = writeln!(
+        text,
+        "# HELP {SHARE} Share of the time in which exchanges are measured: less than 1 on a busy machine.\n# TYPE {SHARE} gauge\n{SHARE} {share}"
+    );
     for (index, (_, name, help, is_time)) in HISTOGRAMS.iter().enumerate() {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
         for slot in accounting.slots() {
@@ -128,6 +135,7 @@ pub async fn latency(State(status): State<Arc<Status>>) -> Response {
     let requests: u64 = status.meters.iter().map(|meter| meter.requests.get()).sum();
     let body = json!({
         "accounting": kernel.accounting.reason().unwrap_or("on"),
+        "measured_share": kernel.accounting.get().map(Accounting::share),
         "slots": slots,
         "requests": requests,
         "cpu_us": cpu_us(),
