@@ -189,6 +189,16 @@ impl Kernel {
     }
 }
 
+/// Processor time of the whole process, in microseconds.
+pub fn cpu_us() -> u64 {
+    // SAFETY: a structure of plain integers, for which zeros are a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure is of the form that the call writes.
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
+    let us = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+    us(usage.ru_utime) + us(usage.ru_stime)
+}
+
 /// The mode that configuration means; `None`: no program.
 fn mode(setting: config::Steering) -> Option<Mode> {
     match setting {

@@ -23,8 +23,9 @@ use super::{build, machine, process, progress};
 const LIMIT_PERCENT: f64 = 2.0;
 /// Where the kernel is told to count the time of programs.
 const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
-/// How long the load is on before the share of the time is known in which the programs are there.
-const SETTLE: f64 = 6.0;
+/// How long the load is on before the share of the time is known in which the programs are there, in seconds: the first window began
+/// before it.
+const SETTLE: f64 = 20.0;
 
 /// The flags of `bench kernel`.
 #[derive(Debug, Clone, clap::Args)]

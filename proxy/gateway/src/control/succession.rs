@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use rtrb::PushError;
 use tokio::signal::unix::Signal;
 
+use super::accounts::Office;
 use super::handover::{Ask, Sockets, State};
 use super::{Control, FETCH_PERIOD, accounts, lock};
 use crate::clock;
@@ -136,7 +137,9 @@ impl Control {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         lock(&self.kernel).release();
-        Ok(State::of(&self.plane, clock::shared_ms()))
+        let mut state = State::of(&self.plane, clock::shared_ms());
+        state.rates = self.office.as_ref().map(Office::rates).unwrap_or_default();
+        Ok(state)
     }
 
     /// Another process serves: goes on until the last request has ended, however long that takes, or a signal says to stop.

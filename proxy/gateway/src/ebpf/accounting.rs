@@ -134,6 +134,8 @@ struct Pace {
     ends_ms: u64,
     /// Of each processor, when it began.
     counts: Vec<Counts>,
+    /// The gateway's processor time then, in microseconds.
+    cpu_us: u64,
 }
 
 /// What a slot stands for.
@@ -198,6 +200,7 @@ impl Accounting {
                 began_ms: 0,
                 ends_ms: 0,
                 counts: Vec::new(),
+                cpu_us: 0,
             },
             traced: Vec::new(),
             own: Vec::new(),
@@ -276,9 +279,13 @@ impl Accounting {
 
     fn turn(&mut self, now_ms: u64) -> Result<()> {
         let counts: Vec<Counts> = self.counts.get(&0, 0)?.iter().copied().collect();
+        let cpu_us = super::cpu_us();
         let was_open = is_open(self.pace.window);
         if was_open && self.pace.ends_ms != 0 {
-            let seen = seen(&self.pace.counts, &counts);
+            let seen = Seen {
+                cpu_us: cpu_us.saturating_sub(self.pace.cpu_us),
+                ..seen(&self.pace.counts, &counts)
+            };
             self.pace.duty = self.pace.duty.judge(seen, now_ms - self.pace.began_ms);
         }
         let pause_ms = if was_open { self.pace.duty.pause_ms() } else { 0 };
@@ -290,6 +297,7 @@ impl Accounting {
             self.pace.duty.window_ms()
         };
         self.pace.counts = counts;
+        self.pace.cpu_us = cpu_us;
         self.pace.began_ms = now_ms;
         self.pace.ends_ms = now_ms + length_ms;
         Ok(())
@@ -465,7 +473,7 @@ fn pinned() -> impl Iterator<Item = &'static str> {
 fn seen(before: &[Counts], now: &[Counts]) -> Seen {
     let mut seen = Seen::default();
     for (before, now) in before.iter().zip(now) {
-        seen.runs = seen.runs.max(now.runs.wrapping_sub(before.runs));
+        seen.runs += now.runs.wrapping_sub(before.runs);
         seen.begun += now.begun.wrapping_sub(before.begun);
         seen.ended += now.ended.wrapping_sub(before.ended);
     }

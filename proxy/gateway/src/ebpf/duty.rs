@@ -1,14 +1,17 @@
-//! [`Duty`]: how long exchanges are measured, and how long they are not, so that measuring costs a busy machine little.
+//! [`Duty`]: how long exchanges are measured, and how long they are not, so that measuring costs a busy gateway little.
 //!
-//! Invariants: below [`SHARE_MAX_PPM`] of every processor's time, all exchanges are measured; above it, the programs are away for
-//! as long as it takes to bring their share of the time down to that, but no longer than [`PAUSE_MAX_MS`]; a window is long enough
-//! that most exchanges that begin in it also end in it, as far as [`WINDOW_MAX_MS`] goes. Pure: counters and times are arguments.
-//! Deliberately absent: attaching and detaching (`accounting.rs`).
+//! Invariants: the programs take at most [`OWN_SHARE_MAX_PPM`] of the processor time that the gateway itself takes, or
+//! [`SHARE_MAX_PPM`] of one processor if that is more; while they take less, all exchanges are measured. Otherwise they are away for as
+//! long as it takes, but no longer than [`PAUSE_MAX_MS`]; a window is long enough that most exchanges that begin in it also end in it, as
+//! far as [`WINDOW_MAX_MS`] goes. Pure: counters and times are arguments. Deliberately absent: attaching and detaching
+//! (`accounting.rs`).
 
 /// What a program at a tracepoint costs each time it runs, being called included, in nanoseconds; see ebpf/README.md.
-const RUN_NS: u64 = 160;
-/// The share of a processor's time that the programs may take, in millionths: half a hundredth.
-pub const SHARE_MAX_PPM: u64 = 5_000;
+const RUN_NS: u64 = 300;
+/// What the programs may take of the gateway's own processor time, in millionths.
+pub const OWN_SHARE_MAX_PPM: u64 = 15_000;
+/// What they may take of one processor in any case, in millionths.
+pub const SHARE_MAX_PPM: u64 = 2_000;
 /// The shortest window.
 pub const WINDOW_MIN_MS: u64 = 2_000;
 /// The longest one.
@@ -19,8 +22,10 @@ pub const PAUSE_MAX_MS: u64 = 120_000;
 /// What was counted in one window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Runs on the processor that had most of them.
+    /// Runs, on all processors.
     pub runs: u64,
+    /// Processor time of the gateway, in microseconds.
+    pub cpu_us: u64,
     /// Exchanges that began.
     pub begun: u64,
     /// Exchanges that were recorded to the end.
@@ -61,9 +66,12 @@ impl Duty {
 
     /// What follows from a window that has lasted `elapsed_ms`.
     pub fn judge(self, seen: Seen, elapsed_ms: u64) -> Self {
-        let elapsed_ns = elapsed_ms.max(1).saturating_mul(1_000_000);
-        let ppm = seen.runs.saturating_mul(RUN_NS).saturating_mul(1_000_000) / elapsed_ns;
-        if ppm <= SHARE_MAX_PPM {
+        let cost_ns = seen.runs.saturating_mul(RUN_NS).max(1);
+        // A millionth of a millisecond is a nanosecond, and of a microsecond a thousandth of that.
+        let of_one = elapsed_ms.saturating_mul(SHARE_MAX_PPM);
+        let of_own = seen.cpu_us.saturating_mul(OWN_SHARE_MAX_PPM) / 1_000;
+        let allowed_ns = of_one.max(of_own).max(1);
+        if cost_ns <= allowed_ns {
             return Self::default();
         }
         // What begins shortly before the end cannot end within: half of them would be a poor sample.
@@ -73,7 +81,7 @@ impl Duty {
             _ => self.window_ms,
         };
         let window_ms = window_ms.clamp(WINDOW_MIN_MS, WINDOW_MAX_MS);
-        let pause_ms = window_ms.saturating_mul(ppm) / SHARE_MAX_PPM - window_ms;
+        let pause_ms = window_ms.saturating_mul(cost_ns) / allowed_ns - window_ms;
         Self {
             window_ms,
             pause_ms: pause_ms.min(PAUSE_MAX_MS),
@@ -87,9 +95,10 @@ mod tests {
 
     const SECOND_MS: u64 = 1_000;
 
-    fn all_end(runs: u64) -> Seen {
+    fn all_end(runs: u64, cpu_us: u64) -> Seen {
         Seen {
             runs,
+            cpu_us,
             begun: 1_000,
             ended: 1_000,
         }
@@ -97,17 +106,23 @@ mod tests {
 
     #[test]
     fn a_quiet_machine_is_measured_without_a_pause() {
-        let duty = Duty::default().judge(all_end(30_000), SECOND_MS);
+        let duty = Duty::default().judge(all_end(6_000, 0), SECOND_MS);
         assert_eq!((duty, duty.share()), (Duty::default(), 1.0));
     }
 
     #[test]
-    fn a_busy_processor_pays_no_more_than_its_share() {
-        for runs in [35_000, 100_000, 400_000, 1_500_000] {
-            let duty = Duty::default().judge(all_end(runs), SECOND_MS);
+    fn a_busy_gateway_pays_no_more_than_its_share() {
+        for (runs, cpu_us) in [
+            (10_000, 20_000),
+            (100_000, 400_000),
+            (650_000, 1_000_000),
+            (9_000_000, 8_000_000),
+        ] {
+            let duty = Duty::default().judge(all_end(runs, cpu_us), SECOND_MS);
             let cost = runs as f64 * RUN_NS as f64 * 1e-9 * duty.share();
-            assert!(cost <= SHARE_MAX_PPM as f64 * 1.01e-6, "{runs}: {cost}");
-            assert!(cost >= SHARE_MAX_PPM as f64 * 0.9e-6, "{runs}: {cost}");
+            let allowed = (cpu_us as f64 * 1e-6 * OWN_SHARE_MAX_PPM as f64 * 1e-6).max(SHARE_MAX_PPM as f64 * 1e-6);
+            assert!(cost <= allowed * 1.01, "{runs}: {cost} of {allowed}");
+            assert!(cost >= allowed * 0.9, "{runs}: {cost} of {allowed}");
         }
     }
 
@@ -115,6 +130,7 @@ mod tests {
     fn windows_grow_until_exchanges_fit_and_shrink_again() {
         let long = Seen {
             runs: 400_000,
+            cpu_us: 500_000,
             begun: 1_000,
             ended: 100,
         };
@@ -125,18 +141,18 @@ mod tests {
             lengths.push(duty.window_ms());
         }
         assert_eq!(lengths, [4_000, 8_000, 16_000, 32_000, 32_000, 32_000]);
-        assert_eq!(duty.judge(all_end(400_000), SECOND_MS).window_ms(), 16_000);
+        assert_eq!(duty.judge(all_end(400_000, 500_000), SECOND_MS).window_ms(), 16_000);
     }
 
     #[test]
     fn a_pause_has_an_end_whatever_was_counted() {
-        let duty = Duty::default().judge(all_end(u64::MAX), 0);
+        let duty = Duty::default().judge(all_end(u64::MAX, 0), 0);
         assert_eq!(duty.pause_ms(), PAUSE_MAX_MS);
     }
 
     #[test]
     fn what_was_busy_once_is_measured_whole_again_when_it_is_not() {
-        let busy = Duty::default().judge(all_end(400_000), SECOND_MS);
-        assert_eq!(busy.judge(all_end(0), SECOND_MS), Duty::default());
+        let busy = Duty::default().judge(all_end(400_000, 500_000), SECOND_MS);
+        assert_eq!(busy.judge(all_end(0, 0), SECOND_MS), Duty::default());
     }
 }

@@ -58,8 +58,8 @@ pub enum Steering {
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub enum Accounting {
-    /// Where the kernel allows it; exchanges on a busy machine are measured part of the time, so that it costs at most half a
-    /// percent of a processor.
+    /// Where the kernel allows it; exchanges of a busy gateway are measured part of the time, so that it costs at most 1.5 percent of
+    /// the gateway's own processor time.
     #[default]
     Auto,
     /// The same without pauses, at whatever cost.

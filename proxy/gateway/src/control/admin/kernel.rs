@@ -16,7 +16,7 @@ use sluice_ebpf_common::accounting::{BUCKETS, Histogram, lower_bound};
 use super::spent::summary;
 use super::{Status, health, json, lock};
 use crate::ebpf::accounting::{Accounting, HISTOGRAMS};
-use crate::ebpf::{Kernel, Tier, mode_name, mode_named};
+use crate::ebpf::{Kernel, Tier, cpu_us, mode_name, mode_named};
 
 /// Buckets of a power of two, which metrics show as one.
 const PER_OCTAVE: usize = 4;
@@ -142,16 +142,6 @@ pub async fn latency(State(status): State<Arc<Status>>) -> Response {
         "providers": status.change(|state| state.spent.report()),
     });
     json(StatusCode::OK, body.to_string())
-}
-
-/// Processor time of the whole process, in microseconds.
-fn cpu_us() -> u64 {
-    // SAFETY: a structure of plain integers, for which zeros are a value.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the structure is of the form that the call writes.
-    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
-    let us = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
-    us(usage.ru_utime) + us(usage.ru_stime)
 }
 
 /// Which mode.

@@ -9,7 +9,7 @@ fn feed(file: &mut File, budget: i64, plan: &Plan) -> Done {
 }
 
 fn open(place: &Place) -> File {
-    File::open(&place.path(), NOW_S).unwrap().0
+    File::open(&place.path(), NOW_S, false).unwrap().0
 }
 
 #[test]
@@ -27,20 +27,20 @@ fn leases_of_a_process_that_was_killed_count_as_spent_once() {
     assert!(held > 0);
     // No close, no word to the store.
     drop(database);
-    let (mut database, recovered) = File::open(&place.path(), NOW_S + 1).unwrap();
+    let (mut database, recovered) = File::open(&place.path(), NOW_S + 1, false).unwrap();
     assert_eq!((recovered.reclaimed.0, recovered.budgets), (held as u64, 1));
     let vault = database.transact(|tx| Ok(tx.vault(row)?.clone())).unwrap();
     assert_eq!((vault.spent.0, vault.leases.len()), (held as u64, 0));
     drop(database);
     // Before anything was written, the next process finds the same, once; after that, nothing more.
-    let (mut database, recovered) = File::open(&place.path(), NOW_S + 2).unwrap();
+    let (mut database, recovered) = File::open(&place.path(), NOW_S + 2, false).unwrap();
     assert_eq!(recovered.reclaimed.0, held as u64);
     let spend = |tx: &mut Tx<'_>| Ok(tx.vault(row)?.settle(0, 0, NanoUsd(1), NOW_S + 2));
     database.transact(spend).unwrap();
     let vault = database.transact(|tx| Ok(tx.vault(row)?.clone())).unwrap();
     assert_eq!(vault.spent.0, held as u64 + 1);
     drop(database);
-    let (mut database, recovered) = File::open(&place.path(), NOW_S + 3).unwrap();
+    let (mut database, recovered) = File::open(&place.path(), NOW_S + 3, false).unwrap();
     assert_eq!(recovered.reclaimed, NanoUsd::ZERO);
     let spent = database.transact(|tx| Ok(tx.vault(row)?.spent.0)).unwrap();
     assert_eq!(spent, held as u64 + 1);
@@ -50,7 +50,7 @@ fn leases_of_a_process_that_was_killed_count_as_spent_once() {
 fn two_processes_do_not_share_a_store_and_a_later_version_is_refused() {
     let place = Place::file("lock");
     let database = open(&place);
-    let second = File::open(&place.path(), NOW_S).err().unwrap();
+    let second = File::open(&place.path(), NOW_S, false).err().unwrap();
     assert!(
         format!("{second:#}").contains("in use by another process"),
         "{second:#}"
@@ -59,7 +59,7 @@ fn two_processes_do_not_share_a_store_and_a_later_version_is_refused() {
     let later = rusqlite::Connection::open(place.path()).unwrap();
     later.pragma_update(None, "user_version", 99).unwrap();
     drop(later);
-    let refused = File::open(&place.path(), NOW_S).err().unwrap();
+    let refused = File::open(&place.path(), NOW_S, false).err().unwrap();
     assert!(format!("{refused:#}").contains("version 99"), "{refused:#}");
 }
 
@@ -146,7 +146,7 @@ fn a_store_with_10_000_keys_and_a_million_requests_opens_in_under_a_second() {
         // As if it were killed: the log is replayed, and 10,000 leases count as spent.
         drop(database);
         let begun = Instant::now();
-        let (opened, recovered) = File::open(&place.path(), NOW_S).unwrap();
+        let (opened, recovered) = File::open(&place.path(), NOW_S, false).unwrap();
         let opening = begun.elapsed();
         assert_eq!(
             (recovered.budgets, recovered.reclaimed),
@@ -154,7 +154,7 @@ fn a_store_with_10_000_keys_and_a_million_requests_opens_in_under_a_second() {
         );
         opened.close();
         let begun = Instant::now();
-        let store = Store::open(&place.path(), NOW_S).unwrap().0;
+        let store = Store::open(&place.path(), NOW_S, false).unwrap().0;
         let ready = block_on(async {
             let (_treasury, mut events) = Treasury::start(store, settings()).await.unwrap();
             let mut funds = 0;
