@@ -64,6 +64,56 @@ fn two_processes_do_not_share_a_store_and_a_later_version_is_refused() {
 }
 
 #[test]
+fn who_takes_over_shares_the_store_and_only_leases_of_the_dead_count_as_spent() {
+    let place = Place::file("shared");
+    let limit = NanoUsd(16_000);
+    let mut old = open(&place);
+    let row = old.transact(|tx| populate(tx, limit.0, Window::Total)).unwrap();
+    let lease = |file: &mut File| {
+        let mut feeder = Feeder::new(limit, Window::Total, 1);
+        let plan = feeder.plan(NOW_S);
+        let done = feed(file, row, &plan);
+        feeder.done(&plan, &done);
+        feeder.account().unwrap().free() as u64
+    };
+    let held = lease(&mut old);
+    let (mut new, recovered) = File::open(&place.path(), NOW_S, true).unwrap();
+    assert_eq!(recovered.reclaimed, NanoUsd::ZERO, "the other one is alive");
+    assert_ne!(old.holder(), new.holder());
+    let more = lease(&mut new);
+    let of = |file: &mut File| {
+        let vault = file.transact(|tx| Ok(tx.vault(row)?.clone())).unwrap();
+        (vault.spent.0, vault.leased(0).0)
+    };
+    assert_eq!((of(&mut old), of(&mut new)), ((0, held + more), (0, held + more)));
+    // Each counts its own transactions: what became of one that failed is known whatever the other has done since.
+    new.transact(|tx| Ok(tx.vault(row)?.settle(0, 0, NanoUsd(1), NOW_S)))
+        .unwrap();
+    assert_eq!(old.recover(), Ok(Recovery::NotApplied));
+    old.forget_last_commit();
+    assert_eq!(old.recover(), Ok(Recovery::Applied));
+    // No close, no word to the store, as if it were killed.
+    drop(old);
+    let (spent, leased) = wait_for(|| Some(of(&mut new)).filter(|(spent, _)| *spent > 1));
+    assert_eq!((spent, leased), (held + 1, more));
+    let third = File::open(&place.path(), NOW_S, false).err().unwrap();
+    assert!(format!("{third:#}").contains("in use by another process"), "{third:#}");
+    new.close();
+}
+
+/// What there is to see within some seconds.
+fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(Instant::now() < until, "not within 20 s");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
 fn a_full_disk_delays_and_neither_loses_nor_doubles() {
     let place = Place::file("full");
     let mut database = open(&place);
