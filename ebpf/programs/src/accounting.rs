@@ -232,7 +232,9 @@ pub fn received(ctx: BtfTracePointContext) -> i32 {
 pub fn ready(ctx: BtfTracePointContext) -> i32 {
     let _ = counts();
     let Some(tag) = measured(ctx.arg(0)) else { return 0 };
-    if tag.ready_ns != 0 {
+    // What arrives before a connection is accepted waits for that: see ACCEPT_QUEUE.
+    let waits_for_accept = tag.role == ROLE_LISTENER && tag.seen & SEEN_ACCEPTED == 0;
+    if waits_for_accept || tag.ready_ns != 0 {
         return 0;
     }
     let now = now();

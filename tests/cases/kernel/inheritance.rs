@@ -98,7 +98,7 @@ fn open_stream(audit: &Audit) -> sluice_tests::Client {
 
 #[test]
 fn what_a_process_held_that_is_killed_after_it_has_handed_over_counts_as_spent() {
-    let mut audit = Audit::start(2, 1, None, USD);
+    let mut audit = Audit::start(2, 1, None, 1_000 * USD);
     let mut line = Line::default();
     let streams: Vec<_> = (0..4).map(|_| open_stream(&audit)).collect();
     line.upgraded(&audit.replicas[0]);
@@ -124,7 +124,7 @@ fn what_a_process_held_that_is_killed_after_it_has_handed_over_counts_as_spent()
 
 #[test]
 fn a_new_process_that_dies_under_load_leaves_the_limit_intact() {
-    let mut audit = Audit::start(2, 1, None, USD);
+    let mut audit = Audit::start(2, 1, None, 1_000 * USD);
     let crowd = audit.crowd(CLIENTS, 0, 10);
     for round in 0..3 {
         let mut line = Line::default();
@@ -165,7 +165,6 @@ fn a_key_that_has_used_up_its_requests_is_refused_by_the_next_process_too() {
 fn an_open_breaker_stays_open() {
     let sim = Sim::start();
     let gateway = Setup::with(&sim.base_url())
-        .set("/retry/attempts", 1)
         .set("/breaker/probe_interval", "1m")
         .set("/breaker/probe_interval_max", "1m")
         .cores(2)
@@ -182,12 +181,7 @@ fn an_open_breaker_stays_open() {
         for _ in 0..8 {
             assert!(ask().status >= 500);
         }
-        assert_eq!(
-            sim.attempts().len(),
-            attempts,
-            "nobody was asked: {}",
-            standing(&gateway)
-        );
+        assert_eq!(sim.attempts().len(), attempts, "nobody is asked");
     }
 }
 
