@@ -18,6 +18,8 @@ use serde_json::{Value, json};
 
 use crate::sim::{SimOptions, spawn};
 
+mod adding;
+
 /// Measures what the cache costs.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -37,6 +39,9 @@ pub struct Args {
     /// Length of a turn, in seconds.
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
+    /// Measure what adding does to the latency of requests that are answered from the cache, instead of CPU time.
+    #[arg(long)]
+    adding: bool,
 }
 
 /// Words of a text whose every variant is another text: about 60 tokens with the rest.
@@ -85,6 +90,14 @@ pub fn run(args: &Args) -> Result<()> {
             nanos: Vec::new(),
         })
     };
+    if args.adding {
+        let mut subject = gateway("adding", "semantic", |_| String::new(), None)?;
+        let measured = adding::run(subject.address, args);
+        let _ = subject.child.kill();
+        let _ = subject.child.wait();
+        let _ = std::fs::remove_dir_all(&folder);
+        return measured;
+    }
     let same: fn(u64) -> String = |_| format!("{TEXT} 7");
     let fresh: fn(u64) -> String = |_| format!("{TEXT} {}", FRESH.fetch_add(1, Ordering::Relaxed));
     let mut subjects = vec![
@@ -176,7 +189,7 @@ fn start(program: &Path, args: &[&str]) -> Result<(Child, SocketAddr)> {
 /// Asks once; the length of the answer's body.
 fn warm(subject: &Subject) -> Result<usize> {
     let mut connection = Connection::open(subject.address)?;
-    connection.ask(&(subject.text)(0))?;
+    connection.ask(&(subject.text)(0), "")?;
     Ok(connection.body_bytes)
 }
 
@@ -194,7 +207,7 @@ fn load(subject: &Subject, connections: usize, time: Duration) -> Result<u64> {
                     let mut connection = Connection::open(subject.address)?;
                     let mut requests = 0;
                     while Instant::now() < until {
-                        let seen = connection.ask(&(subject.text)(requests))?;
+                        let seen = connection.ask(&(subject.text)(requests), "")?;
                         ensure!(
                             subject
                                 .expected
@@ -233,14 +246,14 @@ impl Connection {
         })
     }
 
-    /// One request; what `x-sluice-cache` says.
-    fn ask(&mut self, text: &str) -> Result<Option<String>> {
+    /// One request, with further header fields (each with its line's end); what `x-sluice-cache` says.
+    fn ask(&mut self, text: &str, fields: &str) -> Result<Option<String>> {
         let system = "You are the assistant of a production line. Answer briefly.";
         let body = json!({"model": "openai/m", "temperature": 0, "messages": [
             {"role": "system", "content": system}, {"role": "user", "content": text}]})
         .to_string();
         let request = format!(
-            "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{fields}\r\n{body}",
             body.len()
         );
         self.stream.write_all(request.as_bytes())?;
