@@ -260,6 +260,41 @@ impl State {
         (of_meaning || lookup.has_frames) && !lookup.controls.exact_only && !lookup.controls.no_lookup
     }
 
+    /// The decision; or, before matches by meaning and by frames are looked for, what they need: a text to be embedded, and how long to
+    /// wait for it in milliseconds.
+    fn decide(&mut self, lookup: &Lookup<'_>) -> Result<Outcome, Option<(Box<str>, u64)>> {
+        let Lookup { caching, controls, .. } = *lookup;
+        let first = lookup.prepared.is_none() && self.needs(lookup);
+        if let Some(prepared) = lookup.prepared {
+            if let Some((embedding, _)) = self.helper.embedding {
+                self.query.give_vector(embedding, prepared.vector);
+            }
+            if let Some(frames) = &prepared.frames {
+                self.query.set_frames(&self.brain, frames.clone());
+            }
+        }
+        let narrowed = Controls {
+            exact_only: controls.exact_only || first,
+            ..*controls
+        };
+        let outcome = self.cache.lookup(
+            &mut self.query,
+            &self.brain,
+            &caching.rules,
+            &narrowed,
+            lookup.now_ms,
+            lookup.random,
+        );
+        if first && matches!(outcome, Outcome::Miss(_)) {
+            let text = self.helper.embedding.and_then(|(_, wait_ms)| {
+                let text = self.query.text().filter(|_| caching.by_meaning())?;
+                Some((text.into(), wait_ms))
+            });
+            return Err(text);
+        }
+        Ok(outcome)
+    }
+
     fn look(&mut self, lookup: &Lookup<'_>, fits: impl Fn(&Entry) -> bool) -> Looked {
         let Lookup {
             request,
@@ -279,35 +314,10 @@ impl State {
         {
             return Looked::Bypass;
         }
-        // Matches by meaning and by frames are looked for once what they need is there.
-        let first = lookup.prepared.is_none() && self.needs(lookup);
-        if let Some(prepared) = lookup.prepared {
-            if let Some((embedding, _)) = self.helper.embedding {
-                self.query.give_vector(embedding, prepared.vector);
-            }
-            if let Some(frames) = &prepared.frames {
-                self.query.set_frames(&self.brain, frames.clone());
-            }
-        }
-        let narrowed = Controls {
-            exact_only: controls.exact_only || first,
-            ..*controls
+        let outcome = match self.decide(lookup) {
+            Ok(outcome) => outcome,
+            Err(text) => return Looked::Prepare(text, self.helper.clone()),
         };
-        let outcome = self.cache.lookup(
-            &mut self.query,
-            &self.brain,
-            &caching.rules,
-            &narrowed,
-            now_ms,
-            lookup.random,
-        );
-        if first && matches!(outcome, Outcome::Miss(_)) {
-            let text = self.helper.embedding.and_then(|(_, wait_ms)| {
-                let text = self.query.text().filter(|_| caching.by_meaning())?;
-                Some((text.into(), wait_ms))
-            });
-            return Looked::Prepare(text, self.helper.clone());
-        }
         let (compare, stale) = match outcome {
             Outcome::Hit(hit) if !fits(&hit.entry) => (None, None),
             // One in so many is answered by the provider all the same, and compared.

@@ -18,7 +18,7 @@ fn embedding(sim: &Sim, base_url: &str, timeout: &str) -> Setup {
         .set("/cache/default/audit", 0)
         .set(
             "/cache/embedding",
-            json!({"base_url": base_url, "model": "text-embedding-3-small", "timeout": timeout}),
+            json!({"base_url": base_url, "model": "text-embedding-3-small", "key": {"env": "OPENAI_KEY_0"}, "timeout": timeout}),
         )
 }
 

@@ -37,9 +37,9 @@ fn png(pixels: &[u8]) -> String {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, WIDTH as u32, HEIGHT as u32);
     encoder.set_color(png::ColorType::Grayscale);
-    let mut writer = encoder.write_header().unwrap();
-    writer.write_image_data(pixels).unwrap();
-    writer.finish().unwrap();
+    let mut writer = encoder.write_header().expect("memory takes all");
+    writer.write_image_data(pixels).expect("memory takes all");
+    writer.finish().expect("memory takes all");
     base64::encode(&bytes)
 }
 

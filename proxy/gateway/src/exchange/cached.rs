@@ -225,10 +225,8 @@ fn look(
         dialect: context.dialect,
         body: &body,
     });
-    let again = verbatim.and_then(|request| {
-        let fits = |entry: &Entry| form.fits(&entry.answer);
-        core.cache.again(&request, caching.max_age_ms, now_ms, fits)
-    });
+    let fits = |entry: &Entry| form.fits(&entry.answer);
+    let again = verbatim.and_then(|request| core.cache.again(&request, caching.max_age_ms, now_ms, fits));
     if let Some(hit) = again {
         return Ok(Some(Looked::Hit(hit)));
     }
@@ -271,7 +269,7 @@ fn look(
         now_ms,
         random: core.random() as u32,
     };
-    let looked = core.cache.look(&lookup, |entry| form.fits(&entry.answer));
+    let looked = core.cache.look(&lookup, fits);
     if let (Some(request), Some(Looked::Hit(hit))) = (&verbatim, &looked)
         && hit.by == By::Exact
     {
@@ -279,15 +277,17 @@ fn look(
     }
     match looked {
         Some(Looked::Prepare(text, helper)) => {
-            let frames = lookup
-                .has_frames
-                .then(|| images(&parsed).map(|image| image.decode().into()).collect());
-            let frames = frames.filter(|frames: &Vec<_>| frames.len() <= CACHE_FRAMES_PER_REQUEST_MAX);
-            let frames = frames.map(|frames| (frames, caching.frames_wait_ms));
+            let frames = lookup.has_frames.then(|| frames(&parsed, caching)).flatten();
             Err(Box::new((Wanted { text, frames }, helper)))
         }
         looked => Ok(looked),
     }
+}
+
+/// The frames to be decoded, and how long to wait for them in milliseconds. `None`: too many.
+fn frames(request: &ChatRequest<'_>, caching: &Caching) -> Option<(Vec<Box<str>>, u64)> {
+    let frames: Vec<Box<str>> = images(request).map(|image| image.decode().into()).collect();
+    (frames.len() <= CACHE_FRAMES_PER_REQUEST_MAX).then_some((frames, caching.frames_wait_ms))
 }
 
 /// The images of a request that are in it, in base64.
