@@ -29,6 +29,9 @@ pub enum Tier<T> {
     Off(String),
 }
 
+/// Why a tier is off that nobody asked for.
+pub const NOT_WANTED: &str = "the configuration says so";
+
 /// All of it.
 pub struct Kernel {
     /// Choosing the core for a connection.
@@ -77,11 +80,11 @@ impl Kernel {
     ) -> Self {
         lift_memory_limit();
         let steering = match mode(settings.steering) {
-            None => Tier::Off("the configuration says so".into()),
+            None => Tier::Off(NOT_WANTED.into()),
             Some(mode) => attempt(Need::Steering, || Steering::load(addresses.len(), cores, mode)),
         };
         let accounting = match settings.accounting {
-            config::Accounting::Off => Tier::Off("the configuration says so".into()),
+            config::Accounting::Off => Tier::Off(NOT_WANTED.into()),
             config::Accounting::Auto => attempt(Need::Accounting, || {
                 Accounting::load(addresses, upstreams, &settings.pin_path)
             }),
