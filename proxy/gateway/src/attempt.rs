@@ -229,7 +229,7 @@ async fn complete_head(
     work.response.reset();
     loop {
         let so_far: &[u8] = gathered.as_ref().map_or(&bytes, |block| block.bytes());
-        match work.response.parse(so_far, head_only) {
+        match context.core.parse_answer(&mut work.response, so_far, head_only) {
             Ok(true) => break,
             Ok(false) if so_far.len() < HEAD_BYTES_MAX => {}
             Ok(false) => return Ok(Err(HeadFailure::Malformed("the head is too large".into()))),

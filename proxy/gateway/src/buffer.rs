@@ -253,8 +253,12 @@ impl Clone for Chunk {
 }
 
 impl Drop for Chunk {
+    #[inline]
     fn drop(&mut self) {
-        give_back_last(&mut self.memory);
+        // Most that are dropped are empty.
+        if self.memory.is_some() {
+            give_back_last(&mut self.memory);
+        }
     }
 }
 

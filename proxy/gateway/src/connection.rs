@@ -41,6 +41,8 @@ pub struct Downstream {
     pub client: SocketAddr,
     /// The answer that others wait for as well: as long as somebody does, the request goes on without its client.
     pub audience: Option<Rc<Flight>>,
+    /// Whether the request under way had to be waited for since its first bytes came.
+    pub has_waited: bool,
     /// The client has gone, and its request goes on for others.
     absent: bool,
     early: Option<Received>,
@@ -82,6 +84,7 @@ pub async fn serve(open: OpenConnection, socket: Socket, peer: SocketAddr) {
         carry: Chunk::empty(),
         client: peer,
         audience: None,
+        has_waited: false,
         absent: false,
         early: None,
     };
@@ -152,6 +155,7 @@ impl Downstream {
             return After::Abort;
         }
         let begun_us = core.clock.now_us();
+        self.has_waited = false;
         let mut scratch = core.lease_scratch();
         let after = match self.read_head(core, &mut scratch).await {
             Ok(()) => exchange::run(core, self, &mut scratch, begun_us).await,
@@ -181,6 +185,7 @@ impl Downstream {
 
     /// The next bytes, from an early read or from the socket.
     pub async fn next_bytes(&mut self) -> Received {
+        self.has_waited = true;
         match self.early.take() {
             Some(received) => received,
             None => self.stream.recv().await,
@@ -195,7 +200,7 @@ impl Downstream {
         let mut gathered: Option<Block> = None;
         loop {
             let bytes: &[u8] = gathered.as_ref().map_or(&self.carry, |block| block.bytes());
-            match scratch.asked.head.parse(bytes) {
+            match core.parse_request(&mut scratch.asked.head, bytes) {
                 Ok(true) => break,
                 Ok(false) if bytes.len() < HEAD_BYTES_MAX => {}
                 Ok(false) => return Err(NoHead::Refused(head_too_large())),

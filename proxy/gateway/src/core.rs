@@ -11,6 +11,8 @@ use std::sync::Arc;
 use rtrb::Producer;
 use sluice_policy::budget::Purse;
 use sluice_policy::meter::CoreMeter;
+use sluice_wire::http::KnownLines;
+use sluice_wire::http::head::{HeadError, RequestHead, ResponseHead};
 use sluice_wire::sigv4::Signer;
 
 use crate::admission::Gates;
@@ -68,6 +70,8 @@ pub struct Core {
     records: RefCell<Producer<Record>>,
     paid: RefCell<Producer<Paid>>,
     signer: RefCell<Signer>,
+    known_requests: RefCell<KnownLines>,
+    known_answers: RefCell<KnownLines>,
     draining: Cell<bool>,
     retired: Cell<bool>,
     connections: Cell<u32>,
@@ -108,6 +112,8 @@ impl Core {
             records: RefCell::new(records),
             paid: RefCell::new(paid),
             signer: RefCell::new(Signer::new()),
+            known_requests: RefCell::default(),
+            known_answers: RefCell::default(),
             draining: Cell::new(false),
             retired: Cell::new(false),
             connections: Cell::new(0),
@@ -214,6 +220,22 @@ impl Core {
     /// Lends out the signer, which remembers the keys it derived.
     pub fn with_signer<T>(&self, act: impl FnOnce(&mut Signer) -> T) -> T {
         act(&mut self.signer.borrow_mut())
+    }
+
+    /// [`RequestHead::parse`], quick where a head is like those that this core's clients sent before.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn parse_request(&self, head: &mut RequestHead, bytes: &[u8]) -> Result<bool, HeadError> {
+        head.parse_like(bytes, &mut self.known_requests.borrow_mut())
+    }
+
+    /// The same for a provider's answer: [`ResponseHead::parse`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn parse_answer(&self, head: &mut ResponseHead, bytes: &[u8], to_head: bool) -> Result<bool, HeadError> {
+        head.parse_like(bytes, to_head, &mut self.known_answers.borrow_mut())
     }
 
     /// Seconds since the epoch, now.

@@ -72,19 +72,24 @@ impl Request {
 
     /// Microseconds since it began, now.
     pub fn since(&self, core: &Core) -> u32 {
-        u32::try_from(core.clock.now_us().saturating_sub(self.begun_us)).unwrap_or(u32::MAX)
+        self.until(core.clock.now_us())
+    }
+
+    fn until(&self, now_us: u64) -> u32 {
+        u32::try_from(now_us.saturating_sub(self.begun_us)).unwrap_or(u32::MAX)
     }
 
     /// The answer is about to leave: its first token is there, or all of it.
     pub fn answered(&mut self, core: &Core) {
-        self.record.first_byte_us = self.since(core);
-        self.heard();
+        let now_us = core.clock.now_us();
+        self.record.first_byte_us = self.until(now_us);
+        self.heard(now_us);
     }
 
     /// The answer has begun, which its client may see later.
-    pub fn heard(&mut self) {
+    pub fn heard(&mut self, now_us: u64) {
         if let Some(ticket) = &mut self.ticket {
-            ticket.answered();
+            ticket.answered(now_us);
         }
     }
 
@@ -305,7 +310,9 @@ async fn serve(
     down.stream.deadline().clear();
     request.keep_alive = keep_alive && !core.is_draining();
     request.record.bytes_in = body.bytes;
-    request.record.received_us = request.since(core);
+    if down.has_waited {
+        request.record.received_us = request.since(core);
+    }
     if let Endpoint::Health | Endpoint::Ready = endpoint {
         return answer_locally(core, &plane, down, &mut scratch.work, request, endpoint).await;
     }

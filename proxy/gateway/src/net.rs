@@ -293,11 +293,12 @@ impl Stream {
 
     /// Sends as much of a message as there is room for, from byte `from` on.
     fn send_some(&self, parts: &Parts, from: usize) -> io::Result<usize> {
-        let mut slices = [IoSlice::new(&[]); SEND_SLICES_MAX];
-        match parts.slices(from, &mut slices) {
-            [only] => self.socket.send_with_flags(only, libc::MSG_NOSIGNAL),
-            several => self.socket.send_vectored_with_flags(several, libc::MSG_NOSIGNAL),
+        if let Some(whole) = parts.whole() {
+            return self.socket.send_with_flags(&whole[from..], libc::MSG_NOSIGNAL);
         }
+        let mut slices = [IoSlice::new(&[]); SEND_SLICES_MAX];
+        let slices = parts.slices(from, &mut slices);
+        self.socket.send_vectored_with_flags(slices, libc::MSG_NOSIGNAL)
     }
 
     async fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -119,6 +119,14 @@ impl Parts {
         &self.pieces[index]
     }
 
+    /// The sealed message, if it is one piece.
+    pub(crate) fn whole(&self) -> Option<&[u8]> {
+        match &*self.pieces {
+            [only] => Some(only.bytes(&self.text)),
+            _ => None,
+        }
+    }
+
     /// The text that [`Piece::Text`] refers to.
     pub(crate) fn text_ref(&self) -> &[u8] {
         &self.text

@@ -142,7 +142,7 @@ pub struct Record {
     pub bytes_in: u64,
     /// Bytes of the answer's body.
     pub bytes_out: u64,
-    /// From the first byte of the request until it was complete.
+    /// From the first byte of the request until it was complete; 0 if it came in one piece.
     pub received_us: u32,
     /// From the first byte of the request until the first byte of the answer left.
     pub first_byte_us: u32,

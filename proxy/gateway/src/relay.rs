@@ -148,22 +148,9 @@ async fn collect(
     target: &PlannedTarget<'_>,
     mut answer: Answer,
 ) -> Result<(), Undelivered> {
-    work.answer.clear();
-    let mut bytes = 0;
-    while !answer.decoder.is_done() {
-        match next_piece(context, down, work, &mut answer, target, None).await? {
-            Piece::Data(chunk, _) => {
-                for &(start, end) in &work.spans {
-                    bytes += (end - start) as usize;
-                    work.answer.push(chunk.slice(start as usize, end as usize));
-                }
-            }
-            Piece::End => break,
-            Piece::Broken(code) => return Err(Undelivered::Failed(Failure::new(code, target.provider))),
-        }
-        if bytes > COLLECTED_BYTES_MAX {
-            return pass(context, down, work, request, target, answer).await;
-        }
+    let bytes = read_whole(context, down, work, &mut answer, target, COLLECTED_BYTES_MAX).await?;
+    if bytes > COLLECTED_BYTES_MAX {
+        return pass(context, down, work, request, target, answer).await;
     }
     if is_broken_json(work, &answer) {
         return Err(Undelivered::Failed(Failure::new(
@@ -186,15 +173,47 @@ async fn collect(
         work.parts.chunk(chunk);
     }
     request.record.bytes_out = bytes as u64;
+    send_whole(context, down, work, request, answer).await
+}
+
+/// Reads a body into `work.answer` until it is complete, or longer than `bytes_max`; gives its length so far.
+async fn read_whole(
+    context: &Context<'_>,
+    down: &mut Downstream,
+    work: &mut Work,
+    answer: &mut Answer,
+    target: &PlannedTarget<'_>,
+    bytes_max: usize,
+) -> Result<usize, Undelivered> {
+    work.answer.clear();
+    let mut bytes = 0;
+    while !answer.decoder.is_done() && bytes <= bytes_max {
+        match next_piece(context, down, work, answer, target, None).await? {
+            Piece::Data(chunk, _) => {
+                for &(start, end) in &work.spans {
+                    bytes += (end - start) as usize;
+                    work.answer.push(chunk.slice(start as usize, end as usize));
+                }
+            }
+            Piece::End => break,
+            Piece::Broken(code) => return Err(Undelivered::Failed(Failure::new(code, target.provider))),
+        }
+    }
+    Ok(bytes)
+}
+
+/// Sends the whole answer that is in `work.parts`; the provider's connection is free for others before that.
+async fn send_whole(
+    context: &Context<'_>,
+    down: &mut Downstream,
+    work: &mut Work,
+    request: &mut Request,
+    answer: Answer,
+) -> Result<(), Undelivered> {
     request.answered(context.core);
     settle(context, answer);
-    down.send(
-        context.core,
-        &mut work.parts,
-        context.plane.snapshot.downstream().write_ms,
-    )
-    .await?;
-    Ok(())
+    let write_ms = context.plane.snapshot.downstream().write_ms;
+    Ok(down.send(context.core, &mut work.parts, write_ms).await?)
 }
 
 /// A successful JSON answer that does not begin and end as JSON does: half of one, or something else.

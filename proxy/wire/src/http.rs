@@ -10,10 +10,12 @@ mod error;
 mod field;
 mod framing;
 pub mod head;
+mod known;
 mod plain;
 mod target;
 
 pub use field::{Field, FieldId};
+pub use known::KnownLines;
 
 /// A range of bytes of a message head, `start..end`, counted from the first byte that was given to the parser.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]

@@ -78,7 +78,16 @@ fn number(digits: &[u8]) -> Option<u64> {
 
 /// What is left, in thousandths of the limit.
 fn left_milli(remaining: u64, limit: u64) -> Option<u32> {
-    (limit > 0).then(|| u32::try_from(u128::from(remaining.min(limit)) * 1000 / u128::from(limit)).unwrap_or(1000))
+    if limit == 0 {
+        return None;
+    }
+    let remaining = remaining.min(limit);
+    let milli = match remaining.checked_mul(1000) {
+        Some(thousandfold) => thousandfold / limit,
+        // Then the limit is far above 1000 as well, and the result short of the exact one by less than a thousandth.
+        None => remaining / (limit / 1000),
+    };
+    Some(u32::try_from(milli.min(1000)).unwrap_or(1000))
 }
 
 #[cfg(test)]

@@ -122,7 +122,7 @@ fn start(context: &Context<'_>, target: &PlannedTarget<'_>) {
 /// Remembers what became of a copy.
 fn settle(core: &Core, mut ticket: Ticket, ended: &Ended, provider: &sluice_policy::snapshot::Provider) {
     let code = match ended {
-        Ended::Answered(200..=299) => return ticket.answered(),
+        Ended::Answered(200..=299) => return ticket.answered(core.clock.now_us()),
         Ended::Answered(401..=403) => Code::UpstreamAuth,
         Ended::Answered(429) => Code::UpstreamRateLimited,
         Ended::Answered(500..) => Code::UpstreamError,

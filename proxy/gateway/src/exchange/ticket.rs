@@ -179,11 +179,11 @@ impl Ticket {
     }
 
     /// The answer has begun: its first token is there, or all of it.
-    pub fn answered(&mut self) {
+    pub fn answered(&mut self, now_us: u64) {
         if self.told_key {
             return;
         }
-        let took_us = u32::try_from(self.core.clock.now_us() - self.begun_us).unwrap_or(u32::MAX);
+        let took_us = u32::try_from(now_us.saturating_sub(self.begun_us)).unwrap_or(u32::MAX);
         let now_ms = self.core.clock.shared_ms();
         self.first_us = self.streamed.then_some(took_us);
         if let Some((slot, ..)) = self.target {

@@ -31,7 +31,7 @@ impl Held {
         let Some(hold) = self.hold else { return true };
         let now_ms = context.core.clock.tick_ms();
         let since_ms = *self.since_ms.get_or_insert_with(|| {
-            request.heard();
+            request.heard(context.core.clock.now_us());
             now_ms
         });
         bytes >= hold.bytes || now_ms - since_ms >= u64::from(hold.time_ms)

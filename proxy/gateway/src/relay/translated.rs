@@ -13,7 +13,7 @@ use sluice_wire::provider::{self, Reply, Transcoder};
 
 use super::head::{self, BodyFrame};
 use super::hold::Held;
-use super::{Piece, Undelivered, emit, interrupted, next_piece, settle};
+use super::{Piece, Undelivered, emit, interrupted, next_piece, read_whole, send_whole, settle};
 use crate::attempt::{Answer, Failure, failure};
 use crate::connection::Downstream;
 use crate::exchange::{Context, End, Request};
@@ -32,25 +32,12 @@ pub async fn unary(
     target: &PlannedTarget<'_>,
     mut answer: Answer,
 ) -> Result<(), Undelivered> {
-    work.answer.clear();
-    let mut bytes = 0;
-    while !answer.decoder.is_done() {
-        match next_piece(context, down, work, &mut answer, target, None).await? {
-            Piece::Data(chunk, _) => {
-                for &(start, end) in &work.spans {
-                    bytes += (end - start) as usize;
-                    work.answer.push(chunk.slice(start as usize, end as usize));
-                }
-            }
-            Piece::End => break,
-            Piece::Broken(code) => return Err(Undelivered::Failed(Failure::new(code, target.provider))),
-        }
-        if bytes > TRANSLATED_BODY_BYTES_MAX {
-            return Err(Undelivered::Failed(Failure::new(
-                Code::UpstreamProtocolError,
-                target.provider,
-            )));
-        }
+    let bytes = read_whole(context, down, work, &mut answer, target, TRANSLATED_BODY_BYTES_MAX).await?;
+    if bytes > TRANSLATED_BODY_BYTES_MAX {
+        return Err(Undelivered::Failed(Failure::new(
+            Code::UpstreamProtocolError,
+            target.provider,
+        )));
     }
     let body = context.core.net.buffers.gather(&work.answer);
     work.answer.clear();
@@ -94,15 +81,7 @@ pub async fn unary(
     }
     work.parts.text().extend_from_slice(&work.out.buf[from..]);
     request.record.bytes_out = length;
-    request.answered(context.core);
-    settle(context, answer);
-    down.send(
-        context.core,
-        &mut work.parts,
-        context.plane.snapshot.downstream().write_ms,
-    )
-    .await?;
-    Ok(())
+    send_whole(context, down, work, request, answer).await
 }
 
 /// Delivers a stream, event by event.

@@ -45,6 +45,9 @@ macro_rules! field_ids {
                 }
             }
 
+            /// How many identities there are.
+            const COUNT: usize = [Self::Other, Self::Sluice, $( Self::$variant, )*].len();
+
             /// Every recognised name, in lower case.
             #[cfg(test)]
             pub(crate) const NAMES: &[(Self, &[u8], usize)] = &[$( (Self::$variant, $name, $len), )*];
@@ -177,6 +180,26 @@ impl FieldId {
     }
 }
 
+/// Which of the recognised fields a head has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Present(u64);
+
+const _: () = assert!(FieldId::COUNT <= u64::BITS as usize, "one bit for each identity");
+
+impl Present {
+    /// The head has this one.
+    #[inline(always)]
+    pub(super) fn add(&mut self, id: FieldId) {
+        self.0 |= 1 << id as u8;
+    }
+
+    /// Whether it does.
+    #[inline(always)]
+    pub(super) fn has(self, id: FieldId) -> bool {
+        self.0 >> id as u8 & 1 == 1
+    }
+}
+
 /// Compares a name of token characters with a lower-case one. Setting bit 5 folds case, and merges no two token
 /// characters that the recognised names (letters, digits, `-`) could confuse. Branch-free, so that it vectorises.
 #[inline(always)]
@@ -191,8 +214,13 @@ fn same<const N: usize>(name: &[u8], lower: &[u8; N]) -> bool {
     differences == 0
 }
 
-/// The first field with an identity.
-pub(super) fn find(fields: &[Field], id: FieldId) -> Option<&Field> {
+/// The first field with an identity; `present` are those that `fields` has.
+#[inline]
+pub(super) fn find(fields: &[Field], present: Present, id: FieldId) -> Option<&Field> {
+    // Most that are asked for are not there.
+    if id != FieldId::Other && !present.has(id) {
+        return None;
+    }
     fields.iter().find(|field| field.id == id)
 }
 

@@ -5,6 +5,7 @@
 
 use httparse::Header;
 
+use super::field::Present;
 use super::head::{HeadError, check_crlf};
 use super::{Field, FieldId, Framing, Span, Version};
 use crate::limits::HEADER_FIELDS_MAX;
@@ -16,6 +17,8 @@ pub(super) struct Summary {
     chunked: Option<()>,
     close: bool,
     persist: bool,
+    /// The fields that there are, but for those without an identity.
+    pub(super) present: Present,
     /// The Host field's value.
     pub(super) host: Option<Span>,
     pub(super) expect_continue: bool,
@@ -40,6 +43,7 @@ impl Summary {
     /// Takes in a field whose value is `value`, at `span`.
     #[inline]
     pub(super) fn add(&mut self, id: FieldId, span: Span, value: &[u8]) -> Result<(), HeadError> {
+        self.present.add(id);
         match id {
             FieldId::Host => once(&mut self.host, span, HeadError::HostRepeated)?,
             FieldId::ContentLength => once(&mut self.length, decimal(value)?, HeadError::LengthRepeated)?,
@@ -84,7 +88,9 @@ pub(super) fn collect(
             hop: id.is_hop_by_hop(),
         };
         fields.push(field);
-        summary.add(id, field.value, header.value)?;
+        if id != FieldId::Other {
+            summary.add(id, field.value, header.value)?;
+        }
     }
     if summary.names_fields {
         mark_named(fields, buf);
@@ -142,6 +148,12 @@ fn decimal(value: &[u8]) -> Result<u64, HeadError> {
 }
 
 fn connection(value: &[u8], summary: &mut Summary) -> Result<(), HeadError> {
+    // What nearly every client says.
+    if value == b"keep-alive" && summary.options == 0 {
+        summary.options = 1;
+        summary.persist = true;
+        return Ok(());
+    }
     for option in options(value) {
         summary.options += 1;
         if summary.options > HEADER_FIELDS_MAX {

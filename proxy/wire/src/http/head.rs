@@ -9,8 +9,9 @@ use std::mem::MaybeUninit;
 use httparse::Status;
 
 pub use super::error::HeadError;
+use super::field::Present;
 use super::framing::Summary;
-use super::{Field, FieldId, Framing, Method, Span, Version, field, framing, plain, target};
+use super::{Field, FieldId, Framing, KnownLines, Method, Span, Version, field, framing, plain, target};
 use crate::limits::{HEAD_BYTES_MAX, HEADER_FIELDS_MAX, METHOD_BYTES_MAX, TARGET_BYTES_MAX};
 
 /// A request head. Reuse it: [`RequestHead::parse`] overwrites everything.
@@ -40,6 +41,7 @@ pub struct RequestHead {
     pub expect_continue: bool,
     /// Bytes of the head: the body begins here.
     pub head_bytes: usize,
+    present: Present,
     progress: Progress,
 }
 
@@ -60,6 +62,7 @@ pub struct ResponseHead {
     pub keep_alive: bool,
     /// Bytes of the head: the body begins here.
     pub head_bytes: usize,
+    present: Present,
     progress: Progress,
 }
 
@@ -71,10 +74,18 @@ impl RequestHead {
     /// # Errors
     /// The head is not valid, ambiguous, or beyond a limit; as far as possible before it is complete.
     pub fn parse(&mut self, buf: &[u8]) -> Result<bool, HeadError> {
+        self.parse_like(buf, &mut KnownLines::default())
+    }
+
+    /// [`Self::parse`], quicker for a head whose lines are `known`.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn parse_like(&mut self, buf: &[u8], known: &mut KnownLines) -> Result<bool, HeadError> {
         let window = &buf[..buf.len().min(HEAD_BYTES_MAX)];
         let mut progress = std::mem::take(&mut self.progress);
         let complete = match progress.look(window, Progress::REQUEST_LINE_BYTES_MAX)? {
-            Look::Parse => self.parse_window(window)?,
+            Look::Parse => self.parse_window(window, known)?,
             Look::Wait => false,
         };
         if !complete {
@@ -91,7 +102,7 @@ impl RequestHead {
 
     /// The first field with an identity.
     pub fn field(&self, id: FieldId) -> Option<&Field> {
-        field::find(&self.fields, id)
+        field::find(&self.fields, self.present, id)
     }
 
     /// The value of the first field of a name, which is given in lower case. `buf` is what was parsed.
@@ -104,8 +115,8 @@ impl RequestHead {
         field::copy_fields(&self.fields, buf, out, keep);
     }
 
-    fn parse_window(&mut self, buf: &[u8]) -> Result<bool, HeadError> {
-        if self.parse_plain(buf).is_some() {
+    fn parse_window(&mut self, buf: &[u8], known: &mut KnownLines) -> Result<bool, HeadError> {
+        if self.parse_plain(buf, known).is_some() {
             #[cfg(any(test, fuzzing))]
             assert!(
                 agree(self, |other| other.parse_carefully(buf)),
@@ -117,10 +128,10 @@ impl RequestHead {
     }
 
     /// The quick way; `None` leaves the decision to the careful one.
-    pub(super) fn parse_plain(&mut self, buf: &[u8]) -> Option<()> {
+    pub(super) fn parse_plain(&mut self, buf: &[u8], known: &mut KnownLines) -> Option<()> {
         let line = plain::request_line(buf)?;
         let mut summary = Summary::default();
-        self.head_bytes = plain::fields(buf, line.end, &mut self.fields, &mut summary)?;
+        self.head_bytes = plain::fields(buf, line.end, &mut self.fields, &mut summary, known)?;
         self.method = Method::of(line.method.of(buf));
         self.method_span = line.method;
         self.target = line.target;
@@ -163,6 +174,7 @@ impl RequestHead {
 
     /// What follows from the fields.
     fn settle(&mut self, buf: &[u8], summary: &Summary) -> Result<(), HeadError> {
+        self.present = summary.present;
         self.framing = framing::of_request(summary, self.version)?;
         self.keep_alive = summary.keep_alive(self.version);
         self.expect_continue = summary.expect_continue && self.version == Version::Http11;
@@ -180,10 +192,23 @@ impl ResponseHead {
     /// # Errors
     /// The head is not valid, ambiguous, or beyond a limit; as far as possible before it is complete.
     pub fn parse(&mut self, buf: &[u8], request_method_was_head: bool) -> Result<bool, HeadError> {
+        self.parse_like(buf, request_method_was_head, &mut KnownLines::default())
+    }
+
+    /// [`Self::parse`], quicker for a head whose lines are `known`.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn parse_like(
+        &mut self,
+        buf: &[u8],
+        request_method_was_head: bool,
+        known: &mut KnownLines,
+    ) -> Result<bool, HeadError> {
         let window = &buf[..buf.len().min(HEAD_BYTES_MAX)];
         let mut progress = std::mem::take(&mut self.progress);
         let complete = match progress.look(window, usize::MAX)? {
-            Look::Parse => self.parse_window(window, request_method_was_head)?,
+            Look::Parse => self.parse_window(window, request_method_was_head, known)?,
             Look::Wait => false,
         };
         if !complete {
@@ -200,7 +225,7 @@ impl ResponseHead {
 
     /// The first field with an identity.
     pub fn field(&self, id: FieldId) -> Option<&Field> {
-        field::find(&self.fields, id)
+        field::find(&self.fields, self.present, id)
     }
 
     /// The value of the first field of a name, which is given in lower case. `buf` is what was parsed.
@@ -213,8 +238,8 @@ impl ResponseHead {
         field::copy_fields(&self.fields, buf, out, keep);
     }
 
-    fn parse_window(&mut self, buf: &[u8], to_head: bool) -> Result<bool, HeadError> {
-        if self.parse_plain(buf, to_head).is_some() {
+    fn parse_window(&mut self, buf: &[u8], to_head: bool, known: &mut KnownLines) -> Result<bool, HeadError> {
+        if self.parse_plain(buf, to_head, known).is_some() {
             #[cfg(any(test, fuzzing))]
             assert!(
                 agree(self, |other| other.parse_carefully(buf, to_head)),
@@ -226,10 +251,10 @@ impl ResponseHead {
     }
 
     /// The quick way; `None` leaves the decision to the careful one.
-    pub(super) fn parse_plain(&mut self, buf: &[u8], to_head: bool) -> Option<()> {
+    pub(super) fn parse_plain(&mut self, buf: &[u8], to_head: bool, known: &mut KnownLines) -> Option<()> {
         let line = plain::status_line(buf)?;
         let mut summary = Summary::default();
-        self.head_bytes = plain::fields(buf, line.end, &mut self.fields, &mut summary)?;
+        self.head_bytes = plain::fields(buf, line.end, &mut self.fields, &mut summary, known)?;
         self.status = line.status;
         self.reason = line.reason;
         self.version = plain::VERSION;
@@ -268,6 +293,7 @@ impl ResponseHead {
 
     /// What follows from the fields.
     fn settle(&mut self, summary: &Summary, to_head: bool) -> Result<(), HeadError> {
+        self.present = summary.present;
         self.framing = framing::of_response(summary, self.version, self.status, to_head)?;
         self.keep_alive = summary.keep_alive(self.version) && self.framing != Framing::UntilClose;
         Ok(())

@@ -5,7 +5,7 @@
 //! errors are the careful way's alone. Deliberately absent: errors, and heads that are not complete.
 
 use super::framing::Summary;
-use super::{Field, FieldId, Span, Version};
+use super::{Field, FieldId, KnownLines, Span, Version, known};
 use crate::limits::{HEADER_FIELDS_MAX, METHOD_BYTES_MAX, TARGET_BYTES_MAX};
 
 /// A request line.
@@ -67,41 +67,67 @@ pub(super) fn status_line(buf: &[u8]) -> Option<StatusLine> {
 }
 
 /// Reads the header fields that begin at `at`, up to and including the empty line; gives where the body begins.
-pub(super) fn fields(buf: &[u8], mut at: usize, fields: &mut Vec<Field>, summary: &mut Summary) -> Option<usize> {
+pub(super) fn fields(
+    buf: &[u8],
+    mut at: usize,
+    fields: &mut Vec<Field>,
+    summary: &mut Summary,
+    known: &mut KnownLines,
+) -> Option<usize> {
     fields.clear();
+    let mut read = 0;
     loop {
-        let line = buf.get(at..)?;
-        let name = name_bytes(line);
-        let (name_text, rest) = line.split_at(name);
-        let (gap, rest) = match rest {
-            [b':', b' ', rest @ ..] => (2, rest),
-            [b':', rest @ ..] => (1, rest),
-            [b'\r', b'\n', ..] if name == 0 => break,
-            _ => return None,
+        let rest = buf.get(at..)?;
+        let field = match known.field(fields.len(), rest, at) {
+            Some(field) => field,
+            None if rest.starts_with(b"\r\n") => break,
+            None => {
+                let field = line(rest, at)?;
+                read += u32::from(!known::holds_secret(field.id));
+                field
+            }
         };
-        let length = text_bytes(rest);
-        let (text, rest) = rest.split_at(length);
-        let spaced = matches!(text, [b' ', ..] | [.., b' ']);
-        if !rest.starts_with(b"\r\n") || name == 0 || spaced || fields.len() == HEADER_FIELDS_MAX {
+        if fields.len() == HEADER_FIELDS_MAX {
             return None;
         }
-        let id = FieldId::of(name_text);
-        let value = at + name + gap;
-        let end = value + length + 2;
-        let field = Field {
-            line: Span::new(at, end),
-            name: Span::new(at, at + name),
-            value: Span::new(value, value + length),
-            id,
-            hop: id.is_hop_by_hop(),
-        };
         fields.push(field);
-        if id != FieldId::Other {
-            summary.add(id, field.value, text).ok()?;
+        if field.id != FieldId::Other {
+            summary.add(field.id, field.value, field.value.of(buf)).ok()?;
         }
-        at = end;
+        at = usize::from(field.line.end);
     }
-    (!summary.names_fields()).then_some(at + 2)
+    if summary.names_fields() {
+        return None;
+    }
+    known.learn(buf, fields, read);
+    Some(at + 2)
+}
+
+/// Reads the line that `text` begins with, which stands at `at`.
+#[inline(always)]
+fn line(text: &[u8], at: usize) -> Option<Field> {
+    let name = name_bytes(text);
+    let (name_text, rest) = text.split_at(name);
+    let (gap, rest) = match rest {
+        [b':', b' ', rest @ ..] => (2, rest),
+        [b':', rest @ ..] => (1, rest),
+        _ => return None,
+    };
+    let length = text_bytes(rest);
+    let (text, rest) = rest.split_at(length);
+    let spaced = matches!(text, [b' ', ..] | [.., b' ']);
+    if !rest.starts_with(b"\r\n") || name == 0 || spaced {
+        return None;
+    }
+    let id = FieldId::of(name_text);
+    let value = at + name + gap;
+    Some(Field {
+        line: Span::new(at, value + length + 2),
+        name: Span::new(at, at + name),
+        value: Span::new(value, value + length),
+        id,
+        hop: id.is_hop_by_hop(),
+    })
 }
 
 /// How many letters, digits and hyphens `text` begins with: of the bytes of a token (RFC 9110 §5.6.2) the ones in use.
@@ -181,6 +207,9 @@ mod tests {
         }
     }
 
+    /// Readings of a head after which its lines are known.
+    const LESSONS: usize = 64;
+
     /// Every head that differs from a usual one in a byte: changed, missing or doubled.
     fn neighbours(head: &[u8]) -> impl Iterator<Item = Vec<u8>> {
         (0..head.len()).flat_map(move |at| {
@@ -196,21 +225,34 @@ mod tests {
         let usual =
             b"POST /v1/chat?a=b HTTP/1.1\r\nHost: api.example:80\r\nConnection: keep-alive\r\ncontent-length: 12\r\n\
             X-E:\r\nExpect: 100-continue\r\nx-sluice-tag: q r\r\n\r\n";
-        assert!(RequestHead::default().parse_plain(usual).is_some());
+        let mut known = KnownLines::default();
+        for _ in 0..LESSONS {
+            assert!(RequestHead::default().parse_plain(usual, &mut known).is_some());
+        }
         let mut quick = 0;
         for head in neighbours(usual) {
-            // `parse` itself compares the two ways in tests.
-            quick += usize::from(RequestHead::default().parse_plain(&head).is_some());
-            let _ = RequestHead::default().parse(&head);
+            let nothing = &mut KnownLines::default();
+            quick += usize::from(RequestHead::default().parse_plain(&head, nothing).is_some());
+            // These compare the two ways in tests, with and without lines that are known.
+            let read = RequestHead::default().parse(&head);
+            assert_eq!(RequestHead::default().parse_like(&head, &mut known.clone()), read);
         }
         assert!(quick > 1000, "{quick} of the neighbours were read the quick way");
 
         let usual = b"HTTP/1.1 200 OK\r\ncontent-type: a/b\r\ntransfer-encoding: chunked\r\nx: y z\r\nvia:\r\n\r\n";
-        assert!(ResponseHead::default().parse_plain(usual, false).is_some());
+        let mut known = KnownLines::default();
+        for _ in 0..LESSONS {
+            assert!(ResponseHead::default().parse_plain(usual, false, &mut known).is_some());
+        }
         let mut quick = 0;
         for head in neighbours(usual) {
-            quick += usize::from(ResponseHead::default().parse_plain(&head, false).is_some());
-            let _ = ResponseHead::default().parse(&head, false);
+            let nothing = &mut KnownLines::default();
+            quick += usize::from(ResponseHead::default().parse_plain(&head, false, nothing).is_some());
+            let read = ResponseHead::default().parse(&head, false);
+            assert_eq!(
+                ResponseHead::default().parse_like(&head, false, &mut known.clone()),
+                read
+            );
         }
         assert!(quick > 1000, "{quick} of the neighbours were read the quick way");
     }
