@@ -15,6 +15,7 @@ pub mod netns;
 pub mod origin;
 pub mod postgres;
 pub mod privileges;
+pub mod prometheus;
 pub mod setup;
 pub mod sim;
 pub mod stall;

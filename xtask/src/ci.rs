@@ -38,6 +38,9 @@ pub fn run(args: &Args) -> Result<()> {
     if !install_postgresql() {
         println!("left out: tests with PostgreSQL: it is missing and could not be installed");
     }
+    if !install_prometheus() {
+        println!("left out: tests with Prometheus: it is missing and could not be installed");
+    }
     let mut total = Count::default();
     let mut failed = Vec::new();
     for command in steps(args)? {
@@ -112,6 +115,12 @@ pub fn install_postgresql() -> bool {
             || succeeds("initdb", &["--version"])
     };
     is_there() || installed(&["install", "--yes", "--no-install-recommends", "postgresql"]) && is_there()
+}
+
+/// Whether Prometheus and promtool are there, after having tried to install them. Nothing is started: tests start their own.
+fn install_prometheus() -> bool {
+    let is_there = || succeeds("promtool", &["--version"]) && succeeds("prometheus", &["--version"]);
+    is_there() || installed(&["install", "--yes", "--no-install-recommends", "prometheus"]) && is_there()
 }
 
 fn installed(install: &[&str]) -> bool {

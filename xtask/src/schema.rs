@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, Result};
 use sluice_policy::config;
-use sluice_policy::meter::{CoreMeter, Kind};
+use sluice_policy::meter::CoreMeter;
+use sluice_policy::meter::catalog;
 
 use crate::cargo::workspace_root;
 
@@ -58,11 +59,21 @@ fn with_table(text: &str, table: &str) -> String {
 }
 
 fn metrics_table() -> String {
-    let mut table = String::from("| name | type | what it says |\n|---|---|---|\n");
+    let mut table = String::from("| name | labels | type | unit | what it says |\n|---|---|---|---|---|\n");
     for (name, help, kind) in CoreMeter::TABLE {
-        let kind = if *kind == Kind::Counter { "counter" } else { "gauge" };
+        let unit = if name.ends_with("_bytes") { "bytes" } else { "" };
         // Writing to a string cannot fail.
-        let _ = writeln!(table, "| `{name}` | {kind} | {help} |");
+        let _ = writeln!(table, "| `{name}` | `core` | {} | {unit} | {help} |", kind.as_str());
+    }
+    for family in catalog::ALL {
+        let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+        let (name, kind, unit) = (family.name, family.kind.as_str(), family.unit);
+        let _ = writeln!(
+            table,
+            "| `{name}` | {} | {kind} | {unit} | {} |",
+            labels.join(", "),
+            family.help
+        );
     }
     table
 }
@@ -93,7 +104,8 @@ mod tests {
     #[test]
     fn the_table_has_a_row_for_each_metric() {
         let table = metrics_table();
-        assert_eq!(table.lines().count(), 2 + CoreMeter::TABLE.len());
+        assert_eq!(table.lines().count(), 2 + CoreMeter::TABLE.len() + catalog::ALL.len());
+        assert!(catalog::ALL.iter().all(|family| table.contains(family.name)));
         assert!(CoreMeter::TABLE.iter().all(|(name, ..)| table.contains(name)));
     }
 }

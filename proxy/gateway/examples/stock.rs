@@ -18,7 +18,7 @@ fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let mut next = || arguments.next().context("stock STORE KEYS ROWS");
     let (place, keys, rows) = (next()?, next()?.parse::<u32>()?, next()?.parse::<u64>()?);
-    let (store, _) = Store::at(&place, NOW_S)?;
+    let (store, _) = Store::at(&place, NOW_S, false)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         add_keys(&store, keys).await?;

@@ -90,8 +90,7 @@ pub async fn run(
             return Ok(Err(Failure::unsent(refusal, target.provider)));
         }
         if !fresh {
-            core.meter.attempts.add(1);
-            request.record.attempts = request.record.attempts.saturating_add(1);
+            request.sent(core);
         }
         let now_ms = core.clock.tick_ms();
         let connect_by = context

@@ -13,6 +13,7 @@ pub mod key;
 pub mod latency;
 pub mod owner;
 pub mod spend;
+pub mod status;
 pub mod table;
 pub mod upgrade;
 pub mod words;

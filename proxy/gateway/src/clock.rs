@@ -61,6 +61,16 @@ fn monotonic_us() -> u64 {
     now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }
 
+/// Processor time of the whole process, in microseconds.
+pub fn cpu_us() -> u64 {
+    // SAFETY: a structure of plain integers, for which zeros are a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure is of the form that the call writes.
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
+    let us = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+    us(usage.ru_utime) + us(usage.ru_stime)
+}
+
 /// The clock of [`Clock::shared_ms`], now.
 pub fn shared_ms() -> u64 {
     monotonic_us() / 1000

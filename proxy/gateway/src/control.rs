@@ -236,6 +236,7 @@ impl Control {
                 self.config = config;
                 tracing::info!(generation, why, "the configuration is in force");
                 self.status.reloaded(generation);
+                self.status.hashes_to(self.watch.hash());
                 let mut plane = with_instance(plane, &mut self.instance).await;
                 plane.cache = self.cache.plane(&self.config.cache, &plane.snapshot);
                 self.publish(plane).await;

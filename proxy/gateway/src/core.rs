@@ -26,6 +26,7 @@ use crate::parts::Parts;
 use crate::plane::Plane;
 use crate::record::{Paid, Record};
 use crate::scratch::Scratch;
+use crate::series::Series;
 use crate::upstream::pool::Pools;
 
 /// Working memory kept for reuse; more requests at once than this allocate theirs. Two kilobytes each.
@@ -49,6 +50,8 @@ pub struct Core {
     pub cache: CoreCache,
     /// What this core counts; read by the control thread.
     pub meter: Arc<CoreMeter>,
+    /// Where its labelled numbers are.
+    pub series: Series,
     /// What it may spend of each budget.
     pub purse: Rc<Purse>,
     /// How long answers are, where budgets go by that.
@@ -99,6 +102,7 @@ impl Core {
             pools: Pools::new(&plane),
             cache,
             meter,
+            series: Series::default(),
             purse,
             estimates: Estimates::default(),
             shadows: Cell::new(0),

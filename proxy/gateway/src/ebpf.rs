@@ -30,6 +30,9 @@ pub enum Tier<T> {
     Off(String),
 }
 
+/// Why a tier is off that nobody asked for.
+pub const NOT_WANTED: &str = "the configuration says so";
+
 /// All of it.
 pub struct Kernel {
     /// Choosing the core for a connection.
@@ -78,11 +81,11 @@ impl Kernel {
     ) -> Self {
         lift_memory_limit();
         let steering = match mode(settings.steering) {
-            None => Tier::Off("the configuration says so".into()),
+            None => Tier::Off(NOT_WANTED.into()),
             Some(mode) => attempt(Need::Steering, || Steering::load(addresses.len(), cores, mode)),
         };
         let accounting = match settings.accounting {
-            config::Accounting::Off => Tier::Off("the configuration says so".into()),
+            config::Accounting::Off => Tier::Off(NOT_WANTED.into()),
             config::Accounting::Auto | config::Accounting::Always => attempt(Need::Accounting, || {
                 let pauses = settings.accounting == config::Accounting::Auto;
                 Accounting::load(addresses, upstreams, &settings.pin_path, pauses)
@@ -187,16 +190,6 @@ impl Kernel {
             accounting.retire();
         }
     }
-}
-
-/// Processor time of the whole process, in microseconds.
-pub fn cpu_us() -> u64 {
-    // SAFETY: a structure of plain integers, for which zeros are a value.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the structure is of the form that the call writes.
-    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
-    let us = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
-    us(usage.ru_utime) + us(usage.ru_stime)
 }
 
 /// The mode that configuration means; `None`: no program.

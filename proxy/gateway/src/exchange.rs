@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use sluice_policy::patience::{self, Patience};
-use sluice_policy::route::{self, Situation};
+use sluice_policy::route::{self, Plan, PlannedTarget, Situation};
 use sluice_policy::snapshot::{Key, Provider, Resolved, RouteId, Snapshot, Target};
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
@@ -32,6 +32,7 @@ use crate::scratch::{Asked, Scratch, Work};
 
 mod account;
 mod cached;
+mod count;
 mod fallbacks;
 mod forward;
 mod hedge;
@@ -117,15 +118,29 @@ impl Request {
         self.ticket.as_ref().is_none_or(Ticket::take_retry)
     }
 
+    /// The request is being sent to a provider.
+    pub fn sent(&mut self, core: &Core) {
+        core.meter.attempts.add(1);
+        self.record.attempts = self.record.attempts.saturating_add(1);
+        if let Some(ticket) = &mut self.ticket {
+            ticket.sent();
+        }
+    }
+
     /// The answer has been delivered.
-    fn settle_delivered(&mut self, core: &Core, payment: &mut Payment, is_fallback: bool) {
-        self.ticket = None;
-        payment.charge(core);
-        if is_fallback {
-            core.meter.fallbacks.add(1);
-            if let Some(reason) = self.record.reason {
-                core.meter.fallbacks_by_reason.add(reason);
-            }
+    fn settle_delivered(
+        &mut self,
+        context: &Context<'_>,
+        payment: &mut Payment,
+        planned: (&Resolved<'_>, &Plan),
+        target: &PlannedTarget<'_>,
+    ) {
+        payment.charge(context.core);
+        if let Some(ticket) = self.ticket.take() {
+            ticket.delivered(payment.output_tokens());
+        }
+        if target.is_fallback {
+            count::fallback(context, planned, target, self.record.reason);
         }
     }
 
@@ -417,8 +432,8 @@ async fn finish(
         }
     }
     request.record.total_us = request.since(core);
-    count(core, &request.record);
     work.payment.close(core);
+    count::request(core, &request.record, &work.payment);
     match work.payment.paid(asked) {
         Some(paid) => core.record_paid(request.record, paid),
         None => core.record(request.record),
@@ -570,21 +585,4 @@ async fn answer_locally(
     down.send(core, &mut work.parts, plane.snapshot.downstream().write_ms)
         .await?;
     Ok(())
-}
-
-fn count(core: &Core, record: &Record) {
-    let meter = &core.meter;
-    match record.status {
-        200..=299 => meter.responses_2xx.add(1),
-        400..=499 => meter.responses_4xx.add(1),
-        500..=599 => meter.responses_5xx.add(1),
-        _ => {}
-    }
-    match record.outcome {
-        Outcome::ClientGone => meter.clients_gone.add(1),
-        Outcome::Interrupted => meter.streams_interrupted.add(1),
-        Outcome::Done | Outcome::Refused(_) => {}
-    }
-    meter.bytes_in.add(record.bytes_in);
-    meter.bytes_out.add(record.bytes_out);
 }

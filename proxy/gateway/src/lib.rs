@@ -26,6 +26,7 @@ mod record;
 mod relay;
 mod reply;
 mod scratch;
+mod series;
 pub mod signing;
 mod tls;
 mod upstream;

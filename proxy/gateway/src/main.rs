@@ -48,6 +48,8 @@ enum Command {
     Upgrade(cli::upgrade::Args),
     /// Show where time goes: what the kernel has measured beside what the gateway has.
     Latency(cli::latency::Args),
+    /// Say on one screen whether it is well.
+    Status(cli::status::Args),
     /// The cache of a running gateway: stats, explain, purge, bump, release.
     Cache(cli::cache::Cache),
     /// Say whether a configuration file is good.
@@ -92,6 +94,7 @@ fn main() -> ExitCode {
         }
         Command::Upgrade(args) => done(cli::upgrade::run(&args)),
         Command::Latency(args) => done(cli::latency::run(&args)),
+        Command::Status(args) => done(cli::status::run(&args)),
         Command::Cache(cache) => match cache.run() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(&format!("{error:#}")),

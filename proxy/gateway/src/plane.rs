@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use rustls::pki_types::ServerName;
@@ -15,8 +15,8 @@ use rustls::{ClientConfig, ServerConfig};
 use sluice_policy::cache::Brain;
 use sluice_policy::health::{Health, KeyStanding, KeyState, Standing};
 use sluice_policy::keyring::{Keyring, PairIssuer};
-use sluice_policy::money::PriceTable;
-use sluice_policy::snapshot::Snapshot;
+use sluice_policy::money::{self, OnUnknown, PriceTable};
+use sluice_policy::snapshot::{Provider, Snapshot};
 
 use crate::ebpf::accounting::Tagger;
 use crate::signing::AwsCredentials;
@@ -61,6 +61,28 @@ pub struct Accounts {
 }
 
 impl Plane {
+    /// A name for `model` that is nobody's free text: its own if the configuration or the table of prices has it, else `other`.
+    pub fn model_label<'a>(&self, provider: &Provider, model: &'a str) -> &'a str {
+        static SHIPPED: OnceLock<Option<PriceTable>> = OnceLock::new();
+        if model.is_empty() {
+            return "none";
+        }
+        let has_price = |table: &PriceTable| table.find_id(&provider.name, provider.vendor, model).is_some();
+        let shipped = || {
+            let rows = money::parse_prices(money::SHIPPED).ok()?;
+            Some(PriceTable::new(rows, Vec::new(), OnUnknown::Zero))
+        };
+        let priced = || match &self.accounts {
+            Some(accounts) => has_price(&accounts.prices),
+            None => SHIPPED.get_or_init(shipped).as_ref().is_some_and(has_price),
+        };
+        if self.snapshot.knows(provider, model) || priced() {
+            model
+        } else {
+            "other"
+        }
+    }
+
     /// What `/ready` says while the gateway is not draining: providers, with each key's state, and the targets that are
     /// remembered. `now_ms` is of the clock that all cores share.
     pub fn report(&self, now_ms: u64) -> serde_json::Value {

@@ -133,7 +133,10 @@ async fn serve(worker: Worker) {
     pulse.beat_ms.store(core.clock.shared_ms(), Ordering::Relaxed);
     let mut ticks: u64 = 0;
     loop {
+        let before_us = core.clock.now_us();
         net::sleep_ms(TICK_MS).await;
+        let late_us = (core.clock.now_us() - before_us).saturating_sub(TICK_MS * 1000);
+        core.meter.times.lag.observe(late_us);
         ticks += 1;
         let now_ms = core.clock.tick();
         pulse.beat_ms.store(core.clock.shared_ms(), Ordering::Relaxed);

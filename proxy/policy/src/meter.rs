@@ -4,9 +4,19 @@
 //! each name is defined once, in the table below, and every reader (metrics, status) walks that table.
 //! Deliberately absent: labels from a client's text, and any sum over cores (the reader's work).
 
+pub mod board;
+pub mod catalog;
+pub mod histogram;
+pub mod series;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use sluice_wire::error::Code;
+use sluice_wire::limits::{SERIES_CALLERS_MAX, SERIES_FALLBACKS_MAX, SERIES_TARGETS_MAX};
+
+use self::board::Board;
+use self::histogram::{Histogram, TIMES_US};
+use self::series::{CallerSeries, FallbackLabel, TargetLabel, TargetSeries};
 
 /// One number, written by one thread.
 #[derive(Debug, Default)]
@@ -37,6 +47,85 @@ pub enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
+    /// Values by size.
+    Histogram,
+}
+
+impl Kind {
+    /// As the text formats say it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// Where the time of a core's requests went, in microseconds.
+#[derive(Debug)]
+pub struct Times {
+    /// From the first byte of a request to the last of its answer.
+    pub total: Histogram,
+    /// Until the first byte of the answer, without what client and provider took: what the gateway has added.
+    pub added: Histogram,
+    /// From sending to a provider until its first byte.
+    pub upstream: Histogram,
+    /// Until the first event of a stream.
+    pub first_token: Histogram,
+    /// From one event of a stream to the next, on average over the stream.
+    pub between_tokens: Histogram,
+    /// Waiting for a place at a provider whose concurrency is limited.
+    pub queue: Histogram,
+    /// How late the core's own tick came.
+    pub lag: Histogram,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        let new = || Histogram::new(TIMES_US);
+        Self {
+            total: new(),
+            added: new(),
+            upstream: new(),
+            first_token: new(),
+            between_tokens: new(),
+            queue: new(),
+            lag: new(),
+        }
+    }
+}
+
+/// What a core counts by label.
+#[derive(Debug)]
+pub struct Boards {
+    /// By target.
+    pub targets: Board<TargetLabel, TargetSeries>,
+    /// By pair of targets, and why.
+    pub fallbacks: Board<FallbackLabel, Counter>,
+    /// By virtual key.
+    pub callers: Board<Box<str>, CallerSeries>,
+}
+
+impl Default for Boards {
+    fn default() -> Self {
+        let other = || Box::<str>::from("other");
+        let target = TargetLabel {
+            provider: other(),
+            model: other(),
+            operation: "other",
+        };
+        let fallback = FallbackLabel {
+            from: other(),
+            to: other(),
+            reason: "other",
+        };
+        Self {
+            targets: Board::new(SERIES_TARGETS_MAX, target),
+            fallbacks: Board::new(SERIES_FALLBACKS_MAX, fallback),
+            callers: Board::new(SERIES_CALLERS_MAX, other()),
+        }
+    }
 }
 
 /// Why another target than the first answered.
@@ -129,6 +218,10 @@ macro_rules! meter {
             pub failures: ByCode,
             /// Requests that another target than the first answered, by why the first did not.
             pub fallbacks_by_reason: ByReason,
+            /// Where the time went.
+            pub times: Times,
+            /// What is counted by label.
+            pub boards: Boards,
         }
 
         impl CoreMeter {
@@ -145,6 +238,9 @@ macro_rules! meter {
 
 meter! {
     Counter requests = "sluice_requests_total", "Requests that were read completely or refused.";
+    Counter from_cache = "sluice_requests_from_cache_total", "Requests answered by the cache without asking a provider for them.";
+    Counter forwarded = "sluice_requests_forwarded_total", "Requests for which a provider was asked.";
+    Counter refused = "sluice_requests_refused_total", "Requests that ended without either: refused, answered by the gateway itself, or given up by the client before.";
     Counter responses_2xx = "sluice_responses_2xx_total", "Answers with a 2xx status.";
     Counter responses_4xx = "sluice_responses_4xx_total", "Answers with a 4xx status.";
     Counter responses_5xx = "sluice_responses_5xx_total", "Answers with a 5xx status.";
@@ -152,7 +248,9 @@ meter! {
     Counter streams_interrupted = "sluice_streams_interrupted_total", "Streams that a provider cut after the first byte.";
     Counter streams_resumed = "sluice_streams_resumed_total", "Streams that were cut and that another target brought to their end.";
     Counter attempts = "sluice_upstream_attempts_total", "Requests sent to providers.";
-    Counter attempts_failed = "sluice_upstream_attempts_failed_total", "Attempts that did not give an answer for the client.";
+    Counter attempts_succeeded = "sluice_upstream_attempts_succeeded_total", "Attempts whose answer reached the client whole.";
+    Counter attempts_failed = "sluice_upstream_attempts_failed_total", "Attempts that did not give an answer for the client, or not all of it.";
+    Counter attempts_abandoned = "sluice_upstream_attempts_abandoned_total", "Attempts that somebody else ended: the client left, or another target was faster.";
     Counter fallbacks = "sluice_fallbacks_total", "Requests answered by another target than the first.";
     Counter retries = "sluice_upstream_retries_total", "Attempts at a target that the same request had asked before.";
     Counter hedges = "sluice_hedges_total", "Second targets asked beside a late first one.";

@@ -212,6 +212,21 @@ pub const QUEUE_DEFAULT: u32 = 256;
 /// Entries of each ring between a core and the control thread.
 pub const RING_ENTRIES: usize = 4096;
 
+/// Targets (a model at a provider, for one kind of request) that a core counts apart; what is beyond is counted as `other`.
+pub const SERIES_TARGETS_MAX: usize = 512;
+/// Pairs of targets and reasons for which a core counts fallbacks apart.
+pub const SERIES_FALLBACKS_MAX: usize = 1024;
+/// Virtual keys that a core counts apart.
+pub const SERIES_CALLERS_MAX: usize = 65_536;
+/// Rows that are allocated at once.
+pub const BOARD_CHUNK: usize = 256;
+/// Labels whose place a core remembers.
+pub const BOARD_PLACES: usize = 131_072;
+/// Virtual keys and budgets that one scrape shows: those with most traffic, and those nearest their end.
+pub const METRICS_TOP: usize = 50;
+/// Targets with histograms of their own that one scrape shows.
+pub const METRICS_TARGETS: usize = 110;
+
 const _: () = {
     assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);
     assert!(HEAD_BYTES_MAX <= RECV_LARGE_BYTES, "a head must fit one large buffer");
@@ -250,6 +265,10 @@ const _: () = {
     assert!(
         NOTES_MAX * (NOTE_BYTES_MAX + 12) < HEAD_BYTES_MAX / 4,
         "a warning header must leave room in a head"
+    );
+    assert!(
+        SERIES_CALLERS_MAX < BOARD_PLACES && METRICS_TOP < SERIES_CALLERS_MAX && METRICS_TARGETS < SERIES_TARGETS_MAX,
+        "what is counted apart can be found, and more is counted than shown"
     );
     assert!(TAGS_BYTES_MAX <= u8::MAX as usize, "the length of tags is 8 bits wide");
     assert!(KEYS_MAX <= 64, "tried keys are a 64-bit mask");

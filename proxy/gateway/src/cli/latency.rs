@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut history: Vec<BTreeMap<String, Buckets>> = Vec::new();
     let mut before: Option<BTreeMap<String, Buckets>> = None;
     loop {
-        let page = fetch(admin)?;
+        let page = fetch(admin, "/admin/latency")?;
         let now = counted(&page);
         let mut text = table(&page);
         let round = before
@@ -90,12 +90,15 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// The page, asked for with HTTP/1.0, so that it ends where the connection does.
-fn fetch(admin: SocketAddr) -> Result<Value> {
+/// A page of the admin interface, asked for with HTTP/1.0, so that it ends where the connection does.
+///
+/// # Errors
+/// When the admin interface does not answer, or with something else.
+pub(super) fn fetch(admin: SocketAddr, path: &str) -> Result<Value> {
     let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)
         .with_context(|| format!("no gateway's admin interface answers at {admin}"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET /admin/latency HTTP/1.0\r\nHost: {admin}\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {admin}\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;

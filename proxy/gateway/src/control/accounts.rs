@@ -18,7 +18,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::build;
 use super::log::outcome_text;
 use super::store::{Entry, Store};
-use super::treasury::{Desk, Event, Rate, Settings, Treasury};
+use super::treasury::{Budgets, Desk, Event, Rate, Settings, Treasury};
 use crate::mesh::Funds;
 use crate::record::{Paid, Record};
 
@@ -34,6 +34,17 @@ pub struct Office {
     events: UnboundedReceiver<Event>,
     tags: TagBook,
     entries: Vec<Entry>,
+}
+
+/// How the store does.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Troubles {
+    /// Entries of the ledger that were lost.
+    pub lost: u64,
+    /// Entries that it does not have yet.
+    pub waiting: u64,
+    /// Whether it cannot be written now.
+    pub failing: bool,
 }
 
 /// What the cores begin with.
@@ -88,9 +99,18 @@ impl Office {
         self.treasury.desk()
     }
 
-    /// Entries of the ledger that were lost, and whether the store cannot be written now.
-    pub fn troubles(&self) -> (u64, bool) {
-        (self.treasury.dropped(), self.treasury.store().health().is_failing())
+    /// How the store does.
+    pub fn troubles(&self) -> Troubles {
+        Troubles {
+            lost: self.treasury.dropped(),
+            waiting: self.treasury.waiting() as u64,
+            failing: self.treasury.store().health().is_failing(),
+        }
+    }
+
+    /// How the budgets stand.
+    pub fn budgets(&self) -> Budgets {
+        self.treasury.budgets()
     }
 
     /// What counts against rate limits now, for the next process.

@@ -6,24 +6,28 @@
 mod cache;
 mod health;
 mod kernel;
+mod metrics;
 mod spent;
+mod status;
 
 pub mod accounts;
 
-use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use sluice_policy::meter::{CoreMeter, Kind};
+use sluice_policy::meter::CoreMeter;
 use tokio::sync::Notify;
 
 use self::spent::Spent;
+use super::accounts::Troubles;
 use super::cache::Desk;
+use super::treasury::{BudgetView, Budgets};
 use super::{SharedKernel, lock};
 use crate::clock;
 use crate::plane::Plane;
@@ -32,6 +36,11 @@ use crate::record::Record;
 /// What the admin interface shows.
 pub struct Status {
     started: Instant,
+    started_at: SystemTime,
+    scrapes: AtomicU64,
+    /// How long the last one took, in microseconds.
+    scrape_us: AtomicU64,
+    budgets: OnceLock<Budgets>,
     meters: Vec<Arc<CoreMeter>>,
     kernel: SharedKernel,
     retired: Notify,
@@ -48,8 +57,11 @@ struct Facts {
     draining: bool,
     spent: Spent,
     soft_limits: u64,
-    /// Entries of the ledger that were lost, and whether the store cannot be written now; `None` without a store.
-    store: Option<(u64, bool)>,
+    /// `None` without a store.
+    store: Option<Troubles>,
+    config_hash: String,
+    /// When a configuration was last taken over or refused, in milliseconds since the epoch.
+    reloaded_at_ms: u64,
 }
 
 impl Status {
@@ -65,9 +77,15 @@ impl Status {
             spent: Spent::default(),
             soft_limits: 0,
             store: None,
+            config_hash: String::new(),
+            reloaded_at_ms: clock::unix_ms(),
         };
         Self {
             started: Instant::now(),
+            started_at: SystemTime::now(),
+            scrapes: AtomicU64::new(0),
+            scrape_us: AtomicU64::new(0),
+            budgets: OnceLock::new(),
             meters,
             kernel,
             retired: Notify::new(),
@@ -76,12 +94,27 @@ impl Status {
         }
     }
 
+    /// Where budgets are to be seen, if there are any.
+    pub fn shows(&self, budgets: Budgets) {
+        self.budgets.get_or_init(|| budgets);
+    }
+
+    fn budgets(&self) -> Vec<BudgetView> {
+        self.budgets.get().map(Budgets::all).unwrap_or_default()
+    }
+
+    /// What the configuration file in force hashes to.
+    pub fn hashes_to(&self, hash: String) {
+        self.change(|state| state.config_hash = hash);
+    }
+
     /// A new configuration is in force.
     pub fn reloaded(&self, generation: u64) {
         self.change(|state| {
             state.generation = generation;
             state.reloads += 1;
             state.refusal = None;
+            state.reloaded_at_ms = clock::unix_ms();
         });
     }
 
@@ -99,6 +132,7 @@ impl Status {
         self.change(|state| {
             state.refused += 1;
             state.refusal = Some(reason);
+            state.reloaded_at_ms = clock::unix_ms();
         });
     }
 
@@ -107,8 +141,8 @@ impl Status {
         self.change(|state| state.soft_limits += 1);
     }
 
-    /// Entries of the ledger that were lost, and whether the store cannot be written now.
-    pub fn store(&self, troubles: (u64, bool)) {
+    /// How the store does.
+    pub fn store(&self, troubles: Troubles) {
         self.change(|state| state.store = Some(troubles));
     }
 
@@ -137,7 +171,8 @@ pub async fn serve(socket: tokio::net::TcpListener, status: Arc<Status>, changes
     let routes = Router::new()
         .route("/health", get(async || json(StatusCode::OK, r#"{"status":"alive"}"#)))
         .route("/ready", get(ready))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(metrics::metrics))
+        .route("/admin/status", get(status::status))
         .route("/admin", get(overview))
         .route("/admin/keys/{provider}/{key}/clear", post(health::clear_key))
         .route("/admin/targets/reset", post(health::reset_target))
@@ -187,70 +222,6 @@ async fn overview(State(status): State<Arc<Status>>) -> Response {
         })
     });
     json(StatusCode::OK, body.to_string())
-}
-
-async fn metrics(State(status): State<Arc<Status>>) -> Response {
-    let mut text = String::with_capacity(8192);
-    let values: Vec<_> = status.meters.iter().map(|meter| meter.values()).collect();
-    for (index, (name, help, kind)) in CoreMeter::TABLE.iter().enumerate() {
-        let kind = if *kind == Kind::Counter { "counter" } else { "gauge" };
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for (core, values) in values.iter().enumerate() {
-            let _ = writeln!(text, "{name}{{core=\"{core}\"}} {}", values[index]);
-        }
-    }
-    health::write_codes(&mut text, &status.meters);
-    health::write_metrics(&mut text, &status.plane(), clock::shared_ms());
-    kernel::write_metrics(&mut text, &lock(&status.kernel));
-    cache::write_metrics(&mut text, &status.cache);
-    status.change(|state| {
-        for (name, help, kind, value) in [
-            (
-                "sluice_config_generation",
-                "Generation of the configuration in force.",
-                "gauge",
-                state.generation,
-            ),
-            (
-                "sluice_config_reloads_total",
-                "Configurations taken over since start.",
-                "counter",
-                state.reloads,
-            ),
-            (
-                "sluice_config_refused_total",
-                "Configurations refused since start.",
-                "counter",
-                state.refused,
-            ),
-            (
-                "sluice_budget_soft_limits_passed_total",
-                "Times that a budget's soft limit was passed.",
-                "counter",
-                state.soft_limits,
-            ),
-            (
-                "sluice_ledger_entries_lost_total",
-                "Requests missing in the ledger because the store did not follow. Budgets have counted them all the same.",
-                "counter",
-                state.store.map_or(0, |(lost, _)| lost),
-            ),
-            (
-                "sluice_store_failing",
-                "1 while the store of keys and budgets cannot be written.",
-                "gauge",
-                state.store.map_or(0, |(_, failing)| u64::from(failing)),
-            ),
-        ] {
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
-        }
-    });
-    (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        text,
-    )
-        .into_response()
 }
 
 fn json(status: StatusCode, body: impl Into<axum::body::Body>) -> Response {

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use sha2::{Digest as _, Sha256};
 use sluice_policy::config::{self, Accounts, Config};
 
 /// A watched file.
@@ -21,6 +22,12 @@ impl Watch {
         let stamp = stamp(&path);
         let text = std::fs::read_to_string(&path).ok();
         Self { path, stamp, text }
+    }
+
+    /// The first half of the SHA-256 of what was loaded last, in hexadecimal.
+    pub fn hash(&self) -> String {
+        let digest = Sha256::digest(self.text.as_deref().unwrap_or_default());
+        digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Whether its content differs from what was loaded last.

@@ -90,6 +90,11 @@ pub(super) async fn start(config: Config, path: PathBuf, overrides: &Overrides) 
     };
     let kernel = Arc::new(Mutex::new(kernel));
     let status = Arc::new(Status::new(meters, plane.clone(), cache.clone(), kernel.clone()));
+    if let Some(office) = &office {
+        status.shows(office.budgets());
+    }
+    let watch = Watch::new(path);
+    status.hashes_to(watch.hash());
     let json = is_json(config.log.format);
     let log = RequestLog::open(&config.log.requests.output, json, config.log.requests.sample)
         .with_context(|| format!("cannot write the request log to {}", config.log.requests.output))?;
@@ -103,7 +108,7 @@ pub(super) async fn start(config: Config, path: PathBuf, overrides: &Overrides) 
         cache,
         resolver,
         instance,
-        watch: Watch::new(path),
+        watch,
         config,
         plane,
         status,

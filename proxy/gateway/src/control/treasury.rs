@@ -11,6 +11,7 @@
 //! control thread never waits for this task, nor this task for a core. Deliberately absent: decisions about requests.
 
 mod keys;
+mod view;
 mod webhook;
 
 use std::collections::HashMap;
@@ -26,6 +27,7 @@ use sluice_policy::rate::Limiter;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+pub use self::view::{BudgetView, Budgets};
 use self::webhook::Webhook;
 use super::store::{BudgetRow, Entry, Scopes, Store, StoreError};
 
@@ -100,6 +102,7 @@ pub struct Treasury {
     store: Arc<Store>,
     ledger: Arc<Pending>,
     limiters: Limiters,
+    budgets: Budgets,
     task: JoinHandle<()>,
 }
 
@@ -157,6 +160,7 @@ struct Task {
     ids: HashMap<i64, BudgetId>,
     limiters: Limiters,
     ledger: Arc<Pending>,
+    budgets: Budgets,
     events: mpsc::UnboundedSender<Event>,
 }
 
@@ -231,6 +235,7 @@ impl Treasury {
             ids: HashMap::new(),
             limiters: limiters.clone(),
             ledger: ledger.clone(),
+            budgets: Budgets::default(),
             events: events.clone(),
         };
         task.reload().await?;
@@ -240,6 +245,7 @@ impl Treasury {
             store,
             ledger,
             limiters,
+            budgets: task.budgets.clone(),
             task: tokio::spawn(task.run(orders)),
         };
         Ok((treasury, receiver))
@@ -259,6 +265,16 @@ impl Treasury {
     /// same.
     pub fn dropped(&self) -> u64 {
         self.ledger.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Entries that the ledger does not have yet.
+    pub fn waiting(&self) -> usize {
+        self.ledger.with(|waiting| waiting.len())
+    }
+
+    /// How the budgets stand.
+    pub fn budgets(&self) -> Budgets {
+        self.budgets.clone()
     }
 
     /// Where changes are made.
@@ -399,6 +415,12 @@ impl Task {
             let Some(book) = &mut self.books[*index] else {
                 continue;
             };
+            self.budgets.with(|all| {
+                if let Some(Some(view)) = all.get_mut(*index) {
+                    view.spent = done.spent.0;
+                    view.unleased = u64::try_from(done.remaining).unwrap_or(0);
+                }
+            });
             let id = BudgetId(u32::try_from(*index).unwrap_or(u32::MAX));
             funds.extend(book.feeder.done(plan, done).into_iter().map(|account| (id, account)));
             if let Some(event) = book.warn(done) {
@@ -493,6 +515,13 @@ impl Task {
             book.take_if(|book| !stored.contains(&book.row.id));
         }
         self.ids.retain(|row, _| stored.contains(row));
+        let books = self.books.iter();
+        self.budgets.with(|all| {
+            all.resize(books.len(), None);
+            for (view, book) in all.iter_mut().zip(books) {
+                *view = book.as_ref().map(|book| book.view(view.as_ref()));
+            }
+        });
     }
 
     async fn close(&mut self) {
@@ -513,6 +542,19 @@ impl Task {
 }
 
 impl Book {
+    /// How it stands, as far as it is known; the store says the rest.
+    fn view(&self, before: Option<&BudgetView>) -> BudgetView {
+        let limit = self.row.limit.0;
+        BudgetView {
+            row: self.row.id,
+            owner: self.owner.clone(),
+            window: self.row.window.name().into(),
+            limit,
+            spent: before.map_or(0, |before| before.spent),
+            unleased: before.map_or(limit, |before| before.unleased),
+        }
+    }
+
     fn warn(&mut self, done: &Done) -> Option<Event> {
         let soft = self.row.soft?;
         let period = self.feeder.account()?.period().index;

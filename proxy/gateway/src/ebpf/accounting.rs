@@ -21,73 +21,24 @@ use sluice_ebpf_common::ABI;
 use sluice_ebpf_common::accounting::{
     BUCKETS, Counts, Histogram, LISTENER_SLOTS, ListenerKey, NAME_BYTES, ROLE_UPSTREAM, SlotName, Tag, is_open,
 };
+use sluice_policy::meter::catalog::{self as of, Family};
 
 use super::duty::{Duty, Seen};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/objects/accounting.o");
 
-/// The histograms: the map, the name of the metric, what it says, and whether its values are microseconds.
-pub const HISTOGRAMS: [(&str, &str, &str, bool); 10] = [
-    (
-        "CONNECT",
-        "sluice_kernel_connect_seconds",
-        "From connect(2) until the connection stood.",
-        true,
-    ),
-    (
-        "HANDSHAKE_RTT",
-        "sluice_kernel_handshake_rtt_seconds",
-        "Round-trip time of the TCP handshake.",
-        true,
-    ),
-    (
-        "SRTT",
-        "sluice_kernel_srtt_seconds",
-        "Smoothed round-trip time when the connection ended.",
-        true,
-    ),
-    (
-        "RETRANSMITS",
-        "sluice_kernel_retransmits",
-        "Segments sent again over the life of a connection.",
-        false,
-    ),
-    (
-        "BYTES_SENT",
-        "sluice_kernel_sent_bytes",
-        "Bytes that the peer acknowledged over the life of a connection.",
-        false,
-    ),
-    (
-        "BYTES_RECEIVED",
-        "sluice_kernel_received_bytes",
-        "Bytes received over the life of a connection.",
-        false,
-    ),
-    (
-        "ACCEPT_QUEUE",
-        "sluice_kernel_accept_queue_seconds",
-        "From the end of a client's handshake until the gateway read from it first.",
-        true,
-    ),
-    (
-        "READY_WAIT",
-        "sluice_kernel_ready_wait_seconds",
-        "From the arrival of data until the gateway read it: the lag of its event loop.",
-        true,
-    ),
-    (
-        "FIRST_BYTE",
-        "sluice_kernel_first_byte_seconds",
-        "Per socket: from the arrival (upstream: the end) of what was asked to the first byte of the answer.",
-        true,
-    ),
-    (
-        "LAST_BYTE",
-        "sluice_kernel_last_byte_seconds",
-        "Per socket: from the arrival (upstream: the end) of what was asked to the last byte of the answer.",
-        true,
-    ),
+/// The histograms: the map, the metric, and whether its values are microseconds.
+pub const HISTOGRAMS: [(&str, Family, bool); 10] = [
+    ("CONNECT", of::KERNEL_CONNECT, true),
+    ("HANDSHAKE_RTT", of::KERNEL_HANDSHAKE, true),
+    ("SRTT", of::KERNEL_SRTT, true),
+    ("RETRANSMITS", of::KERNEL_RETRANSMITS, false),
+    ("BYTES_SENT", of::KERNEL_SENT, false),
+    ("BYTES_RECEIVED", of::KERNEL_RECEIVED, false),
+    ("ACCEPT_QUEUE", of::KERNEL_ACCEPT, true),
+    ("READY_WAIT", of::KERNEL_READY, true),
+    ("FIRST_BYTE", of::KERNEL_FIRST, true),
+    ("LAST_BYTE", of::KERNEL_LAST, true),
 ];
 
 /// The programs that see exchanges, and the tracepoint of each.
@@ -279,7 +230,7 @@ impl Accounting {
 
     fn turn(&mut self, now_ms: u64) -> Result<()> {
         let counts: Vec<Counts> = self.counts.get(&0, 0)?.iter().copied().collect();
-        let cpu_us = super::cpu_us();
+        let cpu_us = crate::clock::cpu_us();
         let was_open = is_open(self.pace.window);
         if was_open && self.pace.ends_ms != 0 {
             let seen = Seen {

@@ -341,7 +341,7 @@ async fn finish(
     limits::observe(context, work, &answer, leg.key);
     match relay::deliver(context, down, work, request, &leg.target, answer).await {
         Ok(()) => {
-            request.settle_delivered(context.core, &mut work.payment, leg.target.is_fallback);
+            request.settle_delivered(context, &mut work.payment, (turn.resolved, turn.plan), &leg.target);
             Ok(Finished::Answered(None))
         }
         Err(Undelivered::Cut(unfinished)) => {
@@ -396,7 +396,6 @@ impl Course {
         failure: Failure,
     ) -> Option<u64> {
         let core = context.core;
-        core.meter.attempts_failed.add(1);
         core.meter.failures.add(failure.code);
         let in_time = !context.is_late();
         if let Some(ticket) = request.ticket.take() {
@@ -430,7 +429,6 @@ impl Course {
         ticket: Option<Ticket>,
         failure: Failure,
     ) {
-        context.core.meter.attempts_failed.add(1);
         context.core.meter.failures.add(failure.code);
         if let Some(ticket) = ticket {
             ticket.failed(&failure, !context.is_late());

@@ -29,8 +29,8 @@ use sluice_wire::limits::BUDGETS_PER_REQUEST_MAX;
 use sluice_wire::reference::ReferenceScan;
 use sluice_wire::tally::{Framing, UsageScan};
 
-use super::Context;
 use super::account::{self, Payer};
+use super::{Context, count};
 use crate::core::Core;
 use crate::plane::{Accounts, HeldPlane};
 use crate::record::{Label, Paid};
@@ -94,6 +94,8 @@ struct Bill {
     sent: bool,
     /// The status of its answer's head.
     status: Option<u16>,
+    /// Where it is counted.
+    row: usize,
 }
 
 /// The budgets that an attempt is charged to; one more than it may be, so that it is noticed.
@@ -227,6 +229,7 @@ impl Payment {
             price: price_id,
             sent: false,
             status: None,
+            row: count::target(context, target, context.plane.health.tag(&provider.name, model)),
         });
         Ok(())
     }
@@ -300,6 +303,7 @@ impl Payment {
         core.meter.unpriced.add(u64::from(!charged.priced));
         self.spent.add(charged.cost, charged.priced, &usage);
         core.meter.spent_nano_usd.add(charged.cost.0);
+        count::usage(core, bill.row, &usage, charged.cost);
     }
 
     /// The attempt is over without a whole answer: it costs nothing if nothing was sent or the provider refused it, and
@@ -311,6 +315,7 @@ impl Payment {
             return bill.held.release();
         }
         let charged = bill.held.forfeit();
+        count::cost(core, bill.row, charged.cost);
         if bill.price.is_some() {
             core.meter.uncertain.add(1);
         } else {
@@ -342,6 +347,23 @@ impl Payment {
             Some(pass) => pass.release(),
             None => {}
         }
+    }
+
+    /// Whose key the request came with: its number in the store, and its name.
+    pub(super) fn caller(&self) -> Option<(i64, &str)> {
+        let (plane, caller) = self.of.as_ref()?;
+        let key = plane.accounts.as_ref()?.keyring.scope(caller.as_ref()?.key);
+        Some((key.row, &key.name))
+    }
+
+    /// Output tokens so far, as far as they were reported.
+    pub(super) fn output_tokens(&self) -> u64 {
+        self.spent.output
+    }
+
+    /// Input tokens, output tokens and what they cost, so far.
+    pub(super) fn used(&self) -> (u64, u64, NanoUsd) {
+        (self.spent.input, self.spent.output, self.spent.cost)
     }
 
     /// What has been spent so far, in nano-dollars.

@@ -58,7 +58,7 @@ pub(super) async fn run(
                     Ok(()) => {
                         context.core.meter.streams_resumed.add(1);
                         request.record.resumed = true;
-                        request.settle_delivered(context.core, &mut work.payment, target.is_fallback);
+                        request.settle_delivered(context, &mut work.payment, (resolved, plan), &target);
                         return Ok(());
                     }
                     Err(Undelivered::Cut(again)) => {
@@ -79,10 +79,13 @@ pub(super) async fn run(
             Err(failure) => Some(failure),
         };
         work.payment.failed(context.core);
-        context.core.meter.attempts_failed.add(1);
-        if let (Some(ticket), Some(failure)) = (request.ticket.take(), failure) {
-            context.core.meter.failures.add(failure.code);
-            ticket.failed(&failure, !context.is_late());
+        match (request.ticket.take(), failure) {
+            (Some(ticket), Some(failure)) => {
+                context.core.meter.failures.add(failure.code);
+                ticket.failed(&failure, !context.is_late());
+            }
+            (Some(ticket), None) => ticket.unfit(),
+            (None, _) => {}
         }
     }
     Err(relay::give_up(context, down, work, request, unfinished).await)

@@ -10,7 +10,7 @@ use sluice_policy::route::{self, KeysOut, PlannedTarget};
 use sluice_policy::snapshot::KeyId;
 use sluice_wire::error::Code;
 
-use super::Context;
+use super::{Context, count};
 use crate::attempt::Failure;
 use crate::core::Core;
 use crate::plane::HeldPlane;
@@ -28,6 +28,23 @@ pub struct Ticket {
     streamed: bool,
     told_target: bool,
     told_key: bool,
+    /// Where it is counted.
+    row: usize,
+    sent: bool,
+    /// Until the first token of a stream, in microseconds, once it is there.
+    first_us: Option<u32>,
+    ended: Ended,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy)]
+enum Ended {
+    /// Somebody else ended it.
+    Abandoned,
+    /// The client has its answer, which has so many tokens; 0 if that is not known.
+    Delivered(u64),
+    /// It failed.
+    Failed(Code),
 }
 
 /// Why a target is passed over.
@@ -107,6 +124,10 @@ impl Ticket {
                     streamed: context.stream,
                     told_target: false,
                     told_key: false,
+                    row: count::target(context, target, place.tag),
+                    sent: false,
+                    first_us: None,
+                    ended: Ended::Abandoned,
                 };
                 Ok((ticket, choice))
             }
@@ -119,6 +140,24 @@ impl Ticket {
                 Err(PassedOver::Keys(out))
             }
         }
+    }
+
+    /// The request is being sent.
+    pub fn sent(&mut self) {
+        self.sent = true;
+        if let Some(row) = count::row(&self.core, self.row) {
+            row.attempts.add(1);
+        }
+    }
+
+    /// The client has the answer, which has so many tokens; 0 if that is not known.
+    pub fn delivered(mut self, output_tokens: u64) {
+        self.ended = Ended::Delivered(output_tokens);
+    }
+
+    /// The answer was a verdict on the request as it was put to this target, and of no use.
+    pub fn unfit(mut self) {
+        self.ended = Ended::Failed(Code::UpstreamError);
     }
 
     /// Whether the attempt is the single one that a target gets while it is thought to be down.
@@ -146,6 +185,7 @@ impl Ticket {
         }
         let took_us = u32::try_from(now_us.saturating_sub(self.begun_us)).unwrap_or(u32::MAX);
         let now_ms = self.core.clock.shared_ms();
+        self.first_us = self.streamed.then_some(took_us);
         if let Some((slot, ..)) = self.target {
             self.plane.health.target(slot).observe(took_us, self.streamed, now_ms);
         }
@@ -167,11 +207,13 @@ impl Ticket {
 
     /// The answer was cut after it had begun.
     pub fn interrupted(mut self) {
+        self.ended = Ended::Failed(Code::UpstreamStreamInterrupted);
         self.tell_target(Call::Failed);
     }
 
     /// The attempt failed. `in_time` is false if the request's own time is up: then its being late is no fault of the target.
     pub fn failed(mut self, failure: &Failure, in_time: bool) {
+        self.ended = Ended::Failed(failure.code);
         if failure.blames_target && in_time {
             self.tell_target(Call::Failed);
         }
@@ -233,6 +275,38 @@ impl Ticket {
         }
     }
 
+    /// Counts how it ended.
+    fn settle(&self) {
+        let meter = &self.core.meter;
+        let Some(row) = count::row(&self.core, self.row) else {
+            return;
+        };
+        let took_us = self.core.clock.now_us() - self.begun_us;
+        match self.ended {
+            Ended::Abandoned => {
+                meter.attempts_abandoned.add(1);
+                row.abandoned.add(1);
+            }
+            Ended::Failed(code) => {
+                meter.attempts_failed.add(1);
+                row.failed.add(code);
+                row.failure_duration.observe(took_us);
+            }
+            Ended::Delivered(tokens) => {
+                meter.attempts_succeeded.add(1);
+                row.succeeded.add(1);
+                row.duration.observe(took_us);
+                if let Some(first_us) = self.first_us {
+                    row.first_token.observe(u64::from(first_us));
+                    if tokens > 1 {
+                        let streamed_us = took_us.saturating_sub(u64::from(first_us));
+                        row.per_token.observe(streamed_us / (tokens - 1));
+                    }
+                }
+            }
+        }
+    }
+
     fn count(&self, change: Option<Change>) {
         match change {
             Some(Change::Opened) => self.core.meter.breakers_opened.add(1),
@@ -244,6 +318,9 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        if self.sent {
+            self.settle();
+        }
         let now_ms = self.core.clock.shared_ms();
         if let Some((slot, permit, last_resort)) = self.target {
             let state = self.plane.health.target(slot);

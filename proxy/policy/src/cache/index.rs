@@ -369,7 +369,11 @@ mod tests {
             let (near, far) = (vector(seed % 7), vector(seed));
             let of_near = seed as usize % DIMENSIONS;
             Vector(std::array::from_fn(|at| {
-                let from_near = if seed.is_multiple_of(2) { at < of_near } else { at >= of_near };
+                let from_near = if seed.is_multiple_of(2) {
+                    at < of_near
+                } else {
+                    at >= of_near
+                };
                 if from_near { near.0[at] } else { far.0[at] }
             }))
         };

@@ -83,6 +83,22 @@ impl Overrides {
 }
 
 impl Snapshot {
+    /// Whether the configuration names that model of a provider: the provider lists it, or a route is for it or leads to it.
+    pub fn knows(&self, provider: &Provider, model: &str) -> bool {
+        let is_it = |target: &Target| target.provider == provider.id && *target.model == *model;
+        let leads = |route: &Route| {
+            route.fallbacks.iter().any(is_it)
+                || route.members.iter().any(|member| is_it(&member.target))
+                || [&route.canary, &route.shadow]
+                    .into_iter()
+                    .flatten()
+                    .any(|(target, _)| is_it(target))
+        };
+        provider.models.iter().any(|own| **own == *model)
+            || provider.exact.contains_key(model)
+            || self.routes.iter().any(leads)
+    }
+
     /// Where a request goes next if its own target fails, in order.
     pub fn fallbacks(&self, resolved: &Resolved<'_>) -> &[Target] {
         self.route(resolved).map_or(&[], |route| &route.fallbacks)

@@ -3,7 +3,6 @@
 //! Invariants: a purge or bump is confirmed once every core has applied it and the file says so, or said not to be; no answer and no
 //! value of a context key is shown. Deliberately absent: reading what is stored.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -15,10 +14,13 @@ use serde_json::{Value, json as value};
 use sluice_policy::cache::explain::{Sharing, Why};
 use sluice_policy::cache::key::Scope;
 use sluice_policy::cache::{Brain, Explanation};
+use sluice_policy::meter::catalog as of;
+use sluice_policy::meter::{CoreMeter, Counter};
 use sluice_policy::snapshot::Snapshot;
 use sluice_wire::dialect::Dialect;
 use sluice_wire::provider::{self, Ingress};
 
+use super::metrics::text::Page;
 use super::{Status, json};
 use crate::control::cache::{Desk, View};
 use crate::mesh::{Change, Purged};
@@ -27,9 +29,7 @@ use crate::mesh::{Change, Purged};
 pub async fn stats(State(status): State<Arc<Status>>) -> Response {
     let Some(view) = status.cache.view() else { return off() };
     let sum = |name: &str| -> u64 {
-        let at = sluice_policy::meter::CoreMeter::TABLE
-            .iter()
-            .position(|(known, ..)| *known == name);
+        let at = CoreMeter::TABLE.iter().position(|(known, ..)| *known == name);
         at.map_or(0, |at| status.meters.iter().map(|meter| meter.values()[at]).sum())
     };
     let namespaces = view.audits.iter().map(|(namespace, audit)| {
@@ -285,7 +285,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Appends the metrics that no core has.
-pub fn write_metrics(text: &mut String, desk: &Desk) {
+pub fn write_metrics(page: &mut Page, desk: &Desk) {
     let Some(view) = desk.view() else { return };
     let View {
         audits,
@@ -298,59 +298,38 @@ pub fn write_metrics(text: &mut String, desk: &Desk) {
     let bound = bound.map(|(_, audit)| audit.upper_bound()).fold(0.0, f64::max);
     let off = audits.iter().filter(|(_, audit)| !audit.is_on(*tolerance)).count();
     let checks: u64 = audits.iter().map(|(_, audit)| audit.checks).sum();
-    for (name, help, kind, number) in [
-        (
-            "sluice_cache_error_upper_bound",
-            "Highest share of wrong matches by meaning that checks leave possible, of all tenants' routes (95 % confidence).",
-            "gauge",
-            bound,
-        ),
-        (
-            "sluice_cache_checks",
-            "Checks of matches by meaning that count.",
-            "gauge",
-            checks as f64,
-        ),
-        (
-            "sluice_cache_switched_off",
-            "Tenants' routes whose matches by meaning are not served, because checks found too many wrong.",
-            "gauge",
-            off as f64,
-        ),
-        (
-            "sluice_cache_quarantined",
-            "Pairs of templates that are not served, because their answers differed once.",
-            "gauge",
-            *quarantined as f64,
-        ),
-        (
-            "sluice_cache_snapshots_written_total",
-            "Times that the cache's file was written.",
-            "counter",
-            facts.written as f64,
-        ),
-        (
-            "sluice_cache_snapshots_failed_total",
-            "Times that it could not be.",
-            "counter",
-            facts.failed as f64,
-        ),
-        (
-            "sluice_cache_snapshots_refused_total",
-            "Files that were refused at the start.",
-            "counter",
-            facts.refused as f64,
-        ),
-        (
-            "sluice_cache_restored",
-            "Answers that the file held at the start.",
-            "gauge",
-            facts.restored as f64,
-        ),
-    ] {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {number}");
-    }
+    page.single(&of::CACHE_BOUND, bound);
+    page.single(&of::CACHE_TOLERANCE, tolerance);
+    page.single(&of::CACHE_CHECKS, checks);
+    page.single(&of::CACHE_OFF, off);
+    page.single(&of::CACHE_QUARANTINED, quarantined);
+    page.single(&of::CACHE_WRITTEN, facts.written);
+    page.single(&of::CACHE_WRITE_FAILED, facts.failed);
+    page.single(&of::CACHE_REFUSED, facts.refused);
+    page.single(&of::CACHE_RESTORED, facts.restored);
+}
+
+/// What `sluice status` shows of it; null without a cache.
+pub fn summary(status: &Status) -> Value {
+    let Some(view) = status.cache.view() else {
+        return Value::Null;
+    };
+    let meters = &status.meters;
+    let sum = |which: fn(&CoreMeter) -> &Counter| -> u64 { meters.iter().map(|meter| which(meter).get()).sum() };
+    let off = view
+        .audits
+        .iter()
+        .filter(|(_, audit)| !audit.is_on(view.tolerance))
+        .count();
+    value!({
+        "hits": sum(|meter| &meter.cache_hits),
+        "in_flight": sum(|meter| &meter.cache_hits_flight),
+        "semantic": sum(|meter| &meter.cache_hits_semantic),
+        "misses": sum(|meter| &meter.cache_misses),
+        "saved_nano_usd": sum(|meter| &meter.cache_saved_nano_usd),
+        "entries": view.size.entries,
+        "switched_off": off,
+    })
 }
 
 fn refused(message: &str) -> Response {

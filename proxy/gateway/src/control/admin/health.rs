@@ -3,7 +3,8 @@
 //! Invariants: read from the cores' shared state, without asking them; rows are bounded, whatever names clients invent; a
 //! label holds a name of the configuration or of a target, never a secret. Deliberately absent: counters (`meter.rs`).
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
@@ -12,8 +13,10 @@ use axum::response::Response;
 use serde::Deserialize;
 use sluice_policy::health::{KeyStanding, Standing, TargetReport};
 use sluice_policy::meter::CoreMeter;
+use sluice_policy::meter::catalog::{self as of, Family};
 use sluice_policy::snapshot::{Key, Provider};
 
+use super::metrics::text::Page;
 use super::{Status, json};
 use crate::clock;
 use crate::plane::Plane;
@@ -22,8 +25,15 @@ use crate::plane::Plane;
 const TARGETS_SHOWN: usize = 256;
 
 /// Appends the metrics of targets and keys.
-pub fn write_metrics(text: &mut String, plane: &Plane, now_ms: u64) {
-    let mut targets = plane.health.report();
+pub fn write_metrics(page: &mut Page, plane: &Plane, now_ms: u64) {
+    let reported = plane.health.report();
+    let left_alone = reported
+        .iter()
+        .filter(|target| target.standing != Standing::Closed)
+        .count();
+    page.single(&of::TARGETS_KNOWN, reported.len());
+    page.single(&of::TARGETS_LEFT_ALONE, left_alone);
+    let mut targets: Vec<TargetReport> = named(plane, reported).into_values().collect();
     targets.sort_by_key(|target| (target.standing == Standing::Closed, target.name.clone()));
     targets.truncate(TARGETS_SHOWN);
     let state = |target: &TargetReport| match target.standing {
@@ -33,30 +43,16 @@ pub fn write_metrics(text: &mut String, plane: &Plane, now_ms: u64) {
     };
     let seconds = |us: u32| f64::from(us) / 1e6;
     type Value<'a> = &'a dyn Fn(&TargetReport) -> f64;
-    let of_targets: [(&str, &str, Value<'_>); 4] = [
-        (
-            "sluice_target_state",
-            "0: requests pass, 1: a probe is under way, 2: left alone.",
-            &state,
-        ),
-        ("sluice_target_in_flight", "Attempts under way.", &|target| {
-            f64::from(target.in_flight)
-        }),
-        (
-            "sluice_target_first_token_seconds",
-            "Recent mean time to the first token of streamed answers.",
-            &|target| seconds(target.first_token_us),
-        ),
-        (
-            "sluice_target_first_byte_seconds",
-            "Recent mean time to other answers.",
-            &|target| seconds(target.first_byte_us),
-        ),
+    let of_targets: [(&Family, Value<'_>); 4] = [
+        (&of::TARGET_STATE, &state),
+        (&of::TARGET_IN_FLIGHT, &|target| f64::from(target.in_flight)),
+        (&of::TARGET_FIRST_TOKEN, &|target| seconds(target.first_token_us)),
+        (&of::TARGET_FIRST_BYTE, &|target| seconds(target.first_byte_us)),
     ];
-    for (name, help, value) in of_targets {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+    for (family, value) in of_targets {
+        page.family(family);
         for target in &targets {
-            let _ = writeln!(text, "{name}{{target=\"{}\"}} {}", label(&target.name), value(target));
+            page.sample(family, &[&target.name], value(target));
         }
     }
     let keys = || {
@@ -73,59 +69,63 @@ pub fn write_metrics(text: &mut String, plane: &Plane, now_ms: u64) {
     };
     let share = |key: &Key| f64::from(plane.keys[key.id.index()].share_milli(now_ms)) / 1000.0;
     type OfKey<'a> = &'a dyn Fn(&Key) -> f64;
-    let of_keys: [(&str, &str, OfKey<'_>); 2] = [
-        (
-            "sluice_key_state",
-            "0: usable, 1: resting after a 429 (for one model at least), 2: refused by the provider.",
-            &state,
-        ),
-        (
-            "sluice_key_share",
-            "Part of its weight that a key is chosen by; below 1 as a limit comes near.",
-            &share,
-        ),
-    ];
-    for (name, help, value) in of_keys {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+    let of_keys: [(&Family, OfKey<'_>); 2] = [(&of::KEY_STATE, &state), (&of::KEY_SHARE, &share)];
+    for (family, value) in of_keys {
+        page.family(family);
         for (provider, key) in keys() {
-            let labels = format!("provider=\"{}\",key=\"{}\"", label(&provider.name), label(&key.name));
-            let _ = writeln!(text, "{name}{{{labels}}} {}", value(key));
+            page.sample(family, &[&provider.name, &key.name], value(key));
         }
     }
 }
 
+/// Targets by names that are nobody's free text: those whose models only clients name are one for each provider, which stands as
+/// its worst does.
+fn named(plane: &Plane, reported: Vec<TargetReport>) -> BTreeMap<String, TargetReport> {
+    let mut all: BTreeMap<String, TargetReport> = BTreeMap::new();
+    for mut target in reported {
+        let label = target.name.split_once('/').and_then(|(name, model)| {
+            let provider = plane.snapshot.provider_by_name(name)?;
+            Some(format!("{name}/{}", plane.model_label(provider, model)))
+        });
+        let Some(label) = label else { continue };
+        target.name.clone_from(&label);
+        match all.entry(label) {
+            Entry::Vacant(place) => drop(place.insert(target)),
+            Entry::Occupied(mut place) => {
+                let one = place.get_mut();
+                one.in_flight += target.in_flight;
+                one.first_token_us = one.first_token_us.max(target.first_token_us);
+                one.first_byte_us = one.first_byte_us.max(target.first_byte_us);
+                if one.standing == Standing::Closed || matches!(target.standing, Standing::Open(_)) {
+                    one.standing = target.standing;
+                }
+            }
+        }
+    }
+    all
+}
+
 /// Appends what the cores counted by error code, summed over them.
-pub fn write_codes(text: &mut String, meters: &[Arc<CoreMeter>]) {
-    type Family<'a> = &'a dyn Fn(&CoreMeter) -> Vec<(&'static str, u64)>;
-    let families: [(&str, &str, Family<'_>); 2] = [
-        (
-            "sluice_upstream_failures_by_code_total",
-            "Attempts that gave no answer for the client, by error code.",
-            &|meter| {
-                meter
-                    .failures
-                    .counted()
-                    .map(|(code, count)| (code.as_str(), count))
-                    .collect()
-            },
-        ),
-        (
-            "sluice_fallbacks_by_reason_total",
-            "Requests that another target than the first answered, by why the first did not.",
-            &|meter| {
-                let counted = meter.fallbacks_by_reason.counted();
-                counted.map(|(reason, count)| (reason.as_str(), count)).collect()
-            },
-        ),
+pub fn write_codes(page: &mut Page, meters: &[Arc<CoreMeter>]) {
+    type Counted = fn(&CoreMeter) -> Vec<(&'static str, u64)>;
+    let families: [(&Family, Counted); 2] = [
+        (&of::FAILURES_BY_CODE, |meter| {
+            let counted = meter.failures.counted();
+            counted.map(|(code, count)| (code.as_str(), count)).collect()
+        }),
+        (&of::FALLBACKS_BY_REASON, |meter| {
+            let counted = meter.fallbacks_by_reason.counted();
+            counted.map(|(reason, count)| (reason.as_str(), count)).collect()
+        }),
     ];
-    for (name, help, family) in families {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
-        let mut sums = std::collections::BTreeMap::new();
-        for (code, count) in meters.iter().flat_map(|meter| family(meter)) {
+    for (family, counted) in families {
+        page.family(family);
+        let mut sums = BTreeMap::new();
+        for (code, count) in meters.iter().flat_map(|meter| counted(meter)) {
             *sums.entry(code).or_insert(0) += count;
         }
         for (code, count) in sums {
-            let _ = writeln!(text, "{name}{{code=\"{code}\"}} {count}");
+            page.sample(family, &[code], count);
         }
     }
 }
@@ -170,29 +170,5 @@ pub async fn reset_target(State(status): State<Arc<Status>>, Query(named): Query
         json(StatusCode::OK, r#"{"status":"reset"}"#)
     } else {
         json(StatusCode::NOT_FOUND, r#"{"status":"no such target in memory"}"#)
-    }
-}
-
-/// A label's value: quotes, backslashes and line breaks escaped, as the text format demands.
-pub fn label(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\\' => escaped.push_str("\\\\"),
-            '"' => escaped.push_str("\\\""),
-            c if c.is_control() => escaped.push(' '),
-            c => escaped.push(c),
-        }
-    }
-    escaped
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_label_cannot_end_its_line_or_its_quotes() {
-        assert_eq!(label("a\"b\\c\nd"), "a\\\"b\\\\c d");
     }
 }

@@ -3,7 +3,6 @@
 //! Invariants: reading touches neither a core nor a program; rows are bounded by the maps. Deliberately absent: how it is shown
 //! in a terminal (`cli/latency.rs`).
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
@@ -12,11 +11,14 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sluice_ebpf_common::accounting::{BUCKETS, Histogram, lower_bound};
+use sluice_policy::meter::catalog::{self as of, Family};
 
+use super::metrics::text::{Page, number};
 use super::spent::summary;
-use super::{Status, health, json, lock};
+use super::{Status, json, lock};
+use crate::clock;
 use crate::ebpf::accounting::{Accounting, HISTOGRAMS};
-use crate::ebpf::{Kernel, Tier, cpu_us, mode_name, mode_named};
+use crate::ebpf::{Kernel, NOT_WANTED, Tier, mode_name, mode_named};
 
 /// Buckets of a power of two, which metrics show as one.
 const PER_OCTAVE: usize = 4;
@@ -49,40 +51,31 @@ fn state(reason: Option<&str>) -> &'static str {
 }
 
 /// Appends the metrics of all of it.
-pub fn write_metrics(text: &mut String, kernel: &Kernel) {
-    const TIER: &str = "sluice_ebpf_tier";
-    const PICKED: &str = "sluice_steering_picked_total";
-    const SHARE: &str = "sluice_kernel_measured_share";
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        text,
-        "# HELP {TIER} Which parts of the kernel's side are at work.\n# TYPE {TIER} gauge"
-    );
+pub fn write_metrics(page: &mut Page, kernel: &Kernel) {
+    page.family(&of::EBPF_TIER);
     for (tier, reason) in kernel.tiers() {
         for shown in ["on", "off"] {
             let value = u8::from(state(reason) == shown);
-            let _ = writeln!(text, "{TIER}{{tier=\"{tier}\",state=\"{shown}\"}} {value}");
+            page.sample(&of::EBPF_TIER, &[tier, shown], value);
         }
     }
+    let lost = kernel
+        .tiers()
+        .into_iter()
+        .filter(|(_, reason)| reason.is_some_and(|why| why != NOT_WANTED));
+    page.single(&of::EBPF_LOST, lost.count());
     if let Tier::On(steering) = &kernel.steering {
-        let _ = writeln!(
-            text,
-            "# HELP {PICKED} Connections that were sent to each core.\n# TYPE {PICKED} counter"
-        );
+        page.family(&of::STEERING_PICKED);
         for (core, picked) in steering.picked().iter().enumerate() {
-            let _ = writeln!(text, "{PICKED}{{core=\"{core}\"}} {picked}");
+            page.sample(&of::STEERING_PICKED, &[&core.to_string()], picked);
         }
     }
     let Tier::On(accounting) = &kernel.accounting else {
         return;
     };
-    let share = accounting.share();
-    let _ = writeln!(
-        text,
-        "# HELP {SHARE} Share of the time in which exchanges are measured: less than 1 on a busy machine.\n# TYPE {SHARE} gauge\n{SHARE} {share}"
-    );
-    for (index, (_, name, help, is_time)) in HISTOGRAMS.iter().enumerate() {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
+    page.single(&of::KERNEL_SHARE, number(accounting.share()));
+    for (index, (_, family, is_time)) in HISTOGRAMS.iter().enumerate() {
+        page.family(family);
         for slot in accounting.slots() {
             let Ok(histogram) = accounting.read(index, slot.index) else {
                 continue;
@@ -91,14 +84,13 @@ pub fn write_metrics(text: &mut String, kernel: &Kernel) {
                 // Some have no meaning for a role: we connect to no client.
                 continue;
             }
-            let labels = format!("role=\"{}\",name=\"{}\"", slot.role, health::label(&slot.name));
-            write_histogram(text, name, &labels, &histogram, *is_time);
+            write_histogram(page, family, &[slot.role, &slot.name], &histogram, *is_time);
         }
     }
 }
 
 /// One histogram in the text format: cumulative, one bound for each power of two that is needed.
-fn write_histogram(text: &mut String, name: &str, labels: &str, histogram: &Histogram, is_time: bool) {
+fn write_histogram(page: &mut Page, family: &Family, labels: &[&str], histogram: &Histogram, is_time: bool) {
     let scale = if is_time { 1e-6 } else { 1.0 };
     let count: u64 = histogram.buckets.iter().sum();
     let mut seen = 0;
@@ -109,12 +101,11 @@ fn write_histogram(text: &mut String, name: &str, labels: &str, histogram: &Hist
         // Bounds are inclusive, and values whole.
         let bound = (lower_bound(next as u32) - 1) as f64 * scale;
         if next < BUCKETS && seen > 0 && before < count {
-            let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{bound}\"}} {seen}");
+            page.bucket(family, labels, &number(bound), seen);
         }
     }
-    let sum = histogram.sum as f64 * scale;
-    let _ = writeln!(text, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
-    let _ = writeln!(text, "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}");
+    page.bucket(family, labels, "+Inf", count);
+    page.end(family, labels, histogram.sum as f64 * scale, count);
 }
 
 /// `GET /admin/latency`: what the kernel has measured beside what the gateway has.
@@ -138,7 +129,7 @@ pub async fn latency(State(status): State<Arc<Status>>) -> Response {
         "measured_share": kernel.accounting.get().map(Accounting::share),
         "slots": slots,
         "requests": requests,
-        "cpu_us": cpu_us(),
+        "cpu_us": clock::cpu_us(),
         "providers": status.change(|state| state.spent.report()),
     });
     json(StatusCode::OK, body.to_string())
@@ -172,6 +163,7 @@ pub async fn set_mode(State(status): State<Arc<Status>>, Query(wanted): Query<Wa
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::admin::metrics::text::Format;
 
     #[test]
     fn a_histogram_is_cumulative_and_ends_with_all() {
@@ -181,17 +173,20 @@ mod tests {
         };
         histogram.buckets[sluice_ebpf_common::accounting::bucket(1000) as usize] = 1;
         histogram.buckets[sluice_ebpf_common::accounting::bucket(500) as usize] = 1;
-        let mut text = String::new();
-        write_histogram(&mut text, "x", "a=\"b\"", &histogram, true);
+        let mut page = Page::new(Format::Prometheus);
+        write_histogram(&mut page, &of::KERNEL_CONNECT, &["upstream", "b"], &histogram, true);
+        let text = page.finish();
         let lines: Vec<&str> = text.lines().collect();
+        let name = "sluice_kernel_connect_seconds";
+        let labels = "role=\"upstream\",name=\"b\"";
         assert_eq!(
             lines,
             [
-                "x_bucket{a=\"b\",le=\"0.000511\"} 1",
-                "x_bucket{a=\"b\",le=\"0.001023\"} 2",
-                "x_bucket{a=\"b\",le=\"+Inf\"} 2",
-                "x_sum{a=\"b\"} 0.0015",
-                "x_count{a=\"b\"} 2",
+                format!("{name}_bucket{{{labels},le=\"0.000511\"}} 1"),
+                format!("{name}_bucket{{{labels},le=\"0.001023\"}} 2"),
+                format!("{name}_bucket{{{labels},le=\"+Inf\"}} 2"),
+                format!("{name}_sum{{{labels}}} 0.0015"),
+                format!("{name}_count{{{labels}}} 2"),
             ]
         );
     }
