@@ -103,13 +103,13 @@ class Teacher:
             at = f"encoder.layer.{layer}."
             heads = lambda name: self.linear(at + "attention.self." + name, x).reshape(count, length, HEADS, -1).transpose(0, 2, 1, 3)
             query, key, value = heads("query"), heads("key"), heads("value")
-            scores = query @ key.transpose(0, 1, 3, 2) / np.sqrt(query.shape[-1])
+            scores = query @ key.transpose(0, 1, 3, 2) / query.shape[-1] ** 0.5
             scores = np.exp(scores - scores.max(-1, keepdims=True))
             seen = (scores / scores.sum(-1, keepdims=True)) @ value
             seen = seen.transpose(0, 2, 1, 3).reshape(count, length, -1)
             x = self.norm(at + "attention.output.LayerNorm", x + self.linear(at + "attention.output.dense", seen))
             wide = self.linear(at + "intermediate.dense", x)
-            wide = wide * 0.5 * (1 + erf(wide / np.sqrt(2)))
+            wide = wide * 0.5 * (1 + erf(wide / 2**0.5))
             x = self.norm(at + "output.LayerNorm", x + self.linear(at + "output.dense", wide))
         return unit(x.mean(1)).astype(np.float32)
 
