@@ -8,10 +8,10 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use sluice_policy::config;
 use sluice_policy::config::accounts::UnknownPrice;
-use sluice_policy::keyring::{Keyring, TagBook};
+use sluice_policy::keyring::{Keyring, PairIssuer, TagBook};
 use sluice_policy::money::{self, OnUnknown, PriceTable};
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -24,6 +24,9 @@ use crate::record::{Paid, Record};
 
 /// How long the end of the process waits for the store to take back what was not spent.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Shortest secret that pairs may be derived from, in characters: 128 bits as hexadecimal digits.
+const PAIRS_SECRET_BYTES_MIN: usize = 32;
 
 /// The way to the treasury, and what of it waits.
 pub struct Office {
@@ -73,6 +76,7 @@ impl Office {
             match event {
                 Event::Funds(funds) => opening.funds.push(funds),
                 Event::Keyring(keyring) => opening.keyring = keyring,
+                Event::Settled(whoever) => drop(whoever),
                 Event::Soft { owner, spent, limit } => warn_soft(&owner, spent, limit),
             }
         }
@@ -189,6 +193,22 @@ pub fn admin_credential(config: &config::Accounts) -> Result<Option<String>> {
         return Ok(None);
     };
     build::secret_at(place).context("accounts.admin_credential").map(Some)
+}
+
+/// What derives pairs for AWS SDKs from virtual keys, if anything shall.
+///
+/// # Errors
+/// The secret is not where the configuration says, or is too short to be one.
+pub fn pair_issuer(config: &config::Accounts) -> Result<Option<PairIssuer>> {
+    let Some(place) = &config.aws_pairs_secret else {
+        return Ok(None);
+    };
+    let secret = build::secret_at(place).context("accounts.aws_pairs_secret")?;
+    ensure!(
+        secret.len() >= PAIRS_SECRET_BYTES_MIN,
+        "accounts.aws_pairs_secret: at least {PAIRS_SECRET_BYTES_MIN} characters are needed, or pairs can be guessed"
+    );
+    Ok(Some(PairIssuer::new(&secret)))
 }
 
 fn location(config: &config::Accounts) -> Result<String> {

@@ -324,6 +324,7 @@ async fn open_office(
     let credential = accounts::admin_credential(config)?;
     let (office, opening) = Office::open(config, cores, joins).await?;
     known.keyring = opening.keyring;
-    let changes = credential.map(|credential| admin::accounts::Accounts::new(office.desk(), &credential).routes());
+    let changes = credential
+        .map(|credential| admin::accounts::Accounts::new(office.desk(), &credential, known.pairs.clone()).routes());
     Ok((Some(office), opening.funds, changes))
 }

@@ -40,6 +40,8 @@ const ENTRIES_MAX: usize = 100_000;
 /// Entries that one transaction writes at most.
 const ENTRIES_AT_ONCE: usize = 10_000;
 const COMMANDS: usize = 64;
+/// How long a change waits for the cores.
+const SETTLED: Duration = Duration::from_secs(1);
 const DAY_S: u64 = 86_400;
 
 /// Accounts that cores shall have.
@@ -52,6 +54,8 @@ pub enum Event {
     Funds(Funds),
     /// Requests that begin from now on are let in by this keyring.
     Keyring(Arc<Keyring>),
+    /// Somebody waits until all that came before this is in force on every core.
+    Settled(oneshot::Sender<()>),
     /// More of a budget has been spent than its owner wanted to hear of; once in a period.
     Soft {
         /// Whose budget.
@@ -85,12 +89,14 @@ pub struct Settings {
 #[derive(Clone)]
 pub struct Desk {
     commands: mpsc::Sender<Command>,
+    events: mpsc::UnboundedSender<Event>,
     store: Arc<Store>,
 }
 
 /// The way to the treasury's task.
 pub struct Treasury {
     commands: mpsc::Sender<Command>,
+    events: mpsc::UnboundedSender<Event>,
     store: Arc<Store>,
     ledger: Arc<Pending>,
     limiters: Limiters,
@@ -179,6 +185,20 @@ impl Desk {
         sent.map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
+
+    /// The same, and waits until every core goes by it, for a second at most: a core that does not look at its orders for so long
+    /// serves nobody.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn bring_into_force(&self) -> Result<(), StoreError> {
+        self.reload().await?;
+        let (whoever, answer) = oneshot::channel();
+        if self.events.send(Event::Settled(whoever)).is_ok() {
+            let _ = tokio::time::timeout(SETTLED, answer).await;
+        }
+        Ok(())
+    }
 }
 
 impl Treasury {
@@ -211,11 +231,12 @@ impl Treasury {
             ids: HashMap::new(),
             limiters: limiters.clone(),
             ledger: ledger.clone(),
-            events,
+            events: events.clone(),
         };
         task.reload().await?;
         let treasury = Self {
             commands,
+            events,
             store,
             ledger,
             limiters,
@@ -244,6 +265,7 @@ impl Treasury {
     pub fn desk(&self) -> Desk {
         Desk {
             commands: self.commands.clone(),
+            events: self.events.clone(),
             store: self.store.clone(),
         }
     }

@@ -212,7 +212,7 @@ fn a_store_with_10_000_keys_and_a_million_requests_opens_in_under_a_second() {
                 match event {
                     Event::Funds(accounts) => funds += accounts.len(),
                     Event::Keyring(keyring) => assert!(!keyring.is_empty()),
-                    Event::Soft { .. } => {}
+                    Event::Settled(_) | Event::Soft { .. } => {}
                 }
             }
             assert_eq!(funds, 10_000);
