@@ -176,7 +176,7 @@ fn a_busy_machine_is_measured_part_of_the_time_but_each_of_its_connections() {
         let answer = gateway.ask(&Request::chat("openai/healthy").field("Connection", "close"));
         assert_eq!(answer.status, 200, "{answer:?}");
     }
-    let _ = wait::until("all connections are recorded", || {
+    wait::until("all connections are recorded", || {
         (connections() >= before + REQUESTS as u64).then_some(())
     });
 }

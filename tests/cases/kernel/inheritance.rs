@@ -209,8 +209,8 @@ fn a_warm_cache_stays_warm() {
     let mut line = Line::default();
     for _ in 0..2 {
         line.upgraded(&gateway);
-        wait::until("the file is read", || {
-            (gateway.metric("sluice_cache_restored") >= models.len() as u64).then_some(())
+        wait::until("both cores have what was in the file", || {
+            (gateway.metric("sluice_cache_entries") >= 2 * models.len() as u64).then_some(())
         });
         for model in &models {
             assert_eq!(use_of(model), "hit");

@@ -69,25 +69,13 @@ pub(super) async fn start(config: Config, path: PathBuf, overrides: &Overrides) 
     let mut kernel = Kernel::load(&config.ebpf, &bound, cores, stay, config.providers.len());
     kernel.tag(&mut plane);
     let count = u32::try_from(cores).unwrap_or(u32::MAX);
-    let (mut office, funds, changes) = open_office(&config, &mut plane, count, taken.is_some()).await?;
+    let (office, funds, changes) = open_office(&config, &mut plane, count, taken.is_some()).await?;
     let meters: Vec<_> = (0..cores).map(|_| Arc::new(CoreMeter::default())).collect();
     let (cache, cache_ends) = open_cache(&config, &mut plane, &meters);
     let plane = Arc::new(plane);
-    let begun = spawn(&meters, cache_ends, &pinned, &plane, &funds, overrides.epoll);
-    let begun = begun.and_then(|cores| learn(taken.as_ref(), &cores, &plane, office.as_ref()).map(|()| cores));
-    let cores = match (begun, office.take()) {
-        (Ok(cores), kept) => {
-            office = kept;
-            cores
-        }
-        (Err(error), opened) => {
-            // What it has leased goes back: otherwise it would count as spent.
-            if let Some(office) = opened {
-                office.close().await;
-            }
-            return Err(error);
-        }
-    };
+    let begun = spawn(&meters, cache_ends, &pinned, &plane, &funds, overrides.epoll)
+        .and_then(|cores| learn(taken.as_ref(), &cores, &plane, office.as_ref()).map(|()| cores));
+    let (cores, office) = or_give_back(begun, office).await?;
     let kernel = Arc::new(Mutex::new(kernel));
     let status = Arc::new(Status::new(meters, plane.clone(), cache.clone(), kernel.clone()));
     if let Some(office) = &office {
@@ -132,6 +120,18 @@ pub(super) async fn start(config: Config, path: PathBuf, overrides: &Overrides) 
     };
     announce(scheme, &bound, admin_bound, json);
     Ok(control)
+}
+
+/// What has begun and the store behind it; of a start that has come to nothing, what was leased goes back: it would count as spent.
+async fn or_give_back(begun: Result<Cores>, office: Option<Office>) -> Result<(Cores, Option<Office>)> {
+    match (begun, office) {
+        (Ok(cores), office) => Ok((cores, office)),
+        (Err(error), None) => Err(error),
+        (Err(error), Some(office)) => {
+            office.close().await;
+            Err(error)
+        }
+    }
 }
 
 /// Waits until the cores can serve; then the former process stops accepting, and this one knows what it knew.
