@@ -103,6 +103,8 @@ pub struct CachePlane {
     pub brain: Arc<Brain>,
     /// What each may hold.
     pub limits: sluice_policy::cache::Limits,
+    /// What prepares lookups that need a text embedded elsewhere, or frames decoded.
+    pub helper: crate::cache::prepare::Helper,
     /// How long after its time an answer may still be served, at most.
     pub stale_ms: u64,
     /// The last change when the plane was made: a core that begins to cache has nothing older.

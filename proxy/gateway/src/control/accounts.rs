@@ -18,7 +18,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::build;
 use super::log::outcome_text;
 use super::store::{Entry, Store};
-use super::treasury::{Desk, Event, Settings, Treasury};
+use super::treasury::{Desk, Event, Rate, Settings, Treasury};
 use crate::mesh::Funds;
 use crate::record::{Paid, Record};
 
@@ -45,13 +45,14 @@ pub struct Opening {
 }
 
 impl Office {
-    /// Opens the store, and leases a first part of every budget.
+    /// Opens the store, and leases a first part of every budget. `joins`: this process takes over from the one that has the store.
     ///
     /// # Errors
     /// It cannot be opened or read.
-    pub async fn open(config: &config::Accounts, cores: u32) -> Result<(Self, Opening)> {
+    pub async fn open(config: &config::Accounts, cores: u32, joins: bool) -> Result<(Self, Opening)> {
         let location = location(config)?;
-        let (store, recovered) = Store::at(&location, unix_s()).context("accounts.store: it cannot be opened")?;
+        let (store, recovered) =
+            Store::at(&location, unix_s(), joins).context("accounts.store: it cannot be opened")?;
         tracing::info!(?recovered, "the store is open");
         let settings = Settings {
             cores,
@@ -90,6 +91,16 @@ impl Office {
     /// Entries of the ledger that were lost, and whether the store cannot be written now.
     pub fn troubles(&self) -> (u64, bool) {
         (self.treasury.dropped(), self.treasury.store().health().is_failing())
+    }
+
+    /// What counts against rate limits now, for the next process.
+    pub fn rates(&self) -> Vec<Rate> {
+        self.treasury.rates(unix_s())
+    }
+
+    /// Has what the former process has counted count here too.
+    pub fn add_rates(&self, rates: &[Rate]) {
+        self.treasury.add_rates(rates, unix_s());
     }
 
     /// Adds a request to the ledger.

@@ -15,9 +15,10 @@ mod webhook;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
 use sluice_policy::budget::{Account, BudgetId, Done, Feeder, Holder, Plan};
 use sluice_policy::keyring::Keyring;
 use sluice_policy::money::NanoUsd;
@@ -98,7 +99,23 @@ pub struct Treasury {
     events: mpsc::UnboundedSender<Event>,
     store: Arc<Store>,
     ledger: Arc<Pending>,
+    limiters: Limiters,
     task: JoinHandle<()>,
+}
+
+/// Rate limits by their rows.
+type Limiters = Arc<Mutex<HashMap<i64, Arc<Limiter>>>>;
+
+/// What counts against one rate limit, for the next process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// The limit's row.
+    row: i64,
+    /// What is counted: a slice of another unit or window means something else.
+    unit: String,
+    window: String,
+    /// Counts by the number of their slice.
+    counted: Vec<(u64, u64)>,
 }
 
 /// Entries of the ledger that the store does not have yet.
@@ -138,7 +155,7 @@ struct Task {
     /// By [`BudgetId`]; `None` where a budget is gone.
     books: Vec<Option<Book>>,
     ids: HashMap<i64, BudgetId>,
-    limiters: HashMap<i64, Arc<Limiter>>,
+    limiters: Limiters,
     ledger: Arc<Pending>,
     events: mpsc::UnboundedSender<Event>,
 }
@@ -203,6 +220,7 @@ impl Treasury {
         let (events, receiver) = mpsc::unbounded_channel();
         let (commands, orders) = mpsc::channel(COMMANDS);
         let ledger = Arc::new(Pending::default());
+        let limiters = Limiters::default();
         let mut task = Task {
             holder: store.holder(),
             store: store.clone(),
@@ -211,7 +229,7 @@ impl Treasury {
             clock,
             books: Vec::new(),
             ids: HashMap::new(),
-            limiters: HashMap::new(),
+            limiters: limiters.clone(),
             ledger: ledger.clone(),
             events: events.clone(),
         };
@@ -221,6 +239,7 @@ impl Treasury {
             events,
             store,
             ledger,
+            limiters,
             task: tokio::spawn(task.run(orders)),
         };
         Ok((treasury, receiver))
@@ -251,6 +270,31 @@ impl Treasury {
         }
     }
 
+    /// What counts against rate limits now.
+    pub fn rates(&self, unix_s: u64) -> Vec<Rate> {
+        let limiters = lock(&self.limiters);
+        let all = limiters.iter().map(|(&row, limiter)| Rate {
+            row,
+            unit: limiter.unit().name().to_owned(),
+            window: limiter.window().name(),
+            counted: limiter.counted(unix_s),
+        });
+        all.filter(|rate| !rate.counted.is_empty()).collect()
+    }
+
+    /// Has what another process has counted count here too.
+    pub fn add_rates(&self, rates: &[Rate], unix_s: u64) {
+        let limiters = lock(&self.limiters);
+        for rate in rates {
+            if let Some(limiter) = limiters.get(&rate.row)
+                && limiter.unit().name() == rate.unit
+                && limiter.window().name() == rate.window
+            {
+                limiter.add_counted(&rate.counted, unix_s);
+            }
+        }
+    }
+
     /// Brings what is stored into force; see [`Desk::reload`].
     ///
     /// # Errors
@@ -268,6 +312,10 @@ impl Treasury {
         }
         let _ = self.task.await;
     }
+}
+
+fn lock(limiters: &Limiters) -> MutexGuard<'_, HashMap<i64, Arc<Limiter>>> {
+    limiters.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Task {
@@ -404,7 +452,7 @@ impl Task {
         self.follow_budgets(&scopes);
         // New budgets have accounts before a keyring names them.
         self.sync().await?;
-        let keyring = keys::keyring(&scopes, &self.ids, &mut self.limiters);
+        let keyring = keys::keyring(&scopes, &self.ids, &mut lock(&self.limiters));
         let _ = self.events.send(Event::Keyring(Arc::new(keyring)));
         Ok(())
     }

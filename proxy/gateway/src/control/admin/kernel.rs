@@ -16,7 +16,7 @@ use sluice_ebpf_common::accounting::{BUCKETS, Histogram, lower_bound};
 use super::spent::summary;
 use super::{Status, health, json, lock};
 use crate::ebpf::accounting::{Accounting, HISTOGRAMS};
-use crate::ebpf::{Kernel, Tier, mode_name, mode_named};
+use crate::ebpf::{Kernel, Tier, cpu_us, mode_name, mode_named};
 
 /// Buckets of a power of two, which metrics show as one.
 const PER_OCTAVE: usize = 4;
@@ -40,7 +40,8 @@ pub fn overview(kernel: &Kernel) -> Value {
         })
     });
     let pins = kernel.accounting.get().and_then(Accounting::pins);
-    json!({"tiers": tiers, "steering": steering, "pinned_at": pins})
+    let measured = kernel.accounting.get().map(Accounting::share);
+    json!({"tiers": tiers, "steering": steering, "pinned_at": pins, "measured_share": measured})
 }
 
 fn state(reason: Option<&str>) -> &'static str {
@@ -51,6 +52,7 @@ fn state(reason: Option<&str>) -> &'static str {
 pub fn write_metrics(text: &mut String, kernel: &Kernel) {
     const TIER: &str = "sluice_ebpf_tier";
     const PICKED: &str = "sluice_steering_picked_total";
+    const SHARE: &str = "sluice_kernel_measured_share";
     // Writing to a string cannot fail.
     let _ = writeln!(
         text,
@@ -74,6 +76,11 @@ pub fn write_metrics(text: &mut String, kernel: &Kernel) {
     let Tier::On(accounting) = &kernel.accounting else {
         return;
     };
+    let share = accounting.share();
+    let _ = writeln!(
+        text,
+        "# HELP {SHARE} Share of the time in which exchanges are measured: less than 1 on a busy machine.\n# TYPE {SHARE} gauge\n{SHARE} {share}"
+    );
     for (index, (_, name, help, is_time)) in HISTOGRAMS.iter().enumerate() {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
         for slot in accounting.slots() {
@@ -128,22 +135,13 @@ pub async fn latency(State(status): State<Arc<Status>>) -> Response {
     let requests: u64 = status.meters.iter().map(|meter| meter.requests.get()).sum();
     let body = json!({
         "accounting": kernel.accounting.reason().unwrap_or("on"),
+        "measured_share": kernel.accounting.get().map(Accounting::share),
         "slots": slots,
         "requests": requests,
         "cpu_us": cpu_us(),
         "providers": status.change(|state| state.spent.report()),
     });
     json(StatusCode::OK, body.to_string())
-}
-
-/// Processor time of the whole process, in microseconds.
-fn cpu_us() -> u64 {
-    // SAFETY: a structure of plain integers, for which zeros are a value.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the structure is of the form that the call writes.
-    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
-    let us = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
-    us(usage.ru_utime) + us(usage.ru_stime)
 }
 
 /// Which mode.

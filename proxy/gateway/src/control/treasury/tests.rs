@@ -28,7 +28,7 @@ impl Place {
     }
 
     fn store(&self) -> Store {
-        Store::open(&self.0.join("sluice.db"), unix_s()).unwrap().0
+        Store::open(&self.0.join("sluice.db"), unix_s(), false).unwrap().0
     }
 
     fn path(&self) -> &Path {

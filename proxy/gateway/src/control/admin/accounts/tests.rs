@@ -34,7 +34,7 @@ impl Served {
             .build()
             .unwrap();
         let (address, events, desk) = runtime.block_on(async {
-            let (store, _) = Store::open(&folder.join("sluice.db"), unix_s()).unwrap();
+            let (store, _) = Store::open(&folder.join("sluice.db"), unix_s(), false).unwrap();
             let settings = Settings {
                 cores: 1,
                 ledger_days: 30,
