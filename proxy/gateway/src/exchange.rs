@@ -17,7 +17,7 @@ use sluice_wire::json::Range;
 use sluice_wire::provider::bedrock;
 use sluice_wire::surface::{self, Endpoint, ModelField};
 
-use self::account::{Known, Payer};
+use self::account::Payer;
 pub use self::payment::Payment;
 use self::ticket::Ticket;
 use crate::attempt;
@@ -296,10 +296,7 @@ async fn serve(
     request.dialect = surface::dialect_of(path);
     let endpoint = surface::classify(head.method, path)?;
     refuse_encoding(&scratch.asked)?;
-    let known = match endpoint {
-        Endpoint::Health | Endpoint::Ready => Known::default(),
-        _ => account::identify(core, &plane, &scratch.asked)?,
-    };
+    let known = account::identify(core, &plane, &scratch.asked, endpoint)?;
     let scan = scan_for(endpoint, &scratch.asked);
     let body = intake::read(core, &plane, down, scratch, scan)
         .await

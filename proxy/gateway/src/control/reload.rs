@@ -93,6 +93,7 @@ pub fn keep_store(old: &Config, new: &mut Config) {
     accounts.store = before.store.clone();
     accounts.store_secret = before.store_secret.clone();
     accounts.admin_credential = before.admin_credential.clone();
+    accounts.aws_pairs_secret = before.aws_pairs_secret.clone();
     accounts.webhook = before.webhook.clone();
     (accounts.ledger_days, accounts.sums_days) = (before.ledger_days, before.sums_days);
 }
@@ -104,6 +105,7 @@ fn fixed(accounts: &Option<Accounts>) -> Option<impl PartialEq + '_> {
             &accounts.store,
             &accounts.store_secret,
             &accounts.admin_credential,
+            &accounts.aws_pairs_secret,
             &accounts.webhook,
             accounts.ledger_days,
             accounts.sums_days,

@@ -54,10 +54,13 @@ pub struct Known {
 ///
 /// # Errors
 /// `invalid_api_key`.
-pub fn identify(core: &Core, plane: &Plane, asked: &Asked) -> Result<Known, ApiError> {
+pub fn identify(core: &Core, plane: &Plane, asked: &Asked, endpoint: Endpoint) -> Result<Known, ApiError> {
     let (Some(accounts), Some(settings)) = (&plane.accounts, plane.snapshot.accounts()) else {
         return Ok(Known::default());
     };
+    if let Endpoint::Health | Endpoint::Ready = endpoint {
+        return Ok(Known::default());
+    }
     let needed = match settings.require_key {
         RequireKey::Auto => !accounts.keyring.is_empty(),
         RequireKey::Always => true,
