@@ -86,7 +86,7 @@ pub(super) async fn start(config: Config, path: PathBuf, overrides: &Overrides) 
     let watch = Watch::new(path);
     status.hashes_to(watch.hash());
     let json = is_json(config.log.format);
-    let log = RequestLog::open(&config.log.requests.output, json, config.log.requests.sample)
+    let log = RequestLog::open(&config.log.requests, json)
         .with_context(|| format!("cannot write the request log to {}", config.log.requests.output))?;
     let successor = wait_for_successor(&sockets)?;
     serve_admin(&sockets.admin, &status, changes)?;
