@@ -3,6 +3,7 @@
 //! Nothing here is shipped. What is measured or measures is single-threaded on one pinned core, so that CPU time
 //! divides by requests.
 
+pub mod accounts;
 pub mod cache;
 pub mod h1;
 pub mod load;

@@ -47,6 +47,10 @@ pub struct Flags {
     /// More request header fields, `name:value`.
     #[arg(long)]
     pub header: Vec<String>,
+    /// Send one of so many virtual keys with each request, at random: number N is made of N's four bytes, low first, and
+    /// zeroes, as the gateway's example `stock` makes them. With --with-responder alone.
+    #[arg(long, default_value_t = 0)]
+    pub virtual_keys: u32,
     /// Size of the JSON body in bytes, or with `k` or `m` behind: `1k`, `1.7k`, `100k`, `1m`.
     #[arg(long, default_value = "1.7k", value_parser = body::parse_size)]
     pub body: usize,

@@ -1,111 +1,14 @@
 //! Virtual keys, budgets, rate limits and the ledger in a running gateway; the simulator's bill is the auditor.
 
-use std::io::Read as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use sluice_tests::accounts::{
+    admin, bearer, billed, code, expect_spent_as_billed, in_force, key, leave_early, nanos, nothing_reserved, setup,
+    spent,
+};
 use sluice_tests::sim::echoed_body;
 use sluice_tests::temp::TempDir;
-use sluice_tests::{Client, Gateway, Request, Response, Setup, Sim, Value, json, wait};
-
-const ADMIN: &str = "an-administrators-credential";
-/// What the models cost here, in nano-dollars: a token of input, and one of output.
-const RATES: (u64, u64) = (1_000, 4_000);
-
-/// A gateway with a store, an administrator and prices of its own, before the simulator.
-fn setup(sim: &Sim, cores: usize) -> Setup {
-    let setup = Setup::with(&sim.base_url()).cores(cores);
-    let prices = "- source: test\n  date: 2026-11-22\n  prices:\n    \"*/priced*\": {input: 1, output: 4, input_max: 100000, output_max: 1000}\n    \"*/gpt*\": {input: 1, output: 4, input_max: 100000, output_max: 1000}\n    \"*/claude*\": {input: 1, output: 4, input_max: 100000, output_max: 1000}\n";
-    let prices = setup.dir().write("prices.yaml", prices);
-    let store = setup.dir().path().join("sluice.db");
-    let mut setup = setup.set(
-        "/accounts",
-        json!({
-            "store": store.display().to_string(),
-            "admin_credential": {"env": "ADMIN"},
-            "prices": prices.display().to_string(),
-        }),
-    );
-    setup.env.push(("ADMIN".into(), ADMIN.into()));
-    setup
-}
-
-/// Asks the administration.
-fn admin(gateway: &Gateway, method: &str, path: &str, body: &Value) -> Response {
-    let target = format!("/admin/v1{path}");
-    let request = if method == "GET" {
-        Request::get(&target)
-    } else {
-        let text = body.to_string();
-        let length = text.len().to_string();
-        let mut request = Request::post(&target, text);
-        if method != "POST" {
-            request = Request::new(method, &target)
-                .field("Content-Type", "application/json")
-                .field("Content-Length", &length);
-        }
-        request
-    };
-    let request = request
-        .field("Authorization", &format!("Bearer {ADMIN}"))
-        .field("Connection", "close");
-    Client::connect(gateway.admin).ask(&request)
-}
-
-/// Makes a key; gives its secret.
-fn key(gateway: &Gateway, name: &str, more: Value) -> String {
-    let mut body = more;
-    body["name"] = json!(name);
-    let made = admin(gateway, "POST", "/keys", &body);
-    assert_eq!(made.status, 201, "{made:?}");
-    made.json()["key"].as_str().expect("a key is shown once").to_owned()
-}
-
-fn bearer(request: Request, key: &str) -> Request {
-    request.field("Authorization", &format!("Bearer {key}"))
-}
-
-/// Asks until the key is in force on every core.
-fn in_force(gateway: &Gateway, key: &str) {
-    wait::until("the key is in force", || {
-        let known = (0..8).all(|_| gateway.ask(&bearer(Request::get("/v1/models"), key)).status == 200);
-        let needed = (0..8).all(|_| gateway.ask(&Request::get("/v1/models")).status == 401);
-        (known && needed).then_some(())
-    });
-}
-
-/// What the provider has billed, at the rates of these tests.
-fn billed(sim: &Sim) -> u64 {
-    let bill = sim.bill();
-    let total = |name: &str| bill["total"][name].as_u64().expect("a total");
-    total("input_tokens") * RATES.0 + total("output_tokens") * RATES.1
-}
-
-/// What the ledger says now was spent.
-fn spent(gateway: &Gateway) -> u64 {
-    let report = admin(gateway, "GET", "/spend?by=key", &Value::Null).json();
-    let rows = report.as_array().cloned().unwrap_or_default();
-    rows.iter()
-        .map(|row| nanos(row["cost_usd"].as_str().unwrap_or("0")))
-        .sum()
-}
-
-/// Waits until the ledger says exactly what the provider has billed.
-fn expect_spent_as_billed(gateway: &Gateway, sim: &Sim, what: &str) {
-    wait::until(
-        &format!("{what}: the ledger ({}) is the bill ({})", spent(gateway), billed(sim)),
-        || (spent(gateway) == billed(sim)).then_some(()),
-    );
-}
-
-fn nanos(usd: &str) -> u64 {
-    let (whole, fraction) = usd.split_once('.').unwrap_or((usd, ""));
-    let fraction = format!("{fraction:0<9}");
-    whole.parse::<u64>().expect("dollars") * 1_000_000_000 + fraction.parse::<u64>().expect("nano-dollars")
-}
-
-fn code(answer: &Response) -> String {
-    answer.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
-}
+use sluice_tests::{Request, Response, Setup, Sim, Value, json, wait};
 
 #[test]
 fn a_key_is_needed_as_soon_as_there_is_one_and_every_field_carries_it() {
@@ -166,6 +69,25 @@ fn a_key_is_needed_as_soon_as_there_is_one_and_every_field_carries_it() {
         assert!(answer.text().contains("sk-one"), "the provider gets its own key");
     }
     assert!(!gateway.stdout().contains(&secret) && !gateway.stderr().contains(&secret));
+}
+
+#[test]
+fn a_change_is_in_force_on_every_core_when_it_is_answered() {
+    let sim = Sim::start();
+    let gateway = setup(&sim, 4).start();
+    let statuses = |key: &str| -> Vec<u16> {
+        let ask = |_| gateway.ask(&bearer(Request::get("/v1/models"), key)).status;
+        (0..24).map(ask).collect()
+    };
+    for round in 0..10 {
+        let secret = key(&gateway, &format!("press-{round}"), json!({}));
+        assert_eq!(statuses(&secret), [200; 24], "round {round}");
+        assert_eq!(gateway.ask(&Request::get("/v1/models")).status, 401, "round {round}");
+        let path = format!("/keys/press-{round}");
+        let disabled = admin(&gateway, "PATCH", &path, &json!({"disabled": true}));
+        assert_eq!(disabled.status, 204, "{disabled:?}");
+        assert_eq!(statuses(&secret), [401; 24], "round {round}");
+    }
 }
 
 #[test]
@@ -401,26 +323,8 @@ fn a_budget_is_never_exceeded_on_several_cores_and_nothing_stays_reserved() {
             (spent(&gateway) >= billed(&sim)).then_some(())
         });
         assert!(spent(&gateway) <= limit, "{} is within the limit", spent(&gateway));
-        nothing_reserved(&gateway, &secret);
+        nothing_reserved(&gateway, "tight", &secret);
     }
-}
-
-/// A client that leaves in the middle of its answer.
-fn leave_early(gateway: &Gateway, request: &Request) {
-    let mut client = gateway.client();
-    client.send(request.bytes());
-    let mut piece = [0; 64];
-    let _ = client.stream.read(&mut piece);
-    client.reset();
-}
-
-/// Whether what is neither spent nor refused can be spent: a request that costs almost nothing is let in.
-fn nothing_reserved(gateway: &Gateway, secret: &str) {
-    wait::until("nothing stays reserved", || {
-        let body = r#"{"model":"openai/gpt-x","max_tokens":1,"messages":[{"role":"user","content":"Hello"}]}"#;
-        let answer = gateway.ask(&bearer(Request::post("/v1/chat/completions", body), secret));
-        matches!(answer.status, 200 | 402).then_some(())
-    });
 }
 
 #[test]

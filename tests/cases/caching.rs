@@ -1,5 +1,9 @@
 //! The cache end to end: what is answered again, in every dialect and form, what is not, and who waits for whom.
 
+#[path = "caching/elsewhere.rs"]
+mod elsewhere;
+#[path = "caching/frames.rs"]
+mod frames;
 #[path = "caching/meaning.rs"]
 mod meaning;
 #[path = "caching/restart.rs"]

@@ -9,5 +9,7 @@ mod accounting;
 mod capabilities;
 #[path = "kernel/handover.rs"]
 mod handover;
+#[path = "kernel/inheritance.rs"]
+mod inheritance;
 #[path = "kernel/steering.rs"]
 mod steering;

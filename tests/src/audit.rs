@@ -332,6 +332,8 @@ fn setup(sim: &Sim, cores: usize, store: Option<&str>) -> Setup {
         "store": store.unwrap_or(&file),
         "admin_credential": {"env": "ADMIN"},
         "prices": prices.display().to_string(),
+        // Nobody is let in for nothing before a replica has heard of the keys.
+        "require_key": "always",
     });
     let mut setup = setup.set("/accounts", accounts);
     setup.env.push(("ADMIN".into(), ADMIN.into()));

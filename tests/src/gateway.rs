@@ -257,6 +257,17 @@ impl Drop for Gateway {
     }
 }
 
+/// Starts one that ends by itself.
+pub(crate) fn fails(dir: &TempDir, config: &Value, env: &[(String, String)], args: &[String]) -> (ExitStatus, String) {
+    dir.write("config.yaml", pretty(config));
+    let mut child = spawn(dir, env, args, Vec::new());
+    let status = wait::until("the gateway ends", || {
+        child.try_wait().expect("a child can be waited for")
+    });
+    let said = std::fs::read(dir.path().join("stderr")).unwrap_or_default();
+    (status, String::from_utf8_lossy(&said).into_owned())
+}
+
 fn spawn(dir: &TempDir, env: &[(String, String)], args: &[String], without: Vec<u32>) -> Child {
     let create = |name: &str| File::create(dir.path().join(name)).expect("a log file can be made");
     let mut command = Command::new(binary::sluice());

@@ -70,7 +70,13 @@ impl Request {
     /// `POST target` with a JSON body.
     #[must_use]
     pub fn post(target: &str, body: impl Into<Vec<u8>>) -> Self {
-        let mut request = Self::new("POST", target).field("Content-Type", "application/json");
+        Self::with_body("POST", target, body)
+    }
+
+    /// Any method, with a JSON body.
+    #[must_use]
+    pub fn with_body(method: &str, target: &str, body: impl Into<Vec<u8>>) -> Self {
+        let mut request = Self::new(method, target).field("Content-Type", "application/json");
         request.body = body.into();
         let length = request.body.len().to_string();
         request.field("Content-Length", &length)

@@ -4,6 +4,7 @@
 //! sleeps where it can wait for an event. The gateway is a process of its own (its real binary, its real file), the simulator
 //! runs inside the test. Deliberately absent: an HTTP library; the tests send and read bytes, because bytes are the subject.
 
+pub mod accounts;
 pub mod audit;
 pub mod binary;
 pub mod certificates;
@@ -17,6 +18,7 @@ pub mod privileges;
 pub mod prometheus;
 pub mod setup;
 pub mod sim;
+pub mod stall;
 pub mod temp;
 pub mod traffic;
 pub mod wait;

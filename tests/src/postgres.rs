@@ -1,7 +1,7 @@
 //! A PostgreSQL server of a test's own, in a temporary directory, reached by a Unix socket.
 //!
 //! Invariants: it ends with the test, whatever becomes of that; where no server is installed the test is told why. It does not
-//! sync its files: no test cuts the power. Deliberately absent: TCP, passwords.
+//! sync its files: no test cuts the power. Deliberately absent: passwords.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -20,6 +20,8 @@ pub struct Postgres {
     dir: PathBuf,
     programs: PathBuf,
     child: Child,
+    /// Beside the Unix socket: a port with TLS alone.
+    port: Option<u16>,
 }
 
 impl Postgres {
@@ -29,6 +31,20 @@ impl Postgres {
     /// When one is installed and does not start.
     #[must_use]
     pub fn start() -> Option<Self> {
+        Self::start_with(None)
+    }
+
+    /// The same with a port beside the socket, which speaks TLS with this certificate and its key (PEM).
+    ///
+    /// # Panics
+    /// When one is installed and does not start.
+    #[must_use]
+    #[allow(dead_code, reason = "not everybody who includes this file needs it")]
+    pub fn start_tls(cert: &Path, key: &Path) -> Option<Self> {
+        Self::start_with(Some((cert, key)))
+    }
+
+    fn start_with(tls: Option<(&Path, &Path)>) -> Option<Self> {
         let Some(programs) = programs() else {
             eprintln!("left out: what needs PostgreSQL: no server is installed (initdb and postgres)");
             return None;
@@ -55,10 +71,39 @@ impl Postgres {
             .output()
             .expect("initdb can be started");
         assert!(initdb.status.success(), "{}", String::from_utf8_lossy(&initdb.stderr));
-        let child = spawn(&programs, &dir);
-        let mut server = Self { dir, programs, child };
+        let port = tls.map(|(cert, key)| {
+            for (from, to) in [(cert, "server.pem"), (key, "server.key")] {
+                let to = dir.join("data").join(to);
+                fs::copy(from, &to).expect("a file can be copied");
+                fs::set_permissions(&to, fs::Permissions::from_mode(0o600)).expect("one's own file");
+                if is_root() {
+                    std::os::unix::fs::chown(&to, Some(NOBODY), Some(NOBODY)).expect("root may give a file away");
+                }
+            }
+            // The kernel's choice; the server does not take a socket that is open already.
+            let chosen = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
+            chosen.expect("a port is free").port()
+        });
+        let child = spawn(&programs, &dir, port);
+        let mut server = Self {
+            dir,
+            programs,
+            child,
+            port,
+        };
         server.wait();
         Some(server)
+    }
+
+    /// What `store` is set to, for TLS.
+    ///
+    /// # Panics
+    /// When it has no such port.
+    #[must_use]
+    #[allow(dead_code, reason = "not everybody who includes this file needs it")]
+    pub fn tls_url(&self) -> String {
+        let port = self.port.expect("started with a certificate");
+        format!("postgres://sluice@localhost:{port}/postgres?sslmode=require")
     }
 
     /// What `store` is set to.
@@ -87,7 +132,7 @@ impl Postgres {
     /// Starts it again after [`Postgres::kill`].
     pub fn revive(&mut self) {
         let _ = fs::remove_file(self.dir.join("data/postmaster.pid"));
-        self.child = spawn(&self.programs, &self.dir);
+        self.child = spawn(&self.programs, &self.dir, self.port);
         self.wait();
     }
 
@@ -143,23 +188,14 @@ impl Drop for Postgres {
     }
 }
 
-fn spawn(programs: &Path, dir: &Path) -> Child {
+fn spawn(programs: &Path, dir: &Path, port: Option<u16>) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("log"));
     let log = log.expect("a log can be written");
     let mut postgres = command(&programs.join("postgres"), dir);
     postgres
-        .args([
-            "-D",
-            "data",
-            "-c",
-            "listen_addresses=",
-            "-c",
-            "fsync=off",
-            "-c",
-            "max_connections=50",
-            "-k",
-        ])
+        .args(["-D", "data", "-c", "fsync=off", "-c", "max_connections=50", "-k"])
         .arg(dir)
+        .args(listens(port))
         .stdout(log.try_clone().expect("a descriptor can be copied"))
         .stderr(log);
     // SAFETY: prctl is async-signal-safe and touches nothing of the parent's.
@@ -170,6 +206,23 @@ fn spawn(programs: &Path, dir: &Path) -> Child {
         });
     }
     postgres.spawn().expect("postgres can be started")
+}
+
+fn listens(port: Option<u16>) -> Vec<String> {
+    let settings = match port {
+        None => vec!["listen_addresses=".to_owned()],
+        Some(port) => vec![
+            "listen_addresses=127.0.0.1".to_owned(),
+            format!("port={port}"),
+            "ssl=on".to_owned(),
+            "ssl_cert_file=server.pem".to_owned(),
+            "ssl_key_file=server.key".to_owned(),
+        ],
+    };
+    settings
+        .into_iter()
+        .flat_map(|setting| ["-c".to_owned(), setting])
+        .collect()
 }
 
 fn command(program: &Path, dir: &Path) -> Command {

@@ -1,8 +1,10 @@
 //! A configuration in the making: what differs from the defaults, and how the gateway is started with it.
 
+use std::process::ExitStatus;
+
 use serde_json::{Value, json};
 
-use crate::gateway::Gateway;
+use crate::gateway::{self, Gateway};
 use crate::temp::TempDir;
 
 /// What a gateway is started with.
@@ -119,6 +121,13 @@ impl Setup {
     #[must_use]
     pub fn dir(&self) -> &TempDir {
         &self.dir
+    }
+
+    /// Starts a gateway that must not come up, and waits until it has ended: its status, and what it has written to standard
+    /// error.
+    #[must_use]
+    pub fn fails(self) -> (ExitStatus, String) {
+        gateway::fails(&self.dir, &self.config, &self.env, &self.args)
     }
 
     /// Starts the gateway, and waits until it listens.

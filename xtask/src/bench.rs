@@ -10,6 +10,7 @@ mod difference;
 mod generator;
 mod instructions;
 mod judge;
+mod kernel;
 mod machine;
 mod measure;
 mod plot;
@@ -35,6 +36,8 @@ pub enum Command {
     Load(Args),
     /// What this gateway costs beside another one, in CPU per request.
     Difference(difference::Args),
+    /// What steering and accounting cost, and each of the kernel's programs.
+    Kernel(kernel::Args),
     /// Instructions of each translation.
     Instructions(instructions::Args),
 }
@@ -107,6 +110,7 @@ pub fn run(command: Command) -> Result<()> {
     match command {
         Command::Load(args) => load(&args),
         Command::Difference(args) => difference::run(&args),
+        Command::Kernel(args) => kernel::run(&args),
         Command::Instructions(args) => instructions::run(&args),
     }
 }

@@ -9,6 +9,7 @@ mod cargo;
 mod ci;
 mod ebpf;
 mod fuzz;
+mod model;
 mod prices;
 mod schema;
 mod sdk;
@@ -33,6 +34,8 @@ enum Command {
     Schema,
     /// Refresh the prices in config/ from the newest published table.
     Prices(prices::Args),
+    /// Build the cache's embedding anew from its teacher, and say how good it is.
+    Model(model::Args),
     /// Run the vendors' own SDKs against a gateway with the simulator behind it.
     Sdk(sdk::Args),
     /// The kernel's side: build its programs, upgrade under load.
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::Schema => schema::run(),
         Command::Prices(args) => prices::run(&args),
+        Command::Model(args) => model::run(&args),
         Command::Sdk(args) => sdk::run(&args),
         Command::Ebpf(action) => ebpf::run(&action),
         Command::Audit(args) => audit::run(&args),

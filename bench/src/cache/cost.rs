@@ -18,6 +18,8 @@ use serde_json::{Value, json};
 
 use crate::sim::{SimOptions, spawn};
 
+mod adding;
+
 /// Measures what the cache costs.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -28,6 +30,13 @@ pub struct Args {
     /// The bare responder's binary (`yard-responder`).
     #[arg(long)]
     responder: PathBuf,
+    /// The load generator's binary (`sluice-load`): it loads what needs no fresh text, so that the process under test is never
+    /// waiting for its clients.
+    #[arg(long)]
+    loader: PathBuf,
+    /// Core of the processes under test; the load and the provider are on the next one.
+    #[arg(long, default_value_t = 0)]
+    cpu: usize,
     /// Connections at a time.
     #[arg(long, default_value_t = 32)]
     connections: usize,
@@ -37,6 +46,9 @@ pub struct Args {
     /// Length of a turn, in seconds.
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
+    /// Measure what adding does to the latency of requests that are answered from the cache, instead of CPU time.
+    #[arg(long)]
+    adding: bool,
 }
 
 /// Words of a text whose every variant is another text: about 60 tokens with the rest.
@@ -47,12 +59,23 @@ const TEXT: &str = "Explain to a new colleague on the assembly line what has to 
 /// Numbers of texts that nobody has asked yet.
 static FRESH: AtomicU64 = AtomicU64::new(1_000_000);
 
+/// Who asks a subject.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The load generator, always the same.
+    Same,
+    /// This program, something else each time.
+    Fresh,
+}
+
 struct Subject {
     name: &'static str,
     child: Child,
     address: SocketAddr,
     /// The text of the next request.
     text: fn(u64) -> String,
+    /// Who asks.
+    kind: Kind,
     /// What `x-sluice-cache` must say.
     expected: Option<&'static str>,
     nanos: Vec<f64>,
@@ -63,6 +86,7 @@ struct Subject {
 /// # Errors
 /// When a subject cannot be started, or answers otherwise than it must.
 pub fn run(args: &Args) -> Result<()> {
+    stay_on(args.cpu + 1);
     let sim = spawn(&SimOptions::default())?;
     let folder = std::env::temp_dir().join(format!("sluice-cache-cost-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
@@ -75,16 +99,30 @@ pub fn run(args: &Args) -> Result<()> {
         });
         let path = folder.join(format!("{}.yaml", name.replace(' ', "-")));
         std::fs::write(&path, config.to_string())?;
-        let (child, address) = start(&args.gateway, &["serve", "--config", &path.display().to_string()])?;
+        let serve = ["serve", "--config", &path.display().to_string()];
+        let (child, address) = pinned(args.cpu, || start(&args.gateway, &serve))?;
         Ok(Subject {
             name,
             child,
             address,
             text,
+            kind: if expected == Some("miss") {
+                Kind::Fresh
+            } else {
+                Kind::Same
+            },
             expected,
             nanos: Vec::new(),
         })
     };
+    if args.adding {
+        let mut subject = gateway("adding", "semantic", |_| String::new(), None)?;
+        let measured = adding::run(subject.address, args);
+        let _ = subject.child.kill();
+        let _ = subject.child.wait();
+        let _ = std::fs::remove_dir_all(&folder);
+        return measured;
+    }
     let same: fn(u64) -> String = |_| format!("{TEXT} 7");
     let fresh: fn(u64) -> String = |_| format!("{TEXT} {}", FRESH.fetch_add(1, Ordering::Relaxed));
     let mut subjects = vec![
@@ -95,19 +133,23 @@ pub fn run(args: &Args) -> Result<()> {
     ];
     let bytes = warm(&subjects[1])?;
     let size = bytes.to_string();
-    let (child, address) = start(&args.responder, &["--body-bytes", &size])?;
+    let (child, address) = pinned(args.cpu, || start(&args.responder, &["--body-bytes", &size]))?;
     subjects.push(Subject {
         name: "bare responder",
         child,
         address,
         text: same,
+        kind: Kind::Same,
         expected: None,
         nanos: Vec::new(),
     });
     for _ in 0..args.turns {
         for subject in &mut subjects {
             let before = cpu_nanos(subject.child.id())?;
-            let requests = load(subject, args.connections, Duration::from_secs_f64(args.seconds))?;
+            let requests = match subject.kind {
+                Kind::Same => generate(subject, args)?,
+                Kind::Fresh => load(subject, args.connections, Duration::from_secs_f64(args.seconds))?,
+            };
             let spent = cpu_nanos(subject.child.id())? - before;
             subject.nanos.push(spent as f64 / requests as f64);
         }
@@ -149,6 +191,60 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
+fn stay_on(cpu: usize) {
+    // On a machine with fewer cores everything shares them, and the figures say less.
+    let _ = core_affinity::set_for_current(core_affinity::CoreId { id: cpu });
+}
+
+/// Has processes started on one core, which they inherit from this thread.
+fn pinned<T>(cpu: usize, start: impl FnOnce() -> T) -> T {
+    stay_on(cpu);
+    let started = start();
+    stay_on(cpu + 1);
+    started
+}
+
+/// One run of the load generator; how many requests were answered.
+fn generate(subject: &Subject, args: &Args) -> Result<u64> {
+    let summary = run_loader(subject, args, &["--duration", &args.seconds.to_string()])?;
+    let requests = summary["requests"].as_u64().context("a number of requests")?;
+    ensure!(summary["failures"] == 0 && requests > 0, "{}: {summary}", subject.name);
+    Ok(requests)
+}
+
+/// Asks once; the length of the answer's body.
+fn warm(subject: &Subject) -> Result<usize> {
+    let mut connection = Connection::open(subject.address)?;
+    connection.ask(&(subject.text)(0), "")?;
+    Ok(connection.body_bytes)
+}
+
+fn run_loader(subject: &Subject, args: &Args, more: &[&str]) -> Result<Value> {
+    let output = Command::new(&args.loader)
+        .args([
+            "--target",
+            &format!("http://{}", subject.address),
+            "--model",
+            "openai/m",
+            "--warmup",
+            "0",
+        ])
+        .args([
+            "--connections",
+            &args.connections.to_string(),
+            "--cpu",
+            &(args.cpu + 1).to_string(),
+        ])
+        .args(more)
+        .stderr(Stdio::null())
+        .output()
+        .context("run the load generator")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let last = text.lines().last().context("the load generator says something")?;
+    let mut event: Value = serde_json::from_str(last)?;
+    Ok(event["summary"].take())
+}
+
 /// Starts a program and reads its address from the first line that names one.
 fn start(program: &Path, args: &[&str]) -> Result<(Child, SocketAddr)> {
     let mut child = Command::new(program)
@@ -173,19 +269,8 @@ fn start(program: &Path, args: &[&str]) -> Result<(Child, SocketAddr)> {
     anyhow::bail!("{} did not say where it listens", program.display())
 }
 
-/// Asks once; the length of the answer's body.
-fn warm(subject: &Subject) -> Result<usize> {
-    let mut connection = Connection::open(subject.address)?;
-    connection.ask(&(subject.text)(0))?;
-    Ok(connection.body_bytes)
-}
-
 /// Loads a subject for a time; how many requests were answered.
 fn load(subject: &Subject, connections: usize, time: Duration) -> Result<u64> {
-    // Not measured apart: one request in thousands.
-    if subject.expected == Some("hit") {
-        warm(subject)?;
-    }
     let until = Instant::now() + time;
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..connections)
@@ -194,7 +279,7 @@ fn load(subject: &Subject, connections: usize, time: Duration) -> Result<u64> {
                     let mut connection = Connection::open(subject.address)?;
                     let mut requests = 0;
                     while Instant::now() < until {
-                        let seen = connection.ask(&(subject.text)(requests))?;
+                        let seen = connection.ask(&(subject.text)(requests), "")?;
                         ensure!(
                             subject
                                 .expected
@@ -233,14 +318,14 @@ impl Connection {
         })
     }
 
-    /// One request; what `x-sluice-cache` says.
-    fn ask(&mut self, text: &str) -> Result<Option<String>> {
+    /// One request, with further header fields (each with its line's end); what `x-sluice-cache` says.
+    fn ask(&mut self, text: &str, fields: &str) -> Result<Option<String>> {
         let system = "You are the assistant of a production line. Answer briefly.";
         let body = json!({"model": "openai/m", "temperature": 0, "messages": [
             {"role": "system", "content": system}, {"role": "user", "content": text}]})
         .to_string();
         let request = format!(
-            "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{fields}\r\n{body}",
             body.len()
         );
         self.stream.write_all(request.as_bytes())?;

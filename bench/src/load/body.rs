@@ -3,6 +3,8 @@
 //! Small bodies are a conversation of four messages; from 64 KiB on the filling is a base64 image in a data URL, which
 //! is what makes requests that large in practice. The head carries what the official SDK sends.
 
+use sluice_policy::keyring::VirtualKey;
+
 use super::Flags;
 
 /// From this size on a body carries an image instead of text.
@@ -38,13 +40,33 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
 /// The whole request, head and body, ready to be written again and again.
 #[must_use]
 pub fn render(flags: &Flags) -> Vec<u8> {
+    render_with(flags, "sk-bench-0000000000000000")
+}
+
+/// The same with each of the run's virtual keys, or just once without any.
+#[must_use]
+pub fn render_all(flags: &Flags) -> Vec<Vec<u8>> {
+    if flags.virtual_keys == 0 {
+        return vec![render(flags)];
+    }
+    let secret = |at: u32| {
+        let mut bits = [0; 32];
+        bits[..4].copy_from_slice(&at.to_le_bytes());
+        VirtualKey::from_random(&bits)
+    };
+    (0..flags.virtual_keys)
+        .map(|at| render_with(flags, secret(at).expose()))
+        .collect()
+}
+
+fn render_with(flags: &Flags, credential: &str) -> Vec<u8> {
     let body = chat(&flags.model, flags.stream, flags.body);
     let host = flags.target.trim_start_matches("http://").trim_end_matches('/');
     let mut request = format!(
         "POST {} HTTP/1.1\r\nHost: {host}\r\nAccept: application/json\r\nContent-Type: application/json\r\n\
          User-Agent: OpenAI/Python 2.8.0\r\nX-Stainless-Lang: python\r\nX-Stainless-Package-Version: 2.8.0\r\n\
          X-Stainless-OS: Linux\r\nX-Stainless-Arch: x64\r\nX-Stainless-Runtime: CPython\r\n\
-         Authorization: Bearer sk-bench-0000000000000000\r\n",
+         Authorization: Bearer {credential}\r\n",
         flags.path,
     );
     for field in &flags.header {

@@ -67,7 +67,9 @@ struct Client {
 struct Run {
     flags: Flags,
     target: SocketAddr,
-    request: &'static [u8],
+    requests: &'static [&'static [u8]],
+    /// Which of them comes next, where there are several.
+    random: fastrand::Rng,
     clients: Vec<Client>,
     stats: Stats,
     expect_bytes: Option<u64>,
@@ -87,6 +89,8 @@ pub struct Engine {
     free: Vec<usize>,
     run: Option<Run>,
     waiting: VecDeque<String>,
+    /// The requests of earlier runs, by what they were made of; never freed, because the kernel may still read them.
+    rendered: Vec<(String, &'static [&'static [u8]])>,
 }
 
 impl Engine {
@@ -107,6 +111,7 @@ impl Engine {
             free: Vec::new(),
             run: None,
             waiting: VecDeque::new(),
+            rendered: Vec::new(),
         })
     }
 
@@ -305,7 +310,8 @@ impl Engine {
         let from = now + Duration::from_secs_f64(flags.warmup);
         let mut run = Run {
             target,
-            request: body::render(&flags).leak(),
+            requests: self.requests(&flags),
+            random: fastrand::Rng::with_seed(7),
             clients: Vec::new(),
             stats: Stats {
                 connections: flags.connections,
@@ -330,6 +336,25 @@ impl Engine {
         self.connect_missing()?;
         self.ring.tick(TICK, TICKED)?;
         Ok(())
+    }
+
+    /// What a run of these flags sends.
+    fn requests(&mut self, flags: &Flags) -> &'static [&'static [u8]] {
+        let made_of = format!(
+            "{:?}",
+            Flags {
+                warmup: 0.0,
+                duration: 0.0,
+                ..flags.clone()
+            }
+        );
+        if let Some((_, requests)) = self.rendered.iter().find(|(own, _)| *own == made_of) {
+            return requests;
+        }
+        let requests = body::render_all(flags).into_iter().map(|request| &*request.leak());
+        let requests: &'static [&'static [u8]] = Vec::leak(requests.collect());
+        self.rendered.push((made_of, requests));
+        requests
     }
 
     /// Connects the clients whose time has come and sends their first request; blocking, as on loopback it is short.
@@ -394,7 +419,10 @@ impl Run {
         }
         self.left -= 1;
         client.due = Some(now);
-        Some(self.request)
+        Some(match self.requests {
+            [only] => only,
+            several => several[self.random.usize(..several.len())],
+        })
     }
 
     /// Takes bytes of a client's answer; when they complete it, the request to send next.
@@ -412,7 +440,7 @@ impl Run {
         if (self.from..self.to).contains(&now) {
             self.stats.requests += 1;
             self.stats.bytes_in += whole.bytes;
-            self.stats.bytes_out += self.request.len() as u64;
+            self.stats.bytes_out += self.requests[0].len() as u64;
             self.stats.latency.record(nanos(now - due));
         }
         if whole.close {

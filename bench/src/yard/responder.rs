@@ -18,7 +18,8 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// When the ring or the listener cannot be had.
 pub fn run(flags: &ResponderFlags) -> Result<()> {
     rt::pin(flags.cpu)?;
-    let body = "x".repeat(flags.body_bytes);
+    // An object, so that a load generator that looks at answers finds one.
+    let body = format!("{{\"x\":\"{}\"}}", "x".repeat(flags.body_bytes.saturating_sub(8)));
     let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: ";
     // Shared for as long as the process runs.
     let answer: &'static [u8] = format!("{head}{}\r\n\r\n{body}", body.len()).into_bytes().leak();

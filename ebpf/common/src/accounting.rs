@@ -35,10 +35,10 @@ pub struct Tag {
     pub role: u32,
     /// Where the exchange under way stands: [`PHASE_IDLE`] and the following.
     pub phase: u32,
-    /// Bits: [`SEEN_ACCEPTED`], [`SEEN_FIRST`], [`SEEN_MEASURED`].
+    /// Bits: [`SEEN_ACCEPTED`], [`SEEN_FIRST`].
     pub seen: u32,
-    /// Exchanges that have begun.
-    pub turns: u32,
+    /// The number of the window in which the rest of this was true; see [`is_open`].
+    pub window: u32,
     /// Nothing.
     pub reserved: u32,
     /// When the connection was asked for (upstream) or established (listener).
@@ -62,18 +62,22 @@ pub const PHASE_ANSWERED: u32 = 2;
 pub const SEEN_ACCEPTED: u32 = 1;
 /// The first byte of the answer under way has been recorded.
 pub const SEEN_FIRST: u32 = 2;
-/// The exchange under way is one of those that are measured.
-pub const SEEN_MEASURED: u32 = 4;
+/// What the programs of one processor have done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counts {
+    /// How often those at the tracepoints ran, for whichever socket of the machine.
+    pub runs: u64,
+    /// Exchanges that have begun.
+    pub begun: u64,
+    /// Of them, those that were recorded to the end.
+    pub ended: u64,
+}
 
-/// Exchanges at a connection's begin that are all measured.
-pub const MEASURED_FIRST: u32 = 4;
-/// Of those after them, one in as many is: reading the clock is most of what an exchange costs.
-pub const MEASURED_EVERY: u32 = 16;
-
-/// Whether the exchange of that number, from 0, is measured.
+/// Whether exchanges are measured in the window of that number: they are in every second one.
 #[must_use]
-pub const fn is_measured(turn: u32) -> bool {
-    turn < MEASURED_FIRST || turn.is_multiple_of(MEASURED_EVERY)
+pub const fn is_open(window: u32) -> bool {
+    window % 2 == 1
 }
 
 /// Which of our listening addresses a connection belongs to.
@@ -117,6 +121,7 @@ pub const fn lower_bound(bucket: u32) -> u64 {
 
 const _: () = assert!(size_of::<Histogram>() == 8 * (BUCKETS + 1));
 const _: () = assert!(size_of::<Tag>() == 56);
+const _: () = assert!(size_of::<Counts>() == 24);
 const _: () = assert!(size_of::<ListenerKey>() == 8);
 const _: () = assert!(size_of::<SlotName>() == NAME_BYTES);
 
@@ -126,6 +131,8 @@ mod pod {
     unsafe impl aya::Pod for super::Histogram {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Tag {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Counts {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::ListenerKey {}
     // SAFETY: as above.

@@ -3,7 +3,8 @@
 //! Invariants: nothing but contexts and a socket's own storage is read, no structure of the kernel, so the object fits every
 //! kernel that has the tracepoints; a socket without a tag costs one lookup; nothing here can change a packet or a connection.
 //! Times are the kernel's monotonic clock. What is measured is the socket's truth: with keep-alive an exchange ends where the next
-//! one begins. Deliberately absent: requests (the gateway's own meter knows them).
+//! one begins. Of what is known from the time of another window nothing is used: the programs at the tracepoints may not have been
+//! there meanwhile. Deliberately absent: requests (the gateway's own meter knows them), and when to measure (the gateway decides).
 
 #![no_std]
 #![no_main]
@@ -19,8 +20,8 @@ use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_sk_storage_get};
 use aya_ebpf::macros::{btf_map, btf_tracepoint, sock_ops};
 use aya_ebpf::programs::{BtfTracePointContext, SockOpsContext};
 use sluice_ebpf_common::accounting::{
-    BUCKETS, Histogram, LISTENER_SLOTS, ListenerKey, PHASE_ANSWERED, PHASE_ASKED, ROLE_LISTENER, ROLE_UPSTREAM,
-    SEEN_ACCEPTED, SEEN_FIRST, SEEN_MEASURED, SlotName, Tag, bucket, is_measured,
+    BUCKETS, Counts, Histogram, LISTENER_SLOTS, ListenerKey, PHASE_ANSWERED, PHASE_ASKED, PHASE_IDLE, ROLE_LISTENER,
+    ROLE_UPSTREAM, SEEN_ACCEPTED, SEEN_FIRST, SlotName, Tag, bucket, is_open,
 };
 
 /// Slots, as far as the loader does not say otherwise.
@@ -43,6 +44,14 @@ static LISTENERS: HashMap<ListenerKey, u32, { LISTENER_SLOTS as usize }> = HashM
 /// What each slot stands for; only people read it.
 #[btf_map]
 static NAMES: Array<SlotName, SLOTS> = Array::new();
+
+/// The number of the window; see `is_open`.
+#[btf_map]
+static WINDOW: Array<u32, 1> = Array::new();
+
+/// What the programs have done.
+#[btf_map]
+static COUNTS: PerCpuArray<Counts, 1> = PerCpuArray::new();
 
 /// From connect(2) until the connection stands, in microseconds.
 #[btf_map]
@@ -121,6 +130,7 @@ fn accepted(ctx: &SockOpsContext, socket: *mut core::ffi::c_void) {
     let mut tag = Tag {
         slot,
         role: ROLE_LISTENER,
+        window: window(),
         begun_ns: now(),
         ..Tag::default()
     };
@@ -138,76 +148,81 @@ fn accepted(ctx: &SockOpsContext, socket: *mut core::ffi::c_void) {
 fn ended(ctx: &SockOpsContext, tag: &mut Tag) {
     let slot = tag.slot;
     // SAFETY: fields of the context, which the verifier checks.
-    let (again, sent, received) =
-        unsafe { ((*ctx.ops).total_retrans, (*ctx.ops).bytes_acked, (*ctx.ops).bytes_received) };
+    let (again, sent, received) = unsafe {
+        (
+            (*ctx.ops).total_retrans,
+            (*ctx.ops).bytes_acked,
+            (*ctx.ops).bytes_received,
+        )
+    };
     record(SRTT.get_ptr_mut(slot), rtt_us(ctx));
     record(RETRANSMITS.get_ptr_mut(slot), u64::from(again));
     record(BYTES_SENT.get_ptr_mut(slot), sent);
     record(BYTES_RECEIVED.get_ptr_mut(slot), received);
-    end_of_exchange(tag);
-    tag.phase = 0;
+    let window = window();
+    if is_open(window) && tag.window == window {
+        end_of_exchange(tag, counts());
+    }
+    tag.phase = PHASE_IDLE;
 }
 
 /// send(2) and its kind, over any socket of the machine.
 #[btf_tracepoint(function = "sock_send_length")]
 pub fn sent(ctx: BtfTracePointContext) -> i32 {
+    let counts = counts();
     let length: i32 = ctx.arg(1);
     if length <= 0 {
         return 0;
     }
-    let Some(tag) = tag_of(ctx.arg(0)) else { return 0 };
+    let Some(tag) = measured(ctx.arg(0)) else { return 0 };
+    let now = now();
     if tag.role == ROLE_UPSTREAM {
         if tag.phase != PHASE_ASKED {
-            begin_exchange(tag);
+            begin_exchange(tag, counts);
         }
-        if tag.seen & SEEN_MEASURED != 0 {
-            tag.turn_ns = now();
-        }
+        tag.turn_ns = now;
         return 0;
     }
-    let begins = tag.phase == PHASE_ASKED;
-    tag.phase = PHASE_ANSWERED;
-    if tag.seen & SEEN_MEASURED != 0 {
-        let now = now();
-        if begins {
-            record(FIRST_BYTE.get_ptr_mut(tag.slot), us_since(tag.turn_ns, now));
-        }
-        tag.last_ns = now;
+    if tag.phase == PHASE_ASKED {
+        record(FIRST_BYTE.get_ptr_mut(tag.slot), us_since(tag.turn_ns, now));
+        tag.phase = PHASE_ANSWERED;
     }
+    tag.last_ns = now;
     0
 }
 
 /// recv(2) and its kind.
 #[btf_tracepoint(function = "sock_recv_length")]
 pub fn received(ctx: BtfTracePointContext) -> i32 {
-    let Some(tag) = tag_of(ctx.arg(0)) else { return 0 };
-    if tag.role == ROLE_LISTENER && tag.seen & SEEN_ACCEPTED == 0 {
-        tag.seen |= SEEN_ACCEPTED;
-        record(ACCEPT_QUEUE.get_ptr_mut(tag.slot), us_since(tag.begun_ns, now()));
-    }
+    let counts = counts();
+    let Some(tag) = measured(ctx.arg(0)) else { return 0 };
+    let is_first = tag.role == ROLE_LISTENER && tag.seen & SEEN_ACCEPTED == 0;
     let (length, flags): (i32, i32) = (ctx.arg(1), ctx.arg(2));
-    if length <= 0 || flags & PEEK != 0 {
-        return 0;
-    }
-    let begins = tag.role == ROLE_LISTENER && tag.phase != PHASE_ASKED;
-    if begins {
-        begin_exchange(tag);
-    } else if tag.role == ROLE_UPSTREAM && tag.phase == PHASE_ASKED {
-        tag.phase = PHASE_ANSWERED;
-    }
-    if tag.seen & SEEN_MEASURED == 0 {
+    let is_data = length > 0 && flags & PEEK == 0;
+    if !is_first && !is_data {
         return 0;
     }
     let now = now();
+    if is_first {
+        tag.seen |= SEEN_ACCEPTED;
+        record(ACCEPT_QUEUE.get_ptr_mut(tag.slot), us_since(tag.begun_ns, now));
+    }
+    if !is_data {
+        return 0;
+    }
     let ready = tag.ready_ns;
     tag.ready_ns = 0;
     if ready != 0 {
         record(READY_WAIT.get_ptr_mut(tag.slot), us_since(ready, now));
     }
-    if begins {
-        tag.turn_ns = if ready != 0 { ready } else { now };
-    } else if tag.role == ROLE_UPSTREAM {
+    if tag.role == ROLE_UPSTREAM {
+        if tag.phase == PHASE_ASKED {
+            tag.phase = PHASE_ANSWERED;
+        }
         tag.last_ns = now;
+    } else if tag.phase != PHASE_ASKED {
+        begin_exchange(tag, counts);
+        tag.turn_ns = if ready != 0 { ready } else { now };
     }
     0
 }
@@ -215,14 +230,11 @@ pub fn received(ctx: BtfTracePointContext) -> i32 {
 /// Data, or the end, has arrived.
 #[btf_tracepoint(function = "sk_data_ready")]
 pub fn ready(ctx: BtfTracePointContext) -> i32 {
-    let Some(tag) = tag_of(ctx.arg(0)) else { return 0 };
-    // What arrives from a client between two exchanges is the next one's begin.
-    let measured = if tag.role == ROLE_LISTENER && tag.phase != PHASE_ASKED {
-        tag.seen & SEEN_ACCEPTED != 0 && is_measured(tag.turns)
-    } else {
-        tag.seen & SEEN_MEASURED != 0
-    };
-    if !measured || tag.ready_ns != 0 {
+    let _ = counts();
+    let Some(tag) = measured(ctx.arg(0)) else { return 0 };
+    // What arrives before a connection is accepted waits for that: see ACCEPT_QUEUE.
+    let waits_for_accept = tag.role == ROLE_LISTENER && tag.seen & SEEN_ACCEPTED == 0;
+    if waits_for_accept || tag.ready_ns != 0 {
         return 0;
     }
     let now = now();
@@ -236,31 +248,75 @@ pub fn ready(ctx: BtfTracePointContext) -> i32 {
 
 /// The next exchange begins; what is known of the one before it is complete.
 #[inline(always)]
-fn begin_exchange(tag: &mut Tag) {
-    end_of_exchange(tag);
+fn begin_exchange(tag: &mut Tag, counts: Option<*mut Counts>) {
+    end_of_exchange(tag, counts);
     tag.phase = PHASE_ASKED;
-    tag.seen &= !(SEEN_FIRST | SEEN_MEASURED);
-    if is_measured(tag.turns) {
-        tag.seen |= SEEN_MEASURED;
-    } else {
-        tag.ready_ns = 0;
+    tag.seen &= !SEEN_FIRST;
+    if let Some(counts) = counts {
+        // SAFETY: as in `counts`.
+        unsafe { (*counts).begun += 1 };
     }
-    tag.turns = tag.turns.wrapping_add(1);
 }
 
 /// Records an answer that is complete as far as the socket can tell.
 #[inline(always)]
-fn end_of_exchange(tag: &mut Tag) {
-    if tag.phase == PHASE_ANSWERED && tag.seen & SEEN_MEASURED != 0 {
-        record(LAST_BYTE.get_ptr_mut(tag.slot), us_since(tag.turn_ns, tag.last_ns));
+fn end_of_exchange(tag: &mut Tag, counts: Option<*mut Counts>) {
+    // An answer whose question was not seen has no time at which it began.
+    if tag.phase != PHASE_ANSWERED || tag.turn_ns == 0 {
+        return;
     }
+    record(LAST_BYTE.get_ptr_mut(tag.slot), us_since(tag.turn_ns, tag.last_ns));
+    if let Some(counts) = counts {
+        // SAFETY: as in `counts`.
+        unsafe { (*counts).ended += 1 };
+    }
+}
+
+/// The tag of a socket that has one, in a window in which exchanges are measured. What another window left in it is forgotten.
+#[inline(always)]
+fn measured(socket: *mut core::ffi::c_void) -> Option<&'static mut Tag> {
+    let window = window();
+    if !is_open(window) {
+        return None;
+    }
+    let tag = tag_of(socket)?;
+    if tag.window != window {
+        tag.window = window;
+        tag.phase = PHASE_IDLE;
+        // When it was accepted can no longer be told.
+        tag.seen = SEEN_ACCEPTED;
+        tag.ready_ns = 0;
+        tag.turn_ns = 0;
+    }
+    Some(tag)
+}
+
+/// The number of the window now.
+#[inline(always)]
+fn window() -> u32 {
+    // SAFETY: a word that user space replaces whole.
+    unsafe { WINDOW.get_ptr(0).map_or(0, |window| *window) }
+}
+
+/// Counts a run; gives this processor's counters.
+#[inline(always)]
+fn counts() -> Option<*mut Counts> {
+    let counts = COUNTS.get_ptr_mut(0)?;
+    // SAFETY: this processor's element of the map. An interrupt may come between reading and writing, and a count be lost; they
+    // are estimates.
+    unsafe { (*counts).runs += 1 };
+    Some(counts)
 }
 
 /// The storage of a socket, if it has any.
 #[inline(always)]
 fn tag_of(socket: *mut core::ffi::c_void) -> Option<&'static mut Tag> {
     // SAFETY: the map and a socket of the context; the storage lives for as long as the program runs.
-    unsafe { bpf_sk_storage_get(storage(), socket, null_mut(), 0).cast::<Tag>().as_mut() }
+    unsafe {
+        bpf_sk_storage_get(storage(), socket, null_mut(), 0)
+            .cast::<Tag>()
+            .as_mut()
+    }
 }
 
 #[inline(always)]

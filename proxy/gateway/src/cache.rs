@@ -5,6 +5,8 @@
 //! decision (`sluice_policy::cache`), and what happens around it (`exchange/cached.rs`).
 
 pub mod flight;
+pub mod prepare;
+pub mod verbatim;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -21,6 +23,8 @@ use sluice_wire::chat::ChatRequest;
 use sluice_wire::limits::{CACHE_NEWS_PER_TICK, CACHE_SWEEP_PER_TICK};
 
 use self::flight::Flight;
+use self::prepare::{Helper, Prepared};
+use self::verbatim::{Requests, Verbatim};
 use crate::mesh::{CacheEnd, News, Note};
 use crate::plane::CachePlane;
 
@@ -36,6 +40,8 @@ struct State {
     query: Query,
     flights: Flights,
     tapes: HashMap<FlightId, Rc<Flight>>,
+    requests: Requests,
+    helper: Helper,
     /// The last change that was applied.
     change: u64,
     /// How long after its time an answer may still be served.
@@ -58,6 +64,10 @@ pub struct Lookup<'a> {
     pub form: (bool, bool),
     /// Whether it may wait for an identical request.
     pub may_wait: bool,
+    /// Whether it has frames that may be matched.
+    pub has_frames: bool,
+    /// What was prepared for it, if anything was.
+    pub prepared: Option<&'a Prepared>,
     /// Milliseconds since the epoch.
     pub now_ms: u64,
     /// Any number.
@@ -70,6 +80,9 @@ pub enum Looked {
     Bypass,
     /// This answers it.
     Hit(Hit),
+    /// It is not answered by itself, and before anything like it is looked for, this is to be prepared: a text's vector, by a service
+    /// that is waited for so many milliseconds; and frames.
+    Prepare(Option<(Box<str>, u64)>, Helper),
     /// The provider must be asked.
     Ask(Box<Found>),
     /// An identical request is with the provider already.
@@ -111,6 +124,8 @@ impl CoreCache {
             Some(state) => {
                 state.cache.set_limits(plane.limits);
                 state.stale_ms = plane.stale_ms;
+                state.helper = plane.helper.clone();
+                state.requests.clear();
             }
             None => {
                 *state = Some(Box::new(State {
@@ -119,6 +134,8 @@ impl CoreCache {
                     query: Query::default(),
                     flights: Flights::default(),
                     tapes: HashMap::new(),
+                    requests: Requests::new(),
+                    helper: plane.helper.clone(),
                     change: plane.change,
                     stale_ms: plane.stale_ms,
                 }));
@@ -130,6 +147,30 @@ impl CoreCache {
     pub fn look(&self, lookup: &Lookup<'_>, fits: impl Fn(&Entry) -> bool) -> Option<Looked> {
         let mut state = self.state.borrow_mut();
         state.as_mut().map(|state| state.look(lookup, fits))
+    }
+
+    /// The answer to a request that was answered before, byte for byte, in this very form.
+    pub fn again(
+        &self,
+        request: &Verbatim<'_>,
+        max_age_ms: Option<u64>,
+        now_ms: u64,
+        fits: impl Fn(&Entry) -> bool,
+    ) -> Option<Hit> {
+        let mut state = self.state.borrow_mut();
+        let state = state.as_mut()?;
+        let place = state.requests.find(request)?;
+        let hit = state.cache.again(place, max_age_ms, now_ms)?;
+        fits(&hit.entry).then_some(hit)
+    }
+
+    /// Takes note of what answered a request.
+    pub fn note(&self, request: &Verbatim<'_>, key: Key) {
+        if let Some(state) = self.state.borrow_mut().as_mut()
+            && let Some(id) = state.cache.place(key)
+        {
+            state.requests.keep(request, (id, key));
+        }
     }
 
     /// Keeps an answer, and tells the other cores; whether it was kept. Nothing that was asked for before a change is.
@@ -185,9 +226,13 @@ impl CoreCache {
             match news {
                 News::Stored(entry) => _ = state.cache.insert(entry, now_ms),
                 News::Settled(settled) => state.cache.take_note(&settled),
-                News::Restored(snapshot) => state.cache.restore(&snapshot),
+                News::Restored(snapshot) => {
+                    state.cache.restore(&snapshot);
+                    state.requests.clear();
+                }
                 News::Changed(change, number) => {
                     change.apply(&mut state.cache);
+                    state.requests.clear();
                     state.change = number;
                     meter.cache_change.set(number);
                 }
@@ -208,6 +253,48 @@ impl CoreCache {
 }
 
 impl State {
+    /// Whether a lookup needs something that this core does not do itself.
+    fn needs(&self, lookup: &Lookup<'_>) -> bool {
+        let caching = lookup.caching;
+        let of_meaning = self.helper.embedding.is_some() && caching.by_meaning();
+        (of_meaning || lookup.has_frames) && !lookup.controls.exact_only && !lookup.controls.no_lookup
+    }
+
+    /// The decision; or, before matches by meaning and by frames are looked for, what they need: a text to be embedded, and how long to
+    /// wait for it in milliseconds.
+    fn decide(&mut self, lookup: &Lookup<'_>) -> Result<Outcome, Option<(Box<str>, u64)>> {
+        let Lookup { caching, controls, .. } = *lookup;
+        let first = lookup.prepared.is_none() && self.needs(lookup);
+        if let Some(prepared) = lookup.prepared {
+            if let Some((embedding, _)) = self.helper.embedding {
+                self.query.give_vector(embedding, prepared.vector);
+            }
+            if let Some(frames) = &prepared.frames {
+                self.query.set_frames(&self.brain, frames.clone());
+            }
+        }
+        let narrowed = Controls {
+            exact_only: controls.exact_only || first,
+            ..*controls
+        };
+        let outcome = self.cache.lookup(
+            &mut self.query,
+            &self.brain,
+            &caching.rules,
+            &narrowed,
+            lookup.now_ms,
+            lookup.random,
+        );
+        if first && matches!(outcome, Outcome::Miss(_)) {
+            let text = self.helper.embedding.and_then(|(_, wait_ms)| {
+                let text = self.query.text().filter(|_| caching.by_meaning())?;
+                Some((text.into(), wait_ms))
+            });
+            return Err(text);
+        }
+        Ok(outcome)
+    }
+
     fn look(&mut self, lookup: &Lookup<'_>, fits: impl Fn(&Entry) -> bool) -> Looked {
         let Lookup {
             request,
@@ -227,14 +314,10 @@ impl State {
         {
             return Looked::Bypass;
         }
-        let outcome = self.cache.lookup(
-            &mut self.query,
-            &self.brain,
-            &caching.rules,
-            controls,
-            now_ms,
-            lookup.random,
-        );
+        let outcome = match self.decide(lookup) {
+            Ok(outcome) => outcome,
+            Err(text) => return Looked::Prepare(text, self.helper.clone()),
+        };
         let (compare, stale) = match outcome {
             Outcome::Hit(hit) if !fits(&hit.entry) => (None, None),
             // One in so many is answered by the provider all the same, and compared.

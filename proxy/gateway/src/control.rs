@@ -44,6 +44,8 @@ use crate::plane::{Accounts, Plane};
 
 /// How often records are fetched from the cores.
 const FETCH_PERIOD: Duration = Duration::from_millis(20);
+/// How long whoever has changed something waits for cores that do not tick.
+const SETTLED: Duration = Duration::from_millis(500);
 /// How often the configuration file and the names' lifetimes are looked at.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
 /// How long the start, or a reload, waits for the first AWS credentials of the instance.
@@ -191,6 +193,11 @@ impl Control {
                 let accounts = plane.accounts.map(|accounts| Accounts { keyring, ..accounts });
                 self.publish(Plane { accounts, ..plane }).await;
             }
+            Event::Settled(whoever) => {
+                self.settled().await;
+                // Whoever asked may have gone.
+                let _ = whoever.send(());
+            }
             Event::Soft { owner, spent, limit } => {
                 accounts::warn_soft(&owner, spent, limit);
                 self.status.soft_limit_passed();
@@ -276,6 +283,18 @@ impl Control {
     async fn order(&mut self, index: usize, order: impl Fn() -> Order) {
         while !self.threads[index].is_finished() && self.cores[index].orders.push(order()).is_err() {
             tokio::time::sleep(FETCH_PERIOD).await;
+        }
+    }
+
+    /// Waits until every core has taken all of its orders, which it does on its tick; not for one that does not tick.
+    async fn settled(&self) {
+        let begun = tokio::time::Instant::now();
+        let waits = |index: usize| {
+            let orders = &self.cores[index].orders;
+            orders.slots() < orders.buffer().capacity() && !self.threads[index].is_finished()
+        };
+        while (0..self.cores.len()).any(waits) && begun.elapsed() < SETTLED {
+            tokio::time::sleep(FETCH_PERIOD / 4).await;
         }
     }
 

@@ -6,6 +6,7 @@
 
 pub mod accounting;
 pub mod capabilities;
+mod duty;
 mod mapped;
 pub mod steering;
 
@@ -85,8 +86,9 @@ impl Kernel {
         };
         let accounting = match settings.accounting {
             config::Accounting::Off => Tier::Off(NOT_WANTED.into()),
-            config::Accounting::Auto => attempt(Need::Accounting, || {
-                Accounting::load(addresses, upstreams, &settings.pin_path)
+            config::Accounting::Auto | config::Accounting::Always => attempt(Need::Accounting, || {
+                let pauses = settings.accounting == config::Accounting::Auto;
+                Accounting::load(addresses, upstreams, &settings.pin_path, pauses)
             }),
         };
         if let Err(error) = capabilities::give_up() {
@@ -156,6 +158,13 @@ impl Kernel {
         }
     }
 
+    /// Measures exchanges or not, as it is time to. To be called every few milliseconds.
+    pub fn pace(&mut self, now_ms: u64) {
+        if let Tier::On(accounting) = &mut self.accounting {
+            accounting.pace(now_ms);
+        }
+    }
+
     /// Only these cores get connections from now on; all if there is none.
     pub fn set_usable(&mut self, usable: &[u32]) {
         if let Tier::On(steering) = &mut self.steering
@@ -181,6 +190,16 @@ impl Kernel {
             accounting.retire();
         }
     }
+}
+
+/// Processor time of the whole process, in microseconds.
+pub fn cpu_us() -> u64 {
+    // SAFETY: a structure of plain integers, for which zeros are a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure is of the form that the call writes.
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
+    let us = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+    us(usage.ru_utime) + us(usage.ru_stime)
 }
 
 /// The mode that configuration means; `None`: no program.

@@ -17,7 +17,7 @@ use sluice_wire::json::Range;
 use sluice_wire::provider::bedrock;
 use sluice_wire::surface::{self, Endpoint, ModelField};
 
-use self::account::Payer;
+use self::account::{Known, Payer};
 pub use self::payment::Payment;
 use self::ticket::Ticket;
 use crate::attempt;
@@ -296,8 +296,8 @@ async fn serve(
     request.dialect = surface::dialect_of(path);
     let endpoint = surface::classify(head.method, path)?;
     refuse_encoding(&scratch.asked)?;
-    let caller = match endpoint {
-        Endpoint::Health | Endpoint::Ready => None,
+    let known = match endpoint {
+        Endpoint::Health | Endpoint::Ready => Known::default(),
         _ => account::identify(core, &plane, &scratch.asked)?,
     };
     let scan = scan_for(endpoint, &scratch.asked);
@@ -308,6 +308,7 @@ async fn serve(
             NoBody::Refused(error) => End::Refused(error),
         })?;
     down.stream.deadline().clear();
+    let caller = known.prove(core, &plane, &scratch.asked)?;
     request.keep_alive = keep_alive && !core.is_draining();
     request.record.bytes_in = body.bytes;
     if down.has_waited {

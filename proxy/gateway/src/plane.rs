@@ -14,7 +14,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 use sluice_policy::cache::Brain;
 use sluice_policy::health::{Health, KeyStanding, KeyState, Standing};
-use sluice_policy::keyring::Keyring;
+use sluice_policy::keyring::{Keyring, PairIssuer};
 use sluice_policy::money::{self, OnUnknown, PriceTable};
 use sluice_policy::snapshot::{Provider, Snapshot};
 
@@ -54,6 +54,8 @@ pub struct Plane {
 pub struct Accounts {
     /// Virtual keys.
     pub keyring: Arc<Keyring>,
+    /// What signs for them, where AWS SDKs may.
+    pub pairs: Option<Arc<PairIssuer>>,
     /// Prices of models.
     pub prices: Arc<PriceTable>,
 }
@@ -123,6 +125,8 @@ pub struct CachePlane {
     pub brain: Arc<Brain>,
     /// What each may hold.
     pub limits: sluice_policy::cache::Limits,
+    /// What prepares lookups that need a text embedded elsewhere, or frames decoded.
+    pub helper: crate::cache::prepare::Helper,
     /// How long after its time an answer may still be served, at most.
     pub stale_ms: u64,
     /// The last change when the plane was made: a core that begins to cache has nothing older.

@@ -1,4 +1,4 @@
-//! Signs a request to Bedrock with the credentials of its key.
+//! Signs a request to Bedrock with the credentials of its key, and verifies what a Bedrock client has signed with its own.
 //!
 //! Invariants: no IO and no clock; neither the secret nor the session token has a `Display` or shows in `Debug`; the same
 //! request, credentials and second give the same bytes. Deliberately absent: where credentials come from
@@ -6,7 +6,11 @@
 
 use std::fmt;
 
-use sluice_wire::sigv4::{Credentials, Request, Signer, payload_hash};
+use sluice_policy::keyring::PairId;
+use sluice_wire::http::{FieldId, Span};
+use sluice_wire::sigv4::{Authorization, Credentials, Request, SignatureError, Signer, payload_hash};
+
+use crate::scratch::Asked;
 
 /// What Bedrock's runtime operations are signed for.
 const SERVICE: &str = "bedrock";
@@ -81,6 +85,37 @@ pub fn sign<'p>(
         unix_s,
         out,
     );
+}
+
+/// The virtual key's pair that a client's request says it is signed with; `None` if it says nothing of the kind.
+pub(crate) fn pair_of(asked: &Asked) -> Option<PairId> {
+    let field = asked.head.field(FieldId::Authorization)?;
+    let value = field.value.of(&asked.head_bytes);
+    let authorization = Authorization::parse(&[("authorization", value)]).ok()?;
+    sluice_policy::keyring::parse_id(authorization.access_key_id)
+}
+
+/// Whether a client's request, with its body, was signed with this secret not long ago.
+///
+/// # Errors
+/// Why it was not.
+pub(crate) fn verify(signer: &mut Signer, asked: &Asked, secret: &str, unix_s: u64) -> Result<(), SignatureError> {
+    let head = &asked.head;
+    let text = |span: Span| std::str::from_utf8(span.of(&asked.head_bytes)).map_err(|_| SignatureError::Mismatch);
+    let mut headers = Vec::with_capacity(head.fields.len());
+    for field in &head.fields {
+        headers.push((text(field.name)?, field.value.of(&asked.head_bytes)));
+    }
+    let request = Request {
+        method: text(head.method_span)?,
+        path: text(head.path)?,
+        query: text(head.query)?,
+        headers: &headers,
+    };
+    let payload = payload_hash(asked.body.iter().map(|piece| &**piece));
+    signer
+        .verify(&request, &payload, SERVICE, unix_s, |_| Some(secret))
+        .map(drop)
 }
 
 #[cfg(test)]

@@ -234,7 +234,7 @@ fn fill(path: &std::path::Path, secret: &VirtualKey) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("a runtime");
-    let (mut store, _) = Store::open(path, 1).expect("a store can be made");
+    let (mut store, _) = Store::open(path, 1, false).expect("a store can be made");
     let key = NewKey {
         digest: secret.digest(),
         hint: secret.hint().to_owned(),

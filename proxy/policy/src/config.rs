@@ -25,7 +25,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use accounts::Accounts;
-pub use cache::{CacheContext, CacheMode, CacheRules, CacheShare, CacheStore};
+pub use cache::{
+    CacheContext, CacheEmbedding, CacheFrames, CacheMode, CacheRegion, CacheRules, CacheShare, CacheStore,
+};
 pub use concurrency::Concurrency;
 pub use kernel::{Accounting, Ebpf, Handover, Steering};
 pub use provider::{AuthName, Aws, AwsAccessKey, AwsSource, DialectName, Key, Provider, ProviderTls, SecretPlace};

@@ -10,6 +10,7 @@
 //! known, and randomness, which is passed in.
 
 mod credential;
+mod pair;
 mod secret;
 mod tags;
 
@@ -18,6 +19,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 pub use credential::{CREDENTIAL_FIELDS, credential, is_own_field};
+pub use pair::{Pair, PairId, PairIssuer, parse_id};
 pub use secret::{Digest, KEY_PREFIX, VirtualKey};
 pub use tags::{TagBook, Tags};
 
@@ -150,6 +152,7 @@ pub enum NotAllowed {
 #[derive(Debug, Default)]
 pub struct Keyring {
     by_digest: HashMap<Digest, Held, BuildHasherDefault<DigestHasher>>,
+    by_pair: HashMap<PairId, Digest, BuildHasherDefault<DigestHasher>>,
     scopes: Box<[Scope]>,
 }
 
@@ -195,8 +198,10 @@ impl Keyring {
             }
             scopes.push(key.scope);
         }
+        let by_pair = by_digest.keys().map(|digest| (pair::id_of(digest), *digest)).collect();
         Self {
             by_digest,
+            by_pair,
             scopes: scopes.into(),
         }
     }
@@ -211,10 +216,21 @@ impl Keyring {
     /// # Errors
     /// Nobody's, or not any more.
     pub fn find(&self, credential: &[u8], unix_s: u64) -> Result<Caller, NotAccepted> {
-        let held = self
-            .by_digest
-            .get(&Digest::of(credential))
-            .ok_or(NotAccepted::Unknown)?;
+        self.find_digest(&Digest::of(credential), unix_s)
+    }
+
+    /// Whose pair an access key id is of, and the digest from which its secret follows. That the request was signed with it
+    /// is for the caller to see.
+    ///
+    /// # Errors
+    /// Nobody's, or not any more.
+    pub fn find_pair(&self, id: PairId, unix_s: u64) -> Result<(Caller, Digest), NotAccepted> {
+        let digest = self.by_pair.get(&id).ok_or(NotAccepted::Unknown)?;
+        Ok((self.find_digest(digest, unix_s)?, *digest))
+    }
+
+    fn find_digest(&self, digest: &Digest, unix_s: u64) -> Result<Caller, NotAccepted> {
+        let held = self.by_digest.get(digest).ok_or(NotAccepted::Unknown)?;
         if unix_s >= held.until_s {
             return Err(NotAccepted::Expired);
         }

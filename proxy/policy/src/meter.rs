@@ -272,6 +272,7 @@ meter! {
     Counter cache_misses = "sluice_cache_misses_total", "Requests that the cache had no answer for, compared ones included.";
     Counter cache_bypasses = "sluice_cache_bypasses_total", "Requests of routes that cache which are none of the cache's business.";
     Counter cache_waited = "sluice_cache_waited_total", "Requests that waited for an identical one.";
+    Counter cache_prepared = "sluice_cache_prepared_total", "Requests that waited for a text to be embedded elsewhere, or for camera frames to be decoded.";
     Counter cache_stored = "sluice_cache_stored_total", "Answers stored.";
     Counter cache_not_stored = "sluice_cache_not_stored_total", "Answers not stored: cut short, filtered, of a fallback, too large, or older than a purge.";
     Counter cache_compared = "sluice_cache_compared_total", "Matches by meaning that were compared with the provider's answer.";

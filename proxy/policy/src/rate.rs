@@ -3,7 +3,7 @@
 //! Invariants: a limit is never exceeded by what was admitted against it, on however many cores; `used` is the sum of the
 //! slices, whenever no core is in the middle of an operation; a slice that has passed never counts again, whatever the clock
 //! says; a [`Pass`] gives back on `Drop` what it holds. Deliberately absent: other processes, each of which has limits of its
-//! own, and durability: a restart begins with empty windows.
+//! own, and durability: a restart begins with empty windows, unless somebody adds what another process has counted.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -112,9 +112,55 @@ impl Limiter {
         self.most.store(most.min(COUNT_MAX / 2), Ordering::Relaxed);
     }
 
+    /// What counts now, by the number of its slice, for a process that takes over. Of [`Unit::Concurrent`] nothing: what is under
+    /// way stays where it is.
+    pub fn counted(&self, unix_s: u64) -> Vec<(u64, u64)> {
+        if self.unit == Unit::Concurrent {
+            return Vec::new();
+        }
+        let now = self.roll(unix_s);
+        let first = (now + 1).saturating_sub(self.slices.len() as u64);
+        let of = |slice: u64| {
+            let packed = self.slices[self.slot(slice)].load(Ordering::Acquire);
+            let count = packed & COUNT_MAX;
+            (packed >> COUNT_BITS == tag(slice) && count > 0).then_some((slice, count))
+        };
+        (first..=now).filter_map(of).collect()
+    }
+
+    /// Adds what another process has counted, as far as it counts now. A limit may be passed by that.
+    pub fn add_counted(&self, counted: &[(u64, u64)], unix_s: u64) {
+        if self.unit == Unit::Concurrent {
+            return;
+        }
+        let now = self.roll(unix_s);
+        let first = (now + 1).saturating_sub(self.slices.len() as u64);
+        for &(slice, count) in counted {
+            if !(first..=now).contains(&slice) {
+                continue;
+            }
+            let count = count.min(COUNT_MAX / 4);
+            let more = |packed: u64| {
+                let sum = (packed & COUNT_MAX) + count;
+                (packed >> COUNT_BITS == tag(slice) && sum <= COUNT_MAX).then_some(tag(slice) << COUNT_BITS | sum)
+            };
+            // What is used is never less than the slices hold.
+            self.used.fetch_add(count, Ordering::AcqRel);
+            let slot = &self.slices[self.slot(slice)];
+            if slot.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).is_err() {
+                self.used.fetch_sub(count, Ordering::AcqRel);
+            }
+        }
+    }
+
     /// What is counted.
     pub fn unit(&self) -> Unit {
         self.unit
+    }
+
+    /// The time over which it is counted.
+    pub fn window(&self) -> Window {
+        self.window
     }
 
     /// How it stands.

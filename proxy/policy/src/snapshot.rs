@@ -19,6 +19,7 @@ use sluice_wire::error::ApiError;
 use sluice_wire::provider::{self, Quirks};
 
 pub use self::caching::Caching;
+pub(crate) use self::caching::compiled_region;
 use self::rules::Overrides;
 pub use self::rules::{Hedging, Hold};
 pub(crate) use self::rules::{Member, Route};

@@ -4,6 +4,7 @@
 //! absent: any decision about what to do with the bytes (that is `sluice-policy`), and any socket (`sluice`).
 #![forbid(unsafe_code)]
 
+pub mod base64;
 pub mod chat;
 pub mod dialect;
 pub mod error;

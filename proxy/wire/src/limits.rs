@@ -152,7 +152,11 @@ pub const IDLE_CONNECTIONS_DEFAULT: u32 = 1024;
 /// Longest text that is matched by meaning, in bytes; a longer one is matched exactly or not at all.
 pub const CACHE_TEXT_BYTES_MAX: usize = 16 * 1024;
 /// Entries of one bucket that are compared one by one; beyond, the bucket gets a graph.
-pub const CACHE_SCAN_ENTRIES_MAX: usize = 2_000;
+pub const CACHE_SCAN_ENTRIES_MAX: usize = 131_072;
+/// Requests of one core that are recognised byte for byte.
+pub const CACHE_VERBATIM_SLOTS: usize = 1024;
+/// Largest body of them, in bytes.
+pub const CACHE_VERBATIM_BYTES_MAX: usize = 8 * 1024;
 /// Nearest entries of a bucket that the pair guard looks at.
 pub const CACHE_CANDIDATES: usize = 4;
 /// Entries of one core's cache, the most that may be configured.
@@ -187,6 +191,18 @@ pub const CACHE_EPOCHS_MAX: usize = 65_536;
 pub const CACHE_TAGS_MAX: usize = 16;
 /// Blocks of 8 by 8 pixels of one camera frame (8 megapixels).
 pub const CACHE_FRAME_BLOCKS_MAX: usize = 131_072;
+/// Pixels of one camera frame that is decoded (8 megapixels).
+pub const CACHE_FRAME_PIXELS_MAX: usize = CACHE_FRAME_BLOCKS_MAX * 64;
+/// Camera frames of one request; one with more is not matched by its frames.
+pub const CACHE_FRAMES_PER_REQUEST_MAX: usize = 8;
+/// Requests whose frames are decoded at a time; what comes on top is not matched by its frames.
+pub const CACHE_DECODERS: usize = 2;
+/// Texts that an embedding service is asked for at a time; what comes on top is matched exactly.
+pub const CACHE_EMBEDDINGS_MAX: usize = 64;
+/// Largest answer of an embedding service, in bytes.
+pub const CACHE_EMBEDDING_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Jobs that wait for the control thread to give them to somebody.
+pub const CACHE_JOBS_MAX: usize = 256;
 /// Frames that a new one is compared with, of one key.
 pub const CACHE_FRAMES_PER_KEY_MAX: usize = 64;
 /// Requests that one core has at a provider at a time, where that is limited and no number is given.

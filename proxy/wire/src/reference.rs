@@ -5,21 +5,8 @@
 //! few at the edges of pieces. A text that ends like one of these keys counts as one, which makes a reservation larger than it
 //! need be; one that merely quotes them does not, because quotes are escaped there. Deliberately absent: what is referred to.
 
-use memchr::memmem;
+use memchr::memchr_iter;
 
-/// Ends of keys that refer: to URLs (`url`, `image_url`, `video_url`), to files (`file_id`, `fileUri`, `uri`), and to
-/// conversations that the provider keeps.
-const REFERRING: [&[u8]; 7] = [
-    b"url\"",
-    b"uri\"",
-    b"Uri\"",
-    b"file_id\"",
-    b"\"previous_response_id\"",
-    b"\"conversation\"",
-    b"\"prompt\":{",
-];
-/// Keys that mark what goes into a prompt cache.
-const CACHING: [&[u8]; 2] = [b"\"cache_control\"", b"\"cachePoint\""];
 /// One less than the longest of all.
 const EDGE: usize = b"\"previous_response_id\"".len() - 1;
 
@@ -56,10 +43,29 @@ impl ReferenceScan {
         self.caches
     }
 
+    /// All keys that matter are told by what stands around their last quote: one pass, however many they are.
+    ///
+    /// Those that refer: to URLs (`url`, `image_url`, `video_url`), to files (`file_id`, `fileUri`, `uri`), and to conversations
+    /// and prompts that the provider keeps. Those that mark: `cache_control`, `cachePoint`.
     fn look(&mut self, bytes: &[u8]) {
-        let any = |needles: &[&[u8]]| needles.iter().any(|needle| memmem::find(bytes, needle).is_some());
-        self.refers = self.refers || any(&REFERRING);
-        self.caches = self.caches || any(&CACHING);
+        for at in memchr_iter(b'"', bytes) {
+            let (before, behind) = bytes.split_at(at);
+            let ends = |key: &[u8]| before.ends_with(key);
+            match before.last() {
+                Some(b'l') => {
+                    self.refers |= ends(b"url");
+                    self.caches |= ends(b"\"cache_control");
+                }
+                Some(b'i') => self.refers |= ends(b"uri") || ends(b"Uri"),
+                Some(b'd') => self.refers |= ends(b"file_id") || ends(b"\"previous_response_id"),
+                Some(b'n') => self.refers |= ends(b"\"conversation"),
+                Some(b't') => {
+                    self.refers |= ends(b"\"prompt") && behind.starts_with(b"\":{");
+                    self.caches |= ends(b"\"cachePoint");
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Keeps the last bytes, of several small pieces if need be.

@@ -221,18 +221,37 @@ impl Path {
 
     fn push(&mut self, input: &[u8], found: &mut dyn FnMut(&[u8])) {
         let mut at = 0;
+        // From where on what is copied is not copied yet.
+        let mut from = 0;
         while at < input.len() && !self.lost {
-            let from = at;
-            at = if self.in_string {
-                self.string(input, at)
-            } else {
-                self.structure(input[at]);
-                at + 1
-            };
-            if self.object_depth.is_some() {
-                self.object.extend_from_slice(&input[from..at]);
-                self.copied(found);
+            if self.in_string {
+                at = self.string(input, at);
+                continue;
             }
+            let was_copying = self.object_depth.is_some();
+            self.structure(input[at]);
+            if !was_copying && self.object_depth.is_some() {
+                from = at;
+            }
+            at += 1;
+            if self.object_depth == Some(self.depth) {
+                self.copy(&input[from..at]);
+                if self.object_depth.take().is_some() {
+                    found(&self.object);
+                }
+            }
+        }
+        if self.object_depth.is_some() {
+            self.copy(&input[from..at]);
+        }
+    }
+
+    /// Copies more of the object, unless it becomes too large to be what it should be.
+    fn copy(&mut self, more: &[u8]) {
+        if self.object.len() + more.len() > USAGE_BYTES_MAX {
+            self.object_depth = None;
+        } else {
+            self.object.extend_from_slice(more);
         }
     }
 
@@ -312,15 +331,6 @@ impl Path {
             b':' => self.expects_key = false,
             b',' => self.expects_key = self.depth > 0 && self.kinds >> (self.depth - 1) & 1 == 1,
             _ => {}
-        }
-    }
-
-    fn copied(&mut self, found: &mut dyn FnMut(&[u8])) {
-        if self.object.len() > USAGE_BYTES_MAX {
-            self.object_depth = None;
-        } else if self.object_depth == Some(self.depth) {
-            self.object_depth = None;
-            found(&self.object);
         }
     }
 }

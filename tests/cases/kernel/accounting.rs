@@ -1,5 +1,9 @@
 //! What the kernel measures, held against delays that are known.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use sluice_tests::privileges::{BpfFolder, may_load_programs};
 use sluice_tests::temp::TempDir;
 use sluice_tests::{Gateway, Request, Setup, Sim, Value, wait};
@@ -47,7 +51,7 @@ fn known_delays(epoll: bool) {
         return;
     }
     let sim = Sim::start();
-    let mut setup = Setup::with(&sim.base_url()).set("/ebpf/accounting", "auto");
+    let mut setup = Setup::with(&sim.base_url()).set("/ebpf/accounting", "always");
     if epoll {
         setup = setup.epoll();
     }
@@ -99,10 +103,9 @@ fn a_core_that_does_not_run_shows_as_time_unread_and_not_accepted() {
         return;
     }
     let sim = Sim::start();
-    let gateway = Setup::with(&sim.base_url()).set("/ebpf/accounting", "auto").start();
+    let gateway = Setup::with(&sim.base_url()).set("/ebpf/accounting", "always").start();
     let mut open = gateway.client();
     assert_eq!(open.ask(&Request::chat("openai/healthy")).status, 200);
-    // The second, third and fourth exchange of a connection: all of the first four are measured.
     for _ in 0..3 {
         let stopped = sluice_tests::privileges::Stopped::thread(gateway.process(), "core-0");
         let mut fresh = gateway.client();
@@ -128,6 +131,56 @@ fn a_core_that_does_not_run_shows_as_time_unread_and_not_accepted() {
     assert_eq!(of_long("ready_wait"), 3);
 }
 
+/// Sends single bytes from one socket of this process to another until told to stop.
+fn flood(stop: &AtomicBool) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let mut sender = TcpStream::connect(address).expect("loopback");
+    sender.set_nodelay(true).expect("an option");
+    let (mut receiver, _) = listener.accept().expect("loopback");
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut bytes = [0; 65_536];
+            while receiver.read(&mut bytes).is_ok_and(|count| count > 0) {}
+        });
+        while !stop.load(Ordering::Relaxed) {
+            sender.write_all(&[0]).expect("the receiver reads");
+        }
+        drop(sender);
+    });
+}
+
+#[test]
+fn a_busy_machine_is_measured_part_of_the_time_but_each_of_its_connections() {
+    if !may_load_programs() {
+        return;
+    }
+    let sim = Sim::start();
+    let gateway = Setup::with(&sim.base_url()).set("/ebpf/accounting", "auto").start();
+    let share = || gateway.admin("/admin/latency").json()["measured_share"].as_f64();
+    assert_eq!(share(), Some(1.0), "nothing is known of the machine yet");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| flood(&stop));
+        let part = wait::until("the programs cost too much", || share().filter(|share| *share < 1.0));
+        stop.store(true, Ordering::Relaxed);
+        assert!(part > 0.0, "{part}");
+    });
+    let connections = || {
+        histogram(&gateway, "listener", "handshake_rtt")["count"]
+            .as_u64()
+            .unwrap_or(0)
+    };
+    let before = connections();
+    for _ in 0..REQUESTS {
+        let answer = gateway.ask(&Request::chat("openai/healthy").field("Connection", "close"));
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let _ = wait::until("all connections are recorded", || {
+        (connections() >= before + REQUESTS as u64).then_some(())
+    });
+}
+
 #[test]
 fn pinned_histograms_can_be_read_by_name() {
     if !may_load_programs() {
@@ -137,7 +190,7 @@ fn pinned_histograms_can_be_read_by_name() {
     let home = TempDir::new();
     let folder = BpfFolder::mount(&home.path().join("bpf"));
     let mut gateway = Setup::with(&sim.base_url())
-        .set("/ebpf/accounting", "auto")
+        .set("/ebpf/accounting", "always")
         .set(
             "/ebpf/pin_path",
             folder.path().join("sluice").to_string_lossy().into_owned(),

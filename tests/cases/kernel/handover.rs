@@ -20,7 +20,7 @@ fn number((variable, default): (&str, usize)) -> usize {
 
 /// Processes that the gateway has started in its own place, ended with the test.
 #[derive(Default)]
-struct Line(Vec<i32>);
+pub struct Line(Vec<i32>);
 
 impl Line {
     /// Has the gateway replace itself.
@@ -38,11 +38,35 @@ impl Line {
         output
     }
 
-    fn upgraded(&mut self, gateway: &Gateway) {
+    /// Has it do so, and succeed.
+    pub fn upgraded(&mut self, gateway: &Gateway) {
         let before = self.0.len();
         let output = self.upgrade(gateway);
         assert!(output.status.success() && self.0.len() == before + 1, "{output:?}");
     }
+}
+
+impl Line {
+    /// The process that serves now.
+    pub fn last(&self) -> i32 {
+        *self.0.last().expect("there was an upgrade")
+    }
+
+    /// Sends all of them a signal and waits until they are gone.
+    pub fn end(&mut self, signal: i32) {
+        for process in std::mem::take(&mut self.0) {
+            // SAFETY: a plain system call; these are descendants of the test's own gateway.
+            unsafe { libc::kill(process, signal) };
+            wait::until("a process ends", || is_gone(process).then_some(()));
+        }
+    }
+}
+
+/// Whether a process has ended; whoever has to hear of it may not have yet.
+pub fn is_gone(process: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(')').map_or("", |(_, rest)| rest.trim_start());
+    state.is_empty() || state.starts_with('Z')
 }
 
 impl Drop for Line {

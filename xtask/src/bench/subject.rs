@@ -33,6 +33,10 @@ pub enum Name {
     GatewayTls,
     /// Another gateway, for `bench difference`.
     Base,
+    /// Sluice without anything in the kernel, for `bench kernel`.
+    GatewayBare,
+    /// Sluice with all of it at all times, for `bench kernel`.
+    GatewayTraced,
     /// nginx as a reverse proxy.
     Nginx,
     /// HAProxy as a reverse proxy.
@@ -55,6 +59,8 @@ impl Name {
             Self::Gateway => "gateway",
             Self::GatewayTls => "gateway-tls",
             Self::Base => "base",
+            Self::GatewayBare => "gateway-bare",
+            Self::GatewayTraced => "gateway-traced",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::Monoio => "monoio",
@@ -77,6 +83,8 @@ pub struct Running {
     pub name: Name,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where its admin interface is, if it has one.
+    pub admin: Option<SocketAddr>,
     /// Resident memory before the first request, in bytes.
     pub rss_idle: u64,
     process: Option<Kept>,
@@ -164,6 +172,7 @@ impl Stage {
             Upstream::Responder => self.responder.plain,
             Upstream::Simulator => self.simulator.plain,
         };
+        let mut admin = None;
         let started = match name {
             Name::Direct => None,
             Name::L4 | Name::Monoio | Name::Glommio | Name::Tokio => {
@@ -180,18 +189,21 @@ impl Stage {
                 };
                 Some(self.start_reverse_proxy(name, program, plain)?)
             }
-            Name::Gateway | Name::Base => self.start_gateway(name, &format!("http://{plain}/v1"), None)?,
+            Name::Gateway | Name::Base | Name::GatewayBare | Name::GatewayTraced => {
+                self.start_gateway(name, &format!("http://{plain}/v1"), None, &mut admin)?
+            }
             Name::GatewayTls => {
                 let Some((address, certificate)) = &self.simulator.tls else {
                     return Ok(None);
                 };
-                self.start_gateway(name, &format!("https://{address}/v1"), Some(certificate))?
+                self.start_gateway(name, &format!("https://{address}/v1"), Some(certificate), &mut admin)?
             }
         };
         let Some((process, address)) = started else {
             let direct = Running {
                 name,
                 address: plain,
+                admin: None,
                 rss_idle: 0,
                 process: None,
             };
@@ -203,20 +215,33 @@ impl Stage {
         Ok(Some(Running {
             name,
             address,
+            admin,
             rss_idle,
             process: Some(process),
         }))
     }
 
-    fn start_gateway(&self, name: Name, base_url: &str, ca: Option<&Path>) -> Result<Option<(Kept, SocketAddr)>> {
+    fn start_gateway(
+        &self,
+        name: Name,
+        base_url: &str,
+        ca: Option<&Path>,
+        admin_at: &mut Option<SocketAddr>,
+    ) -> Result<Option<(Kept, SocketAddr)>> {
         let program = if name == Name::Base { "sluice-base" } else { "sluice" };
         let Some(program) = self.programs.get(program) else {
             return Ok(None);
         };
         let log = self.directory.join(format!("{name}-requests.log"));
         let config = self.directory.join(format!("{name}.yaml"));
-        std::fs::write(&config, configs::gateway(base_url, &log, ca))?;
+        let kernel = match name {
+            Name::GatewayBare => "ebpf:\n  steering: off\n  accounting: off\n",
+            Name::GatewayTraced => "ebpf:\n  accounting: always\n",
+            _ => "",
+        };
+        std::fs::write(&config, configs::gateway(base_url, &log, ca) + kernel)?;
         let (listen, admin) = (free_address()?, free_address()?);
+        *admin_at = Some(admin);
         let mut command = Command::new(program);
         command
             .arg("serve")

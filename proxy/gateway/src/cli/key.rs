@@ -120,6 +120,12 @@ fn create(new: &Create, client: &Client) -> Result<String, String> {
 /// The secret alone goes to standard output, so that a script can take it as it is.
 fn told(answer: &Value) -> String {
     let name = answer["name"].as_str().unwrap_or_default();
+    if let (Some(id), Some(secret)) = (
+        answer["aws"]["access_key_id"].as_str(),
+        answer["aws"]["secret_access_key"].as_str(),
+    ) {
+        eprintln!("For AWS SDKs: AWS_ACCESS_KEY_ID={id} AWS_SECRET_ACCESS_KEY={secret}");
+    }
     eprintln!("The secret of {name}; it is not shown again:");
     format!("{}\n", answer["key"].as_str().unwrap_or_default())
 }

@@ -115,7 +115,14 @@ fn table(page: &Value) -> String {
     let slots = page["slots"].as_array().unwrap_or(&empty);
     // Writing to a string cannot fail.
     let _ = match page["accounting"].as_str() {
-        Some("on") => writeln!(text, "what the kernel saw, per socket"),
+        Some("on") => match page["measured_share"].as_f64() {
+            Some(share) if share < 1.0 => writeln!(
+                text,
+                "what the kernel saw, per socket; the machine is busy: exchanges are measured {:.0} % of the time",
+                share * 100.0
+            ),
+            _ => writeln!(text, "what the kernel saw, per socket"),
+        },
         why => writeln!(
             text,
             "the kernel measures nothing: {}",

@@ -8,22 +8,25 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use sluice_policy::config;
 use sluice_policy::config::accounts::UnknownPrice;
-use sluice_policy::keyring::{Keyring, TagBook};
+use sluice_policy::keyring::{Keyring, PairIssuer, TagBook};
 use sluice_policy::money::{self, OnUnknown, PriceTable};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::build;
 use super::log::outcome_text;
 use super::store::{Entry, Store};
-use super::treasury::{Budgets, Desk, Event, Settings, Treasury};
+use super::treasury::{Budgets, Desk, Event, Rate, Settings, Treasury};
 use crate::mesh::Funds;
 use crate::record::{Paid, Record};
 
 /// How long the end of the process waits for the store to take back what was not spent.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Shortest secret that pairs may be derived from, in characters: 128 bits as hexadecimal digits.
+const PAIRS_SECRET_BYTES_MIN: usize = 32;
 
 /// The way to the treasury, and what of it waits.
 pub struct Office {
@@ -53,13 +56,14 @@ pub struct Opening {
 }
 
 impl Office {
-    /// Opens the store, and leases a first part of every budget.
+    /// Opens the store, and leases a first part of every budget. `joins`: this process takes over from the one that has the store.
     ///
     /// # Errors
     /// It cannot be opened or read.
-    pub async fn open(config: &config::Accounts, cores: u32) -> Result<(Self, Opening)> {
+    pub async fn open(config: &config::Accounts, cores: u32, joins: bool) -> Result<(Self, Opening)> {
         let location = location(config)?;
-        let (store, recovered) = Store::at(&location, unix_s()).context("accounts.store: it cannot be opened")?;
+        let (store, recovered) =
+            Store::at(&location, unix_s(), joins).context("accounts.store: it cannot be opened")?;
         tracing::info!(?recovered, "the store is open");
         let settings = Settings {
             cores,
@@ -83,6 +87,7 @@ impl Office {
             match event {
                 Event::Funds(funds) => opening.funds.push(funds),
                 Event::Keyring(keyring) => opening.keyring = keyring,
+                Event::Settled(whoever) => drop(whoever),
                 Event::Soft { owner, spent, limit } => warn_soft(&owner, spent, limit),
             }
         }
@@ -106,6 +111,16 @@ impl Office {
     /// How the budgets stand.
     pub fn budgets(&self) -> Budgets {
         self.treasury.budgets()
+    }
+
+    /// What counts against rate limits now, for the next process.
+    pub fn rates(&self) -> Vec<Rate> {
+        self.treasury.rates(unix_s())
+    }
+
+    /// Has what the former process has counted count here too.
+    pub fn add_rates(&self, rates: &[Rate]) {
+        self.treasury.add_rates(rates, unix_s());
     }
 
     /// Adds a request to the ledger.
@@ -198,6 +213,22 @@ pub fn admin_credential(config: &config::Accounts) -> Result<Option<String>> {
         return Ok(None);
     };
     build::secret_at(place).context("accounts.admin_credential").map(Some)
+}
+
+/// What derives pairs for AWS SDKs from virtual keys, if anything shall.
+///
+/// # Errors
+/// The secret is not where the configuration says, or is too short to be one.
+pub fn pair_issuer(config: &config::Accounts) -> Result<Option<PairIssuer>> {
+    let Some(place) = &config.aws_pairs_secret else {
+        return Ok(None);
+    };
+    let secret = build::secret_at(place).context("accounts.aws_pairs_secret")?;
+    ensure!(
+        secret.len() >= PAIRS_SECRET_BYTES_MIN,
+        "accounts.aws_pairs_secret: at least {PAIRS_SECRET_BYTES_MIN} characters are needed, or pairs can be guessed"
+    );
+    Ok(Some(PairIssuer::new(&secret)))
 }
 
 fn location(config: &config::Accounts) -> Result<String> {

@@ -61,6 +61,10 @@ pub async fn plane(
                 .and_then(|older| older.accounts.as_ref())
                 .map(|accounts| accounts.keyring.clone())
                 .unwrap_or_default(),
+            pairs: match older.and_then(|older| older.accounts.as_ref()) {
+                Some(accounts) => accounts.pairs.clone(),
+                None => accounts::pair_issuer(accounts)?.map(Arc::new),
+            },
             prices: Arc::new(accounts::prices(accounts)?),
         }),
         None => None,

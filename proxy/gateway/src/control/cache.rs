@@ -10,27 +10,35 @@
 //! Deliberately absent: any answer to a request; if this thread stalls, each core goes on with what it has.
 
 mod file;
+mod frames;
+mod helper;
+mod remote;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sluice_policy::cache::evidence::{Audit, Namespace};
+use sluice_policy::cache::evidence::{Audit, Namespace, TemplatePair};
 use sluice_policy::cache::key::Secret;
 use sluice_policy::cache::snapshot::Snapshot as Stored;
 use sluice_policy::cache::{Brain, Cache, Limits, Size};
-use sluice_policy::config::CacheStore;
+use sluice_policy::config::{CacheEmbedding, CacheStore};
 use sluice_policy::meter::CoreMeter;
 use sluice_policy::snapshot::Snapshot;
 use sluice_wire::limits::{CACHE_ENTRIES_MAX, CACHE_RING_ENTRIES};
 
+use self::remote::Remote;
+use super::build::secret_at;
+use crate::cache::prepare::Helper;
 use crate::clock;
 use crate::mesh::{CacheControlEnd, Change, News, Note};
 use crate::plane::CachePlane;
 
 /// How long a purge waits for all cores before it says that one has not answered.
 const CONFIRM: Duration = Duration::from_secs(2);
+/// Pairs of templates that are listed.
+const SHOWN: usize = 100;
 /// How often it looks.
 const CONFIRM_PERIOD: Duration = Duration::from_millis(5);
 
@@ -51,6 +59,8 @@ struct Inner {
 
 struct Kept {
     brain: Arc<Brain>,
+    helper: Helper,
+    embedding: Option<CacheEmbedding>,
     cache: Cache,
     file: Option<PathBuf>,
     period: Duration,
@@ -87,6 +97,8 @@ pub struct View {
     pub tolerance: f64,
     /// Pairs of templates that are not served.
     pub quarantined: usize,
+    /// The first [`SHOWN`] of them.
+    pub quarantine: Vec<(Namespace, TemplatePair)>,
     /// Pairs that are known.
     pub pairs: usize,
     /// Number of the last change.
@@ -140,11 +152,16 @@ impl Desk {
                     none.insert(kept)
                 }
             };
+            if kept.embedding != config.embedding {
+                kept.helper = helper(config);
+                kept.embedding.clone_from(&config.embedding);
+            }
             kept.tolerance = tolerance;
             kept.period = Duration::from_millis(config.snapshot_interval.0.into());
             kept.cache.set_limits(limits);
             Some(Arc::new(CachePlane {
                 brain: kept.brain.clone(),
+                helper: kept.helper.clone(),
                 limits,
                 stale_ms,
                 change: inner.change,
@@ -244,6 +261,7 @@ impl Desk {
                 audits: kept.cache.audits().all().collect(),
                 tolerance: kept.tolerance,
                 quarantined: kept.cache.evidence().quarantined().count(),
+                quarantine: kept.cache.evidence().quarantined().take(SHOWN).collect(),
                 pairs: kept.cache.evidence().pairs().count(),
                 change: inner.change,
                 facts: inner.facts.clone(),
@@ -266,6 +284,21 @@ impl Desk {
     }
 }
 
+/// What prepares lookups. In place of an embedding service that cannot be used stands the gateway's own embedding.
+fn helper(config: &CacheStore) -> Helper {
+    let remote = config.embedding.as_ref().map(|embedding| {
+        let key = embedding.key.as_ref().map(secret_at).transpose()?;
+        Remote::new(embedding, key)
+    });
+    match remote.transpose() {
+        Ok(remote) => helper::start(remote),
+        Err(error) => {
+            tracing::error!(%error, "the embedding service cannot be used; the gateway's own embedding is");
+            helper::start(None)
+        }
+    }
+}
+
 impl Kept {
     /// An empty ledger, and the file to read.
     fn new(config: &CacheStore, limits: Limits) -> (Self, Option<PathBuf>) {
@@ -280,6 +313,8 @@ impl Kept {
         };
         let kept = Self {
             brain: Arc::new(Brain::new(Secret::new(secret.unwrap_or_else(file::random)))),
+            helper: helper(config),
+            embedding: config.embedding.clone(),
             cache: Cache::ledger(limits),
             loading: path.is_some(),
             file: path.clone(),

@@ -69,15 +69,25 @@ pub(super) async fn start(config: Config, path: PathBuf, overrides: &Overrides) 
     let mut kernel = Kernel::load(&config.ebpf, &bound, cores, stay, config.providers.len());
     kernel.tag(&mut plane);
     let count = u32::try_from(cores).unwrap_or(u32::MAX);
-    let (office, funds, changes) = open_office(&config, &mut plane, count).await?;
+    let (mut office, funds, changes) = open_office(&config, &mut plane, count, taken.is_some()).await?;
     let meters: Vec<_> = (0..cores).map(|_| Arc::new(CoreMeter::default())).collect();
     let (cache, cache_ends) = open_cache(&config, &mut plane, &meters);
     let plane = Arc::new(plane);
-    let cores = spawn(&meters, cache_ends, &pinned, &plane, &funds, overrides.epoll)?;
-    cores.wait()?;
-    if let Some(taken) = &taken {
-        taken.ready()?.apply(&plane, clock::shared_ms());
-    }
+    let begun = spawn(&meters, cache_ends, &pinned, &plane, &funds, overrides.epoll);
+    let begun = begun.and_then(|cores| learn(taken.as_ref(), &cores, &plane, office.as_ref()).map(|()| cores));
+    let cores = match (begun, office.take()) {
+        (Ok(cores), kept) => {
+            office = kept;
+            cores
+        }
+        (Err(error), opened) => {
+            // What it has leased goes back: otherwise it would count as spent.
+            if let Some(office) = opened {
+                office.close().await;
+            }
+            return Err(error);
+        }
+    };
     let kernel = Arc::new(Mutex::new(kernel));
     let status = Arc::new(Status::new(meters, plane.clone(), cache.clone(), kernel.clone()));
     if let Some(office) = &office {
@@ -122,6 +132,19 @@ pub(super) async fn start(config: Config, path: PathBuf, overrides: &Overrides) 
     };
     announce(scheme, &bound, admin_bound, json);
     Ok(control)
+}
+
+/// Waits until the cores can serve; then the former process stops accepting, and this one knows what it knew.
+fn learn(taken: Option<&Taken>, cores: &Cores, plane: &Plane, office: Option<&Office>) -> Result<()> {
+    cores.wait()?;
+    if let Some(taken) = taken {
+        let state = taken.ready()?;
+        state.apply(plane, clock::shared_ms());
+        if let Some(office) = office {
+            office.add_rates(&state.rates);
+        }
+    }
+    Ok(())
 }
 
 fn serve_admin(socket: &TcpListener, status: &Arc<Status>, changes: Option<axum::Router>) -> Result<()> {
@@ -298,13 +321,15 @@ async fn open_office(
     config: &Config,
     plane: &mut Plane,
     cores: u32,
+    joins: bool,
 ) -> Result<(Option<Office>, Vec<Funds>, Option<axum::Router>)> {
     let (Some(config), Some(known)) = (&config.accounts, &mut plane.accounts) else {
         return Ok((None, Vec::new(), None));
     };
     let credential = accounts::admin_credential(config)?;
-    let (office, opening) = Office::open(config, cores).await?;
+    let (office, opening) = Office::open(config, cores, joins).await?;
     known.keyring = opening.keyring;
-    let changes = credential.map(|credential| admin::accounts::Accounts::new(office.desk(), &credential).routes());
+    let changes = credential
+        .map(|credential| admin::accounts::Accounts::new(office.desk(), &credential, known.pairs.clone()).routes());
     Ok((Some(office), opening.funds, changes))
 }

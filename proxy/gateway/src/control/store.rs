@@ -3,7 +3,8 @@
 //! Invariants: whoever asks is answered after what he asked for is durable, and never before; everything that is asked while
 //! a transaction is under way goes into the next one, which is one `fsync` for all of it; a transaction that fails is
 //! carried out again, on a new descriptor or connection, after its outcome is known, so that nothing happens twice. No core
-//! ever waits for this thread. A SQLite file belongs to one process, which a lock sees to; PostgreSQL to any number.
+//! ever waits for this thread. A SQLite file belongs to one process, which a lock sees to, and to the one that takes over from it;
+//! PostgreSQL to any number.
 //! Deliberately absent: what is done within a transaction (`rows.rs`, `ledger.rs`), which is the same for both.
 
 mod ledger;
@@ -234,29 +235,29 @@ pub struct Store {
 
 impl Store {
     /// Opens a store: a URL that begins with `postgres://` or `postgresql://` is PostgreSQL, anything else the path of a
-    /// SQLite file. Blocks.
+    /// SQLite file, of which the process that has it may be one that this one takes over from, and so `joins`. Blocks.
     ///
     /// # Errors
     /// As [`Store::open`] and [`Store::connect`].
-    pub fn at(location: &str, unix_s: u64) -> anyhow::Result<(Self, Recovered)> {
+    pub fn at(location: &str, unix_s: u64, joins: bool) -> anyhow::Result<(Self, Recovered)> {
         if ["postgres://", "postgresql://"]
             .iter()
             .any(|scheme| location.starts_with(scheme))
         {
             Self::connect(location, unix_s)
         } else {
-            Self::open(Path::new(location), unix_s)
+            Self::open(Path::new(location), unix_s, joins)
         }
     }
 
-    /// Opens the file, or makes it; counts what earlier processes had leased as spent. Blocks.
+    /// Opens the file, or makes it; counts what processes that are gone had leased as spent. Blocks.
     ///
     /// # Errors
-    /// It cannot be opened, is in use by another process, or is of a later version.
-    pub fn open(path: &Path, unix_s: u64) -> anyhow::Result<(Self, Recovered)> {
+    /// It cannot be opened, is in use by a process that this one does not join, or is of a later version.
+    pub fn open(path: &Path, unix_s: u64, joins: bool) -> anyhow::Result<(Self, Recovered)> {
         let path = path.to_owned();
         Self::start(move |_| {
-            let (file, recovered) = File::open(&path, unix_s)?;
+            let (file, recovered) = File::open(&path, unix_s, joins)?;
             Ok((Database::File(Box::new(file)), recovered))
         })
     }

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use rtrb::PushError;
 use tokio::signal::unix::Signal;
 
+use super::accounts::Office;
 use super::handover::{Ask, Sockets, State};
 use super::{Control, FETCH_PERIOD, accounts, lock};
 use crate::clock;
@@ -43,6 +44,7 @@ impl Control {
             }
         }
         let mut kernel = lock(&self.kernel);
+        kernel.pace(now_ms);
         kernel.set_usable(&usable);
         if self.ticks.is_multiple_of(REBASE_TICKS)
             && let Some(steering) = kernel.steering.get()
@@ -135,7 +137,9 @@ impl Control {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         lock(&self.kernel).release();
-        Ok(State::of(&self.plane, clock::shared_ms()))
+        let mut state = State::of(&self.plane, clock::shared_ms());
+        state.rates = self.office.as_ref().map(Office::rates).unwrap_or_default();
+        Ok(state)
     }
 
     /// Another process serves: goes on until the last request has ended, however long that takes, or a signal says to stop.
@@ -153,7 +157,10 @@ impl Control {
         let mut signalled = false;
         while !signalled && self.threads.iter().any(|thread| !thread.is_finished()) {
             tokio::select! {
-                _ = fetch.tick() => self.fetch(),
+                _ = fetch.tick() => {
+                    self.fetch();
+                    lock(&self.kernel).pace(clock::shared_ms());
+                }
                 event = accounts::next(&mut self.office) => self.heed(event).await,
                 _ = stop.recv() => signalled = true,
                 _ = interrupt.recv() => signalled = true,

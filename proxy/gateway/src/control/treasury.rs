@@ -16,9 +16,10 @@ mod webhook;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
 use sluice_policy::budget::{Account, BudgetId, Done, Feeder, Holder, Plan};
 use sluice_policy::keyring::Keyring;
 use sluice_policy::money::NanoUsd;
@@ -41,6 +42,8 @@ const ENTRIES_MAX: usize = 100_000;
 /// Entries that one transaction writes at most.
 const ENTRIES_AT_ONCE: usize = 10_000;
 const COMMANDS: usize = 64;
+/// How long a change waits for the cores.
+const SETTLED: Duration = Duration::from_secs(1);
 const DAY_S: u64 = 86_400;
 
 /// Accounts that cores shall have.
@@ -53,6 +56,8 @@ pub enum Event {
     Funds(Funds),
     /// Requests that begin from now on are let in by this keyring.
     Keyring(Arc<Keyring>),
+    /// Somebody waits until all that came before this is in force on every core.
+    Settled(oneshot::Sender<()>),
     /// More of a budget has been spent than its owner wanted to hear of; once in a period.
     Soft {
         /// Whose budget.
@@ -86,16 +91,34 @@ pub struct Settings {
 #[derive(Clone)]
 pub struct Desk {
     commands: mpsc::Sender<Command>,
+    events: mpsc::UnboundedSender<Event>,
     store: Arc<Store>,
 }
 
 /// The way to the treasury's task.
 pub struct Treasury {
     commands: mpsc::Sender<Command>,
+    events: mpsc::UnboundedSender<Event>,
     store: Arc<Store>,
     ledger: Arc<Pending>,
     budgets: Budgets,
+    limiters: Limiters,
     task: JoinHandle<()>,
+}
+
+/// Rate limits by their rows.
+type Limiters = Arc<Mutex<HashMap<i64, Arc<Limiter>>>>;
+
+/// What counts against one rate limit, for the next process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// The limit's row.
+    row: i64,
+    /// What is counted: a slice of another unit or window means something else.
+    unit: String,
+    window: String,
+    /// Counts by the number of their slice.
+    counted: Vec<(u64, u64)>,
 }
 
 /// Entries of the ledger that the store does not have yet.
@@ -135,7 +158,7 @@ struct Task {
     /// By [`BudgetId`]; `None` where a budget is gone.
     books: Vec<Option<Book>>,
     ids: HashMap<i64, BudgetId>,
-    limiters: HashMap<i64, Arc<Limiter>>,
+    limiters: Limiters,
     ledger: Arc<Pending>,
     budgets: Budgets,
     events: mpsc::UnboundedSender<Event>,
@@ -166,6 +189,20 @@ impl Desk {
         sent.map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
+
+    /// The same, and waits until every core goes by it, for a second at most: a core that does not look at its orders for so long
+    /// serves nobody.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn bring_into_force(&self) -> Result<(), StoreError> {
+        self.reload().await?;
+        let (whoever, answer) = oneshot::channel();
+        if self.events.send(Event::Settled(whoever)).is_ok() {
+            let _ = tokio::time::timeout(SETTLED, answer).await;
+        }
+        Ok(())
+    }
 }
 
 impl Treasury {
@@ -187,6 +224,7 @@ impl Treasury {
         let (events, receiver) = mpsc::unbounded_channel();
         let (commands, orders) = mpsc::channel(COMMANDS);
         let ledger = Arc::new(Pending::default());
+        let limiters = Limiters::default();
         let mut task = Task {
             holder: store.holder(),
             store: store.clone(),
@@ -195,17 +233,19 @@ impl Treasury {
             clock,
             books: Vec::new(),
             ids: HashMap::new(),
-            limiters: HashMap::new(),
+            limiters: limiters.clone(),
             ledger: ledger.clone(),
             budgets: Budgets::default(),
-            events,
+            events: events.clone(),
         };
         task.reload().await?;
         let treasury = Self {
             commands,
+            events,
             store,
             ledger,
             budgets: task.budgets.clone(),
+            limiters,
             task: tokio::spawn(task.run(orders)),
         };
         Ok((treasury, receiver))
@@ -241,7 +281,33 @@ impl Treasury {
     pub fn desk(&self) -> Desk {
         Desk {
             commands: self.commands.clone(),
+            events: self.events.clone(),
             store: self.store.clone(),
+        }
+    }
+
+    /// What counts against rate limits now.
+    pub fn rates(&self, unix_s: u64) -> Vec<Rate> {
+        let limiters = lock(&self.limiters);
+        let all = limiters.iter().map(|(&row, limiter)| Rate {
+            row,
+            unit: limiter.unit().name().to_owned(),
+            window: limiter.window().name(),
+            counted: limiter.counted(unix_s),
+        });
+        all.filter(|rate| !rate.counted.is_empty()).collect()
+    }
+
+    /// Has what another process has counted count here too.
+    pub fn add_rates(&self, rates: &[Rate], unix_s: u64) {
+        let limiters = lock(&self.limiters);
+        for rate in rates {
+            if let Some(limiter) = limiters.get(&rate.row)
+                && limiter.unit().name() == rate.unit
+                && limiter.window().name() == rate.window
+            {
+                limiter.add_counted(&rate.counted, unix_s);
+            }
         }
     }
 
@@ -262,6 +328,10 @@ impl Treasury {
         }
         let _ = self.task.await;
     }
+}
+
+fn lock(limiters: &Limiters) -> MutexGuard<'_, HashMap<i64, Arc<Limiter>>> {
+    limiters.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Task {
@@ -404,7 +474,7 @@ impl Task {
         self.follow_budgets(&scopes);
         // New budgets have accounts before a keyring names them.
         self.sync().await?;
-        let keyring = keys::keyring(&scopes, &self.ids, &mut self.limiters);
+        let keyring = keys::keyring(&scopes, &self.ids, &mut lock(&self.limiters));
         let _ = self.events.send(Event::Keyring(Arc::new(keyring)));
         Ok(())
     }

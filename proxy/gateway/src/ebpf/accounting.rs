@@ -1,7 +1,8 @@
 //! Accounting: the programs that measure connections, the tags that say which connection is whose, and the histograms.
 //!
 //! Invariants: loaded whole or not at all; a connection to a provider is tagged by its descriptor before it connects, so it is
-//! known by the provider's name, not by an address that others share; reading touches neither a core nor a program.
+//! known by the provider's name, not by an address that others share; reading touches neither a core nor a program; the programs
+//! at the tracepoints, which run for every send and receive of the machine, are there only for as long as [`Duty`] says.
 //! Deliberately absent: names in the maps' keys; [`Accounting::slots`] says what a slot is.
 
 use std::collections::BTreeMap;
@@ -13,13 +14,16 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use aya::programs::tp_btf::BtfTracePointLinkId;
 use aya::programs::{BtfTracePoint, CgroupAttachMode, SockOps};
 use aya::{Btf, Ebpf, EbpfLoader};
 use sluice_ebpf_common::ABI;
 use sluice_ebpf_common::accounting::{
-    BUCKETS, Histogram, LISTENER_SLOTS, ListenerKey, NAME_BYTES, ROLE_UPSTREAM, SlotName, Tag,
+    BUCKETS, Counts, Histogram, LISTENER_SLOTS, ListenerKey, NAME_BYTES, ROLE_UPSTREAM, SlotName, Tag, is_open,
 };
 use sluice_policy::meter::catalog::{self as of, Family};
+
+use super::duty::{Duty, Seen};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/objects/accounting.o");
 
@@ -37,6 +41,12 @@ pub const HISTOGRAMS: [(&str, Family, bool); 10] = [
     ("LAST_BYTE", of::KERNEL_LAST, true),
 ];
 
+/// The programs that see exchanges, and the tracepoint of each.
+const TRACED: [(&str, &str); 3] = [
+    ("sent", "sock_send_length"),
+    ("received", "sock_recv_length"),
+    ("ready", "sk_data_ready"),
+];
 /// Slots for providers that are made at least, so that a reload may bring some.
 const UPSTREAM_SLOTS_MIN: u32 = 16;
 /// `AF_INET` and `AF_INET6`, as the kernel's hook says them.
@@ -45,7 +55,12 @@ const FAMILIES: (u32, u32) = (libc::AF_INET as u32, libc::AF_INET6 as u32);
 /// The programs at work.
 pub struct Accounting {
     /// Detached when dropped.
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
+    /// The programs of [`TRACED`] that are attached.
+    traced: Vec<(&'static str, BtfTracePointLinkId)>,
+    window: Array<MapData, u32>,
+    counts: PerCpuArray<MapData, Counts>,
+    pace: Pace,
     histograms: Vec<PerCpuArray<MapData, Histogram>>,
     listeners: HashMap<MapData, ListenerKey, u32>,
     /// What `listeners` holds while the port is ours.
@@ -56,6 +71,22 @@ pub struct Accounting {
     of_upstream: BTreeMap<String, u32>,
     upstream_slots: u32,
     pins: Option<PathBuf>,
+}
+
+/// Where the windows stand.
+struct Pace {
+    /// Whether there are pauses.
+    pauses: bool,
+    duty: Duty,
+    /// The window's number, as the programs know it.
+    window: u32,
+    /// When it began, and when it ends; 0 before the first look.
+    began_ms: u64,
+    ends_ms: u64,
+    /// Of each processor, when it began.
+    counts: Vec<Counts>,
+    /// The gateway's processor time then, in microseconds.
+    cpu_us: u64,
 }
 
 /// What a slot stands for.
@@ -84,7 +115,7 @@ impl Accounting {
     ///
     /// # Errors
     /// When the kernel refuses anything but the pinning, which is only logged.
-    pub fn load(addresses: &[SocketAddr], upstreams: usize, pin_path: &str) -> Result<Self> {
+    pub fn load(addresses: &[SocketAddr], upstreams: usize, pin_path: &str, pauses: bool) -> Result<Self> {
         let upstream_slots = (upstreams as u32).max(UPSTREAM_SLOTS_MIN).next_power_of_two();
         let slots = LISTENER_SLOTS + upstream_slots;
         let btf = Btf::from_sys_fs().context("the kernel has no BTF")?;
@@ -95,12 +126,7 @@ impl Accounting {
         }
         let mut ebpf = loader.load(OBJECT).map_err(super::short)?;
         let pins = pin(&ebpf, pin_path, addresses);
-        for tracepoint in ["sock_send_length", "sock_recv_length", "sk_data_ready"] {
-            let name = match tracepoint {
-                "sock_send_length" => "sent",
-                "sock_recv_length" => "received",
-                _ => "ready",
-            };
+        for (name, tracepoint) in TRACED {
             let program: &mut BtfTracePoint = ebpf.program_mut(name).context("a program is missing")?.try_into()?;
             let loaded = program.load(tracepoint, &btf).map_err(super::short);
             loaded.with_context(|| format!("no use of the tracepoint {tracepoint} (Linux 6.3)"))?;
@@ -116,12 +142,24 @@ impl Accounting {
             listeners: take(&mut ebpf, "LISTENERS")?.try_into()?,
             names: take(&mut ebpf, "NAMES")?.try_into()?,
             tags: Arc::new(descriptor(&take(&mut ebpf, "TAGS")?)?),
+            window: take(&mut ebpf, "WINDOW")?.try_into()?,
+            counts: take(&mut ebpf, "COUNTS")?.try_into()?,
+            pace: Pace {
+                pauses,
+                duty: Duty::default(),
+                window: 0,
+                began_ms: 0,
+                ends_ms: 0,
+                counts: Vec::new(),
+                cpu_us: 0,
+            },
+            traced: Vec::new(),
             own: Vec::new(),
             slots: Vec::new(),
             of_upstream: BTreeMap::new(),
             upstream_slots,
             pins,
-            _ebpf: ebpf,
+            ebpf,
         };
         made.name_listeners(addresses)?;
         made.attach()?;
@@ -132,21 +170,96 @@ impl Accounting {
         let group = cgroup().context("no cgroup of version 2 is mounted")?;
         let folder = fs::File::open(&group).with_context(|| format!("cannot open {}", group.display()))?;
         let program: &mut SockOps = self
-            ._ebpf
+            .ebpf
             .program_mut("connection")
             .context("a program is missing")?
             .try_into()?;
         // The kernel takes no other mode here; such links stand beside others anyway.
         program.attach(folder, CgroupAttachMode::Single).map_err(super::short)?;
-        for name in ["sent", "received", "ready"] {
-            let program: &mut BtfTracePoint = self
-                ._ebpf
-                .program_mut(name)
-                .context("a program is missing")?
-                .try_into()?;
-            program.attach().map_err(super::short)?;
+        self.open()
+    }
+
+    /// Attaches what sees exchanges, and has it measure them.
+    fn open(&mut self) -> Result<()> {
+        for (name, _) in TRACED {
+            if self.traced.iter().all(|(attached, _)| *attached != name) {
+                let link = traced(&mut self.ebpf, name)?.attach().map_err(super::short)?;
+                self.traced.push((name, link));
+            }
+        }
+        if !is_open(self.pace.window) {
+            self.next_window()?;
         }
         Ok(())
+    }
+
+    /// Detaches it. What is under way then is forgotten.
+    fn shut(&mut self) -> Result<()> {
+        if is_open(self.pace.window) {
+            self.next_window()?;
+        }
+        for (name, link) in self.traced.drain(..) {
+            traced(&mut self.ebpf, name)?.detach(link).map_err(super::short)?;
+        }
+        Ok(())
+    }
+
+    fn next_window(&mut self) -> Result<()> {
+        let next = self.pace.window.wrapping_add(1);
+        self.window.set(0, next, 0)?;
+        self.pace.window = next;
+        Ok(())
+    }
+
+    /// Begins and ends windows when it is time to.
+    pub fn pace(&mut self, now_ms: u64) {
+        if !self.pace.pauses || now_ms < self.pace.ends_ms {
+            return;
+        }
+        if let Err(error) = self.turn(now_ms) {
+            // Whichever of the two it is, it stays so.
+            self.pace.pauses = false;
+            let now = if is_open(self.pace.window) {
+                "always"
+            } else {
+                "no longer"
+            };
+            tracing::warn!("exchanges are {now} measured from now on: {error:#}");
+        }
+    }
+
+    fn turn(&mut self, now_ms: u64) -> Result<()> {
+        let counts: Vec<Counts> = self.counts.get(&0, 0)?.iter().copied().collect();
+        let cpu_us = super::cpu_us();
+        let was_open = is_open(self.pace.window);
+        if was_open && self.pace.ends_ms != 0 {
+            let seen = Seen {
+                cpu_us: cpu_us.saturating_sub(self.pace.cpu_us),
+                ..seen(&self.pace.counts, &counts)
+            };
+            self.pace.duty = self.pace.duty.judge(seen, now_ms - self.pace.began_ms);
+        }
+        let pause_ms = if was_open { self.pace.duty.pause_ms() } else { 0 };
+        let length_ms = if pause_ms > 0 {
+            self.shut()?;
+            pause_ms
+        } else {
+            self.open()?;
+            self.pace.duty.window_ms()
+        };
+        self.pace.counts = counts;
+        self.pace.cpu_us = cpu_us;
+        self.pace.began_ms = now_ms;
+        self.pace.ends_ms = now_ms + length_ms;
+        Ok(())
+    }
+
+    /// The share of the time in which exchanges are measured, 0 to 1.
+    pub fn share(&self) -> f64 {
+        match (self.pace.pauses, is_open(self.pace.window)) {
+            (true, _) => self.pace.duty.share(),
+            (false, open) => f64::from(u8::from(open)),
+        }
     }
 
     fn name_listeners(&mut self, addresses: &[SocketAddr]) -> Result<()> {
@@ -305,6 +418,22 @@ fn pin_below(ebpf: &Ebpf, folder: &Path) -> Result<()> {
 /// The maps that are pinned, under their names in small letters.
 fn pinned() -> impl Iterator<Item = &'static str> {
     HISTOGRAMS.iter().map(|(map, ..)| *map).chain(["NAMES"])
+}
+
+/// What was counted between two readings.
+fn seen(before: &[Counts], now: &[Counts]) -> Seen {
+    let mut seen = Seen::default();
+    for (before, now) in before.iter().zip(now) {
+        seen.runs += now.runs.wrapping_sub(before.runs);
+        seen.begun += now.begun.wrapping_sub(before.begun);
+        seen.ended += now.ended.wrapping_sub(before.ended);
+    }
+    seen
+}
+
+/// A program of [`TRACED`].
+fn traced<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut BtfTracePoint> {
+    Ok(ebpf.program_mut(name).context("a program is missing")?.try_into()?)
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {

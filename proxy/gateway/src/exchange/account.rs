@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use sluice_policy::charge::Demand;
 use sluice_policy::config::accounts::RequireKey;
-use sluice_policy::keyring::{self, Caller, KEY_PREFIX, NotAllowed, Tags};
+use sluice_policy::keyring::{self, Caller, Digest, KEY_PREFIX, NotAllowed, Tags};
 use sluice_policy::money::Tier;
 use sluice_policy::rate::{Ask, Limited, Pass, Unit};
 use sluice_policy::route::PlannedTarget;
@@ -17,6 +17,7 @@ use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
 use sluice_wire::http::FieldId;
 use sluice_wire::json::{Range, TopKeys};
+use sluice_wire::sigv4::SignatureError;
 use sluice_wire::surface::Endpoint;
 
 use super::Context;
@@ -24,6 +25,7 @@ use super::payment::Payment;
 use crate::core::Core;
 use crate::plane::{HeldPlane, Plane};
 use crate::scratch::Asked;
+use crate::signing;
 
 /// Largest `metadata`, `service_tier` or `inferenceConfig` that is looked into, in bytes.
 const MEMBER_BYTES_MAX: u64 = 16 * 1024;
@@ -39,13 +41,22 @@ pub struct Payer {
     pub demand: Demand,
 }
 
-/// Whose key a request came with, looked up before its body is read. `Ok(None)`: nobody's, and none is needed.
+/// Whom a request says it is from.
+#[derive(Clone, Copy, Default)]
+#[must_use = "a signature is proved only once the body is there"]
+pub struct Known {
+    caller: Option<Caller>,
+    /// What the secret follows from that it must be signed with.
+    signed: Option<Digest>,
+}
+
+/// Whose key a request came with, looked up before its body is read. Nobody's, if none is needed.
 ///
 /// # Errors
 /// `invalid_api_key`.
-pub fn identify(core: &Core, plane: &Plane, asked: &Asked) -> Result<Option<Caller>, ApiError> {
+pub fn identify(core: &Core, plane: &Plane, asked: &Asked) -> Result<Known, ApiError> {
     let (Some(accounts), Some(settings)) = (&plane.accounts, plane.snapshot.accounts()) else {
-        return Ok(None);
+        return Ok(Known::default());
     };
     let needed = match settings.require_key {
         RequireKey::Auto => !accounts.keyring.is_empty(),
@@ -53,7 +64,7 @@ pub fn identify(core: &Core, plane: &Plane, asked: &Asked) -> Result<Option<Call
         RequireKey::Never => false,
     };
     if !needed && accounts.keyring.is_empty() {
-        return Ok(None);
+        return Ok(Known::default());
     }
     let is_one = |id: FieldId| {
         matches!(
@@ -69,18 +80,51 @@ pub fn identify(core: &Core, plane: &Plane, asked: &Asked) -> Result<Option<Call
     let fields = asked.head.fields.iter().filter(|field| is_one(field.id));
     let found =
         keyring::credential(fields.map(|field| (field.name.of(&asked.head_bytes), field.value.of(&asked.head_bytes))));
+    let unknown = "an unknown, expired or disabled virtual key";
     let Some(credential) = found else {
-        return if needed {
-            Err(refuse(core, "no virtual key"))
-        } else {
-            Ok(None)
+        let id = accounts.pairs.as_ref().and_then(|_| signing::pair_of(asked));
+        return match id.map(|id| accounts.keyring.find_pair(id, core.unix_s())) {
+            Some(Ok((caller, digest))) => Ok(Known {
+                caller: Some(caller),
+                signed: Some(digest),
+            }),
+            Some(Err(_)) => Err(refuse(core, unknown)),
+            None if needed => Err(refuse(core, "no virtual key")),
+            None => Ok(Known::default()),
         };
     };
     match accounts.keyring.find(credential, core.unix_s()) {
-        Ok(caller) => Ok(Some(caller)),
+        Ok(caller) => Ok(Known {
+            caller: Some(caller),
+            signed: None,
+        }),
         // Somebody else's credential, which means nothing here.
-        Err(_) if !needed && !credential.starts_with(KEY_PREFIX.as_bytes()) => Ok(None),
-        Err(_) => Err(refuse(core, "an unknown, expired or disabled virtual key")),
+        Err(_) if !needed && !credential.starts_with(KEY_PREFIX.as_bytes()) => Ok(Known::default()),
+        Err(_) => Err(refuse(core, unknown)),
+    }
+}
+
+impl Known {
+    /// Who it is, now that the body is there that may be signed.
+    ///
+    /// # Errors
+    /// `invalid_api_key`: it was not signed with the caller's pair, or long ago.
+    pub fn prove(self, core: &Core, plane: &Plane, asked: &Asked) -> Result<Option<Caller>, ApiError> {
+        if let Some(digest) = self.signed {
+            let secret = plane
+                .accounts
+                .as_ref()
+                .and_then(|accounts| Some(accounts.pairs.as_ref()?.secret_of(&digest)));
+            let proved = match secret {
+                Some(secret) => core.with_signer(|signer| signing::verify(signer, asked, &secret, core.unix_s())),
+                None => Err(SignatureError::UnknownKey),
+            };
+            if let Err(why) = proved {
+                core.meter.callers_unknown.add(1);
+                return Err(ApiError::new(Code::InvalidApiKey, why.message()));
+            }
+        }
+        Ok(self.caller)
     }
 }
 

@@ -16,15 +16,16 @@ mod wait;
 
 use std::borrow::Cow;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use sluice_policy::cache::entry::Answer;
+use sluice_policy::cache::entry::{Answer, Entry};
 use sluice_policy::cache::key::Scope;
 use sluice_policy::cache::{By, Hit, Settled};
 use sluice_policy::config::CacheShare;
 use sluice_policy::snapshot::{Caching, Resolved};
-use sluice_wire::chat::pointed;
-use sluice_wire::limits::CACHE_CONTEXT_BYTES_MAX;
+use sluice_wire::chat::{ChatRequest, Content, Source, Text, pointed};
+use sluice_wire::limits::{CACHE_CONTEXT_BYTES_MAX, CACHE_FRAMES_PER_REQUEST_MAX};
 use sluice_wire::provider::{self, Ingress};
 
 use self::controls::Asked;
@@ -32,6 +33,8 @@ use self::reply::Form;
 use super::{Context, End, Request};
 use crate::attempt::request;
 use crate::cache::flight::Flight;
+use crate::cache::prepare::{Helper, Prepared, Wanted};
+use crate::cache::verbatim::Verbatim;
 use crate::cache::{Found, Looked, Lookup};
 use crate::connection::Downstream;
 use crate::core::Core;
@@ -79,6 +82,8 @@ enum Begun {
     Replay(Hit),
     /// An identical request is with the provider.
     Wait(wait::Following),
+    /// Something is to be prepared first, and then it is begun again.
+    Prepare(Wanted, Helper),
 }
 
 /// A request that the provider is asked, and whose answer may be kept. Dropped, it lands its flight without an answer.
@@ -100,14 +105,12 @@ pub(super) async fn serve(
     let Some(caching) = context.plane.snapshot.caching(resolved) else {
         return super::ask(context, down, work, request, resolved).await;
     };
-    let mut asking = None;
+    let mut prepared = None;
     // Once: whoever has waited in vain asks, or waits for nobody again.
-    for may_wait in [true, false] {
-        match begin(context, caching, work, request, resolved, may_wait) {
-            Begun::Ask(found) => {
-                asking = found;
-                break;
-            }
+    let mut may_wait = true;
+    let asking = loop {
+        match begin(context, caching, work, request, resolved, (may_wait, prepared.as_ref())) {
+            Begun::Ask(found) => break found,
             Begun::Answered => {
                 let write_ms = context.plane.snapshot.downstream().write_ms;
                 return Ok(down.send(context.core, &mut work.parts, write_ms).await?);
@@ -121,9 +124,14 @@ pub(super) async fn serve(
                 if Box::pin(wait::wait(context, caching, down, work, request, following)).await? {
                     return Ok(());
                 }
+                may_wait = false;
+            }
+            Begun::Prepare(wanted, helper) => {
+                context.core.meter.cache_prepared.add(1);
+                prepared = Some(down.while_present(Box::pin(helper.prepare(wanted))).await?);
             }
         }
-    }
+    };
     down.audience = asking.as_ref().and_then(Asking::flight);
     let ended = super::ask(context, down, work, request, resolved).await;
     if let Some(asking) = asking {
@@ -139,11 +147,11 @@ pub(super) async fn serve(
 /// Looks for an answer.
 fn begin(
     context: &Context<'_>,
-    caching: &Caching,
+    caching: &Arc<Caching>,
     work: &mut Work,
     request: &mut Request,
     resolved: &Resolved<'_>,
-    may_wait: bool,
+    (may_wait, prepared): (bool, Option<&Prepared>),
 ) -> Begun {
     if !context.endpoint.is_translatable() {
         return Begun::Ask(None);
@@ -154,9 +162,15 @@ fn begin(
     if asked.no_store || !is_allowed(context, resolved) {
         return bypass(core);
     }
-    let looked = look(context, caching, work, resolved, &asked, may_wait);
+    let looked = match look(context, caching, work, resolved, &asked, (may_wait, prepared)) {
+        Ok(looked) => looked,
+        Err(wanted) => {
+            let (wanted, helper) = *wanted;
+            return Begun::Prepare(wanted, helper);
+        }
+    };
     match looked {
-        None | Some(Looked::Bypass) => bypass(core),
+        None | Some(Looked::Bypass | Looked::Prepare(..)) => bypass(core),
         Some(Looked::Hit(hit)) => {
             note_hit(core, request, &hit);
             if context.stream && caching.events_per_second > 0 {
@@ -193,32 +207,49 @@ fn bypass(core: &Core) -> Begun {
 
 fn look(
     context: &Context<'_>,
-    caching: &Caching,
+    caching: &Arc<Caching>,
     work: &mut Work,
     resolved: &Resolved<'_>,
     asked: &Asked,
-    may_wait: bool,
-) -> Option<Looked> {
+    (may_wait, prepared): (bool, Option<&Prepared>),
+) -> Result<Option<Looked>, Box<(Wanted, Helper)>> {
     let core = context.core;
     request::gather(context, work);
     let body = work.whole.clone();
+    let (tenant, form, now_ms) = (tenant(context, caching), Form::asked(context), now_ms(core));
+    // What says nothing of the cache, in fields or elsewhere outside its body, is all there is to it.
+    let is_plain = !asked.any && caching.headers.is_empty() && context.path_model.is_none();
+    let verbatim = is_plain.then(|| Verbatim {
+        caching,
+        tenant: &tenant,
+        dialect: context.dialect,
+        body: &body,
+    });
+    let fits = |entry: &Entry| form.fits(&entry.answer);
+    let again = verbatim.and_then(|request| core.cache.again(&request, caching.max_age_ms, now_ms, fits));
+    if let Some(hit) = again {
+        return Ok(Some(Looked::Hit(hit)));
+    }
     let ingress = Ingress {
         path_model: context.path_model,
         path_stream: context.stream,
     };
     // What cannot be read is the provider's to refuse.
-    let parsed = provider::parse_request(context.dialect, &body, &ingress).ok()?;
+    let Ok(parsed) = provider::parse_request(context.dialect, &body, &ingress) else {
+        return Ok(None);
+    };
     let metadata = parsed.metadata.as_ref().map(|metadata| metadata.as_json());
-    let values = values(context, caching, asked, &body, metadata)?;
+    let Some(values) = values(context, caching, asked, &body, metadata) else {
+        return Ok(None);
+    };
     let pairs: Vec<(&str, Option<&str>)> = values.iter().map(|(name, value)| (*name, value.as_deref())).collect();
     let label = |(name, value): &(&str, Option<&str>)| Some(format!("{name}={}", (*value)?).into());
     let labels: Vec<Box<str>> = pairs.iter().filter_map(label).collect();
     let provider = &context.plane.snapshot.provider(resolved.provider).name;
-    let form = Form::asked(context);
     let lookup = Lookup {
         request: &parsed,
         scope: Scope {
-            tenant: &tenant(context, caching),
+            tenant: &tenant,
             route: if caching.scope.is_empty() {
                 provider
             } else {
@@ -233,10 +264,42 @@ fn look(
         controls: &asked.controls,
         form: form.pair(),
         may_wait: may_wait && !asked.controls.no_lookup,
-        now_ms: now_ms(core),
+        has_frames: caching.rules.frames.is_some() && images(&parsed).next().is_some(),
+        prepared,
+        now_ms,
         random: core.random() as u32,
     };
-    core.cache.look(&lookup, |entry| form.fits(&entry.answer))
+    let looked = core.cache.look(&lookup, fits);
+    if let (Some(request), Some(Looked::Hit(hit))) = (&verbatim, &looked)
+        && hit.by == By::Exact
+    {
+        core.cache.note(request, hit.entry.exact);
+    }
+    match looked {
+        Some(Looked::Prepare(text, helper)) => {
+            let frames = lookup.has_frames.then(|| frames(&parsed, caching)).flatten();
+            Err(Box::new((Wanted { text, frames }, helper)))
+        }
+        looked => Ok(looked),
+    }
+}
+
+/// The frames to be decoded, and how long to wait for them in milliseconds. `None`: too many.
+fn frames(request: &ChatRequest<'_>, caching: &Caching) -> Option<(Vec<Box<str>>, u64)> {
+    let frames: Vec<Box<str>> = images(request).map(|image| image.decode().into()).collect();
+    (frames.len() <= CACHE_FRAMES_PER_REQUEST_MAX).then_some((frames, caching.frames_wait_ms))
+}
+
+/// The images of a request that are in it, in base64.
+fn images<'a>(request: &'a ChatRequest<'_>) -> impl Iterator<Item = &'a Text<'a>> {
+    let parts = request.messages.iter().flat_map(|message| &message.parts);
+    parts.filter_map(|part| match &part.content {
+        Content::Image {
+            source: Source::Base64 { data, .. },
+            ..
+        } => Some(data),
+        _ => None,
+    })
 }
 
 type Values<'a> = Vec<(&'a str, Option<Cow<'a, str>>)>;

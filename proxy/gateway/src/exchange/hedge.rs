@@ -50,7 +50,7 @@ pub(super) fn delay_ms(context: &Context<'_>, first: Place) -> Option<u32> {
 /// last that was left, and which leg it was if not the first.
 ///
 /// # Errors
-/// [`ClientGone`]: both are dropped.
+/// [`ClientGone`]: both are dropped, and charged.
 pub(super) async fn race<'a>(
     context: &Context<'a>,
     down: &mut Downstream,
@@ -61,8 +61,28 @@ pub(super) async fn race<'a>(
     rival: (usize, PlannedTarget<'a>),
     delay_ms: u32,
 ) -> Result<(Result<Answer, Failure>, Option<Leg<'a>>), ClientGone> {
-    let both = run(context, work, request, course, first, rival, delay_ms);
-    down.while_present(both).await
+    // Out here, so that what the second leg has cost by then is known if the client leaves.
+    let mut fork = request.fork();
+    let mut scratch = context.core.lease_scratch();
+    scratch.work.payment = work.payment.fork();
+    let beside = Beside {
+        request: &mut fork,
+        work: &mut scratch.work,
+    };
+    let both = run(context, work, request, course, first, rival, (beside, delay_ms));
+    let raced = down.while_present(both).await;
+    request.record.attempts = request.record.attempts.saturating_add(fork.record.attempts);
+    // What is in it now is the loser's, or, if nobody has won because nobody waits any more, the second leg's.
+    let loser = std::mem::take(&mut scratch.work.payment);
+    work.payment.join(loser, context.core);
+    context.core.return_scratch(scratch);
+    raced
+}
+
+/// What the second attempt has of its own.
+struct Beside<'a> {
+    request: &'a mut Request,
+    work: &'a mut Work,
 }
 
 /// How it ended while both were under way.
@@ -82,22 +102,23 @@ async fn run<'a>(
     course: &mut Course,
     first: Leg<'a>,
     (index, rival): (usize, PlannedTarget<'a>),
-    delay_ms: u32,
+    (other, delay_ms): (Beside<'_>, u32),
 ) -> (Result<Answer, Failure>, Option<Leg<'a>>) {
-    let mut fork = request.fork();
-    let mut scratch = context.core.lease_scratch();
-    scratch.work.payment = work.payment.fork();
+    let Beside {
+        request: fork,
+        work: spare,
+    } = other;
     let mut second = None;
     let ended = {
         let mut running = pin!(begin(context, work, request, first));
         match select(running.as_mut(), pin!(net::sleep_ms(u64::from(delay_ms)))).await {
             Either::Left((result, _)) => Ended::First(result, None),
-            Either::Right(_) => match enter(context, &mut fork, &mut scratch.work.payment, first.place, rival) {
+            Either::Right(_) => match enter(context, fork, &mut spare.payment, first.place, rival) {
                 None => Ended::First(running.await, None),
                 Some(leg) => {
                     context.core.meter.hedges.add(1);
                     second = Some(leg);
-                    let mut beside = pin!(begin(context, &mut scratch.work, &mut fork, leg));
+                    let mut beside = pin!(begin(context, spare, fork, leg));
                     match select(running.as_mut(), beside.as_mut()).await {
                         Either::Left((Ok(answer), _)) => Ended::FirstWon(answer),
                         Either::Left((Err(failure), _)) => Ended::Second(beside.await, Some(failure)),
@@ -108,8 +129,7 @@ async fn run<'a>(
             },
         }
     };
-    request.record.attempts = request.record.attempts.saturating_add(fork.record.attempts);
-    let result = match ended {
+    match ended {
         Ended::First(result, failed) => {
             if let Some(failure) = failed {
                 course.asked(index);
@@ -137,15 +157,10 @@ async fn run<'a>(
             request.record.provider = Label::new(&rival.provider.name);
             request.record.key = fork.record.key;
             request.record.fallback = rival.is_fallback;
-            std::mem::swap(work, &mut scratch.work);
+            std::mem::swap(work, spare);
             (result, second)
         }
-    };
-    // What is in it now is the loser's.
-    work.payment
-        .join(std::mem::take(&mut scratch.work.payment), context.core);
-    context.core.return_scratch(scratch);
-    result
+    }
 }
 
 /// Begins the second attempt, if its target is well and has a key, and the first one's budget allows it.

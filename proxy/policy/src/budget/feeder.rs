@@ -162,14 +162,15 @@ impl Feeder {
         self.lease = self
             .lease
             .max(spent.saturating_mul(SPENT_TIMES))
-            .min(self.limit.0.max(1));
+            // One request may need more than the limit, of a budget that was topped up.
+            .min(self.limit.0.max(wanted).max(1));
         let free = fed.account.free();
         let short = i128::from(self.lease) - i128::from(free);
         let lease = i128::from(self.lease);
         let may_ask = !self.exhausted || wanted > 0 || self.plans_since_asked > ASK_AGAIN;
-        if short > lease / 2 && may_ask {
-            let least = i128::from(wanted) - i128::from(free);
-            plan.want = Some((positive(least), positive(short)));
+        let least = i128::from(wanted) - i128::from(free);
+        if (short > lease / 2 || least > 0) && may_ask {
+            plan.want = Some((positive(least), positive(short.max(least))));
             self.plans_since_asked = 0;
         } else if unix_s >= period.ends_s {
             plan.want = Some((0, self.lease));

@@ -82,6 +82,36 @@ fn every_ending_of_a_reservation_charges_what_it_should_and_only_once() {
 }
 
 #[test]
+fn one_request_may_need_all_that_is_left_even_of_what_was_allowed_on_top() {
+    for (spent, extra) in [(0, 0), (300, 0), (0, 500), (700, 500), (999, 10_000)] {
+        let mut process = Process::new(1_000, Window::Total, 3);
+        for _ in 0..spent {
+            process
+                .reserve(0, 1)
+                .or_else(|_| {
+                    process.feed(NOW_S);
+                    process.reserve(0, 1)
+                })
+                .unwrap()
+                .settle(NanoUsd(1));
+        }
+        process.vault.top_up(NanoUsd(extra), NOW_S);
+        process.feeder.ask();
+        let rest = 1_000 + extra - spent;
+        // Two thirds of it, so that most of it is at hand, then all of it.
+        for amount in [rest * 2 / 3, rest] {
+            let admitted = (0..4).any(|_| {
+                process.purses.iter().for_each(|purse| purse.tick());
+                process.feed(NOW_S);
+                process.reserve(1, amount).map(Reservation::release).is_ok()
+            });
+            assert!(admitted, "{amount} of {rest} left, {spent} spent, {extra} on top");
+        }
+        assert!(process.reserve(1, rest + 1).is_err());
+    }
+}
+
+#[test]
 fn a_budget_with_room_for_so_many_worst_cases_admits_so_many_on_any_cores() {
     for cores in [1, 2, 7] {
         for worst in [1, 10, 333, 1_000, 10_000] {

@@ -12,6 +12,7 @@ use std::fmt;
 
 pub use wordpiece::{Pieces, Vocabulary};
 
+use sluice_lanes::{Work, widest};
 use sluice_wire::limits::CACHE_TEXT_BYTES_MAX;
 
 /// Numbers in a vector.
@@ -30,6 +31,18 @@ const MULTIPLIER_MAX: f32 = 256.0;
 pub struct Vector(pub [i8; DIMENSIONS]);
 
 impl Vector {
+    /// From another embedding's numbers, of which there must be [`DIMENSIONS`]. `None` if there are not, or one is no number.
+    pub fn of(numbers: &[f32]) -> Option<Self> {
+        let numbers: &[f32; DIMENSIONS] = numbers.try_into().ok()?;
+        let largest = numbers
+            .iter()
+            .fold(0.0_f32, |largest, number| largest.max(number.abs()));
+        if !numbers.iter().all(|number| number.is_finite()) || largest == 0.0 {
+            return None;
+        }
+        Some(Self(numbers.map(|number| (number / largest * 127.0).round() as i8)))
+    }
+
     /// Scalar product, as an integer of at most `128 × 127²`.
     #[inline]
     pub fn dot(&self, other: &Self) -> i32 {
@@ -161,20 +174,11 @@ impl Model {
     pub fn embed(&self, text: &str, scratch: &mut Scratch) -> Vector {
         let text = &text[..text.floor_char_boundary(CACHE_TEXT_BYTES_MAX)];
         self.vocabulary.pieces(text, &mut scratch.pieces);
-        let mut sum = [0_i32; DIMENSIONS];
-        for group in scratch.pieces.ids().chunks(ROWS_PER_CARRY) {
-            let mut part = [0_i16; DIMENSIONS];
-            for &id in group {
-                self.add_row(id, &mut part);
-            }
-            for (sum, part) in sum.iter_mut().zip(part) {
-                *sum += i32::from(part);
-            }
-        }
-        scaled(&sum)
+        let ids = scratch.pieces.ids();
+        scaled(&widest(Pool { model: self, ids }))
     }
 
-    #[inline]
+    #[inline(always)]
     fn add_row(&self, id: u16, part: &mut [i16; DIMENSIONS]) {
         let at = usize::from(id) * DIMENSIONS;
         let (Some(row), Some(&multiplier)) = (
@@ -197,6 +201,31 @@ impl Model {
     /// The vocabulary.
     pub fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
+    }
+}
+
+/// Sums up the rows of a text's pieces.
+struct Pool<'a> {
+    model: &'a Model,
+    ids: &'a [u16],
+}
+
+impl Work for Pool<'_> {
+    type Output = [i32; DIMENSIONS];
+
+    #[inline(always)]
+    fn run(self) -> [i32; DIMENSIONS] {
+        let mut sum = [0_i32; DIMENSIONS];
+        for group in self.ids.chunks(ROWS_PER_CARRY) {
+            let mut part = [0_i16; DIMENSIONS];
+            for &id in group {
+                self.model.add_row(id, &mut part);
+            }
+            for (sum, part) in sum.iter_mut().zip(part) {
+                *sum += i32::from(part);
+            }
+        }
+        sum
     }
 }
 
@@ -266,6 +295,25 @@ mod tests {
         let far = embed("How do I cancel my gym membership?");
         assert!(text.cosine(&near) > 0.8 && text.cosine(&far) < 0.4);
         assert!((text.cosine(&text) - 1.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn anothers_numbers_keep_their_direction() {
+        let numbers: Vec<f32> = (0..DIMENSIONS).map(|at| (at as f32 * 0.7).sin() * 0.1).collect();
+        let other: Vec<f32> = (0..DIMENSIONS).map(|at| (at as f32 * 0.71).sin() * 9.0).collect();
+        let exact = |one: &[f32], other: &[f32]| {
+            let dot = |one: &[f32], other: &[f32]| one.iter().zip(other).map(|(a, b)| a * b).sum::<f32>();
+            dot(one, other) / (dot(one, one) * dot(other, other)).sqrt()
+        };
+        let (vector, another) = (Vector::of(&numbers).unwrap(), Vector::of(&other).unwrap());
+        assert!((vector.cosine(&another) - exact(&numbers, &other)).abs() < 0.01);
+        assert_eq!(Vector::of(&numbers[1..]), None);
+        assert_eq!(Vector::of(&[0.0; DIMENSIONS]), None);
+        for wrong in [f32::NAN, f32::INFINITY] {
+            let mut numbers = numbers.clone();
+            numbers[7] = wrong;
+            assert_eq!(Vector::of(&numbers), None);
+        }
     }
 
     #[test]

@@ -125,11 +125,12 @@ impl Canonical {
         self.key(secret, "exact", &[self.images(), self.text().as_bytes()])
     }
 
-    /// The key of all requests that differ from it in the last user text alone, and there agree in the guard's signature. `None`
-    /// if there is no such text, or it cannot be matched by meaning.
-    pub fn bucket(&self, secret: &Secret, signature: &[u8]) -> Option<Key> {
-        self.is_semantic()
-            .then(|| self.key(secret, "bucket", &[self.images(), signature]))
+    /// The key of all requests that differ from it in the last user text alone, and there agree in the guard's signature, their
+    /// vectors of one embedding (empty: our own). `None` if there is no such text, or it cannot be matched by meaning.
+    pub fn bucket(&self, secret: &Secret, signature: &[u8], embedding: &[u8]) -> Option<Key> {
+        let parts = [self.images(), signature, embedding];
+        let parts = if embedding.is_empty() { &parts[..2] } else { &parts };
+        self.is_semantic().then(|| self.key(secret, "bucket", parts))
     }
 
     /// The key of all requests that differ from it in the bytes of its images alone. `None` if it has none.

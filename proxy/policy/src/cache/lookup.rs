@@ -11,7 +11,7 @@ use super::evidence::{TemplatePair, Verdict, is_audited};
 use super::guard::{Level, Refusal, Template};
 use super::image::{FRAME_THRESHOLD_DEFAULT, Region};
 use super::index::EntryId;
-use super::key::Canonical;
+use super::key::{Canonical, Key};
 use super::{Brain, Cache, Query};
 
 /// Lowest cosine that may be configured.
@@ -176,6 +176,25 @@ impl Cache {
             Some(hit) => self.weighed(hit, Verdict::Serve, rules, random),
             None => Outcome::Miss(refusal),
         }
+    }
+
+    /// Where the entry of a key is, for [`Cache::again`].
+    pub fn place(&self, key: Key) -> Option<EntryId> {
+        self.store.exact(key)
+    }
+
+    /// The entry that answered a request before, for whoever knows that the request is the same: `None` if it is no longer there,
+    /// or no longer fresh.
+    pub fn again(&mut self, (id, key): (EntryId, Key), max_age_ms: Option<u64>, now_ms: u64) -> Option<Hit> {
+        let time = Time {
+            now_ms,
+            stale_ms: 0,
+            max_age_ms: max_age_ms.unwrap_or(u64::MAX),
+        };
+        let entry = self.store.get(id).filter(|entry| entry.exact == key)?;
+        let hit = time.hit(entry, By::Exact, 1.0)?;
+        self.store.used(id);
+        Some(hit)
     }
 
     fn exact(&mut self, query: &Query, time: Time) -> Option<Hit> {

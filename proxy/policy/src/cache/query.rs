@@ -31,6 +31,8 @@ pub struct Query {
     meaning: Option<Option<(Key, Vector)>>,
     frames: Option<Frames>,
     labels: Labels,
+    /// Vectors come from elsewhere: from which embedding, and the one of this text, if it came.
+    given: Option<([u8; 32], Option<Vector>)>,
 }
 
 impl Query {
@@ -45,7 +47,7 @@ impl Query {
         eligible: &Eligible,
         brain: &Brain,
     ) -> Result<(), Bypass> {
-        (self.exact, self.meaning, self.frames) = (None, None, None);
+        (self.exact, self.meaning, self.frames, self.given) = (None, None, None, None);
         self.canonical.read(request, scope, eligible, &brain.secret)?;
         self.exact = Some(self.canonical.exact(&brain.secret));
         self.namespace = brain.namespace(scope.tenant, scope.route);
@@ -62,6 +64,17 @@ impl Query {
         let fits = maps.len() * 32 == self.canonical.images().len() && self.exact.is_some();
         let key = self.canonical.frames(&brain.secret).filter(|_| fits);
         self.frames = key.map(|key| Frames { key, maps: maps.into() });
+    }
+
+    /// Has the text found by this vector of another embedding, among texts of that embedding alone; without one, it is not matched by
+    /// meaning. To be called before anything asks for its meaning.
+    pub fn give_vector(&mut self, embedding: [u8; 32], vector: Option<Vector>) {
+        self.given = Some((embedding, vector));
+    }
+
+    /// The text to be embedded, if this request may be matched by its meaning.
+    pub fn text(&self) -> Option<&str> {
+        (self.exact.is_some() && self.canonical.is_semantic()).then(|| self.canonical.text())
     }
 
     /// The key of this very request. `None` if it is not to be cached.
@@ -120,8 +133,13 @@ impl Query {
         if !self.reading.is_understood() {
             return None;
         }
-        let bucket = self.canonical.bucket(&brain.secret, self.reading.signature())?;
-        Some((bucket, brain.model.embed(text, &mut self.scratch)))
+        let (embedding, vector) = match &self.given {
+            None => (&[][..], brain.model.embed(text, &mut self.scratch)),
+            Some((embedding, vector)) => (&embedding[..], (*vector)?),
+        };
+        let signature = self.reading.signature();
+        let bucket = self.canonical.bucket(&brain.secret, signature, embedding)?;
+        Some((bucket, vector))
     }
 }
 

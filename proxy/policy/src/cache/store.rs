@@ -86,6 +86,9 @@ struct Slot {
     entry: Arc<Entry>,
     bytes: usize,
     uses: u32,
+    /// The age when it was used last.
+    used_at: u64,
+    /// By which it stands in the order; it may be worth more by now.
     value: u64,
 }
 
@@ -182,12 +185,13 @@ impl Store {
             }
         }
         self.entry_bytes += bytes;
-        let value = self.value(&entry, bytes, 0);
+        let value = value(self.age, &entry, bytes, 0);
         self.by_value.insert((value, id));
         self.slots[id as usize] = Some(Slot {
             entry,
             bytes,
             uses: 0,
+            used_at: self.age,
             value,
         });
         self.evict();
@@ -215,19 +219,11 @@ impl Store {
         self.frames.get(&frames).map_or(&[], Vec::as_slice)
     }
 
-    /// Takes note that an entry was served.
+    /// Takes note that an entry was served. Its place in the order is put right when it comes to be evicted.
     pub(super) fn used(&mut self, id: EntryId) {
-        let Some((entry, bytes, uses, old)) = self.slots.get_mut(id as usize).and_then(Option::as_mut).map(|slot| {
-            slot.uses = slot.uses.saturating_add(1);
-            (slot.entry.clone(), slot.bytes, slot.uses, slot.value)
-        }) else {
-            return;
-        };
-        let value = self.value(&entry, bytes, uses);
-        self.by_value.remove(&(old, id));
-        self.by_value.insert((value, id));
         if let Some(Some(slot)) = self.slots.get_mut(id as usize) {
-            slot.value = value;
+            slot.uses = slot.uses.saturating_add(1);
+            slot.used_at = self.age;
         }
     }
 
@@ -282,19 +278,23 @@ impl Store {
         self.slots.iter().flatten().map(|slot| &slot.entry)
     }
 
-    fn value(&self, entry: &Entry, bytes: usize, uses: u32) -> u64 {
-        let cost = u128::from(entry.answer.cost_nano_usd.max(1));
-        let saved = cost * (u128::from(uses) + 1) * VALUE_SCALE / (bytes as u128).max(1);
-        self.age.saturating_add(u64::try_from(saved).unwrap_or(u64::MAX))
-    }
-
     fn evict(&mut self) {
         let entries_max = self.limits.entries.min(CACHE_ENTRIES_MAX);
         while self.exact.len() > entries_max || self.entry_bytes + self.index_bytes > self.limits.bytes {
-            let Some(&(value, id)) = self.by_value.first() else {
+            let Some(&(old, id)) = self.by_value.first() else {
                 return;
             };
-            self.age = value;
+            // Used since it was put there: it has earned another place, once for all its uses.
+            if let Some(Some(slot)) = self.slots.get_mut(id as usize) {
+                let now = value(slot.used_at, &slot.entry, slot.bytes, slot.uses);
+                if now > old {
+                    slot.value = now;
+                    self.by_value.remove(&(old, id));
+                    self.by_value.insert((now, id));
+                    continue;
+                }
+            }
+            self.age = old;
             self.take(id);
             self.evicted += 1;
         }
@@ -329,4 +329,11 @@ impl Store {
         }
         true
     }
+}
+
+/// What an entry is worth that was used last at `age`.
+fn value(age: u64, entry: &Entry, bytes: usize, uses: u32) -> u64 {
+    let cost = u128::from(entry.answer.cost_nano_usd.max(1));
+    let saved = cost * (u128::from(uses) + 1) * VALUE_SCALE / (bytes as u128).max(1);
+    age.saturating_add(u64::try_from(saved).unwrap_or(u64::MAX))
 }

@@ -23,6 +23,12 @@ pub struct Accounts {
     /// to whoever sends it as `Authorization: Bearer`. Default: none; then the admin interface does not have those pages.
     #[serde(default)]
     pub admin_credential: Option<SecretPlace>,
+    /// Where the secret is from which an access key id and a secret access key follow for each virtual key: with it, AWS SDKs can
+    /// ask the Bedrock paths, signed with such a pair (Signature Version 4), which whoever makes or rotates a key is shown
+    /// once. At least 32 characters; another secret means other pairs. Default: none; signatures are no credentials. Takes
+    /// effect after a restart.
+    #[serde(default)]
+    pub aws_pairs_secret: Option<SecretPlace>,
     /// Whether a request needs a virtual key: auto (as soon as there is one), always or never. `/health` and `/ready` do not.
     #[serde(default)]
     pub require_key: RequireKey,

@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_wire::limits;
 
-use super::values::{DurationMs, Size};
+use super::provider::SecretPlace;
+use super::values::{AgeMs, DurationMs, Size};
 
 /// What all routes' caches share, and how requests are cached that no route says otherwise for.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -25,8 +26,33 @@ pub struct CacheStore {
     pub snapshot: Option<String>,
     /// How often the file is written, if anything has changed. A purge or a bump is written before it is confirmed.
     pub snapshot_interval: DurationMs,
+    /// A service that says what texts mean, instead of the embedding that comes with the gateway. A text that it gives no vector
+    /// for in time is matched exactly, and not by meaning. Default: none, and no text leaves the gateway for it.
+    pub embedding: Option<CacheEmbedding>,
     /// The cache of requests whose route has none of its own.
     pub default: CacheRules,
+}
+
+/// A service that speaks OpenAI's embeddings API.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CacheEmbedding {
+    /// Where it is, up to and without `/embeddings`, such as https://api.openai.com/v1.
+    #[schemars(length(min = 1, max = 2048))]
+    pub base_url: String,
+    /// The model. It must be able to give 128 dimensions, as text-embedding-3-small is.
+    #[schemars(length(min = 1, max = 256))]
+    pub model: String,
+    /// Its key. Default: none is sent.
+    #[serde(default)]
+    pub key: Option<SecretPlace>,
+    /// How long a request waits for its vector at most.
+    #[serde(default = "embedding_timeout")]
+    pub timeout: DurationMs,
+}
+
+fn embedding_timeout() -> DurationMs {
+    DurationMs(200)
 }
 
 impl Default for CacheStore {
@@ -36,6 +62,7 @@ impl Default for CacheStore {
             memory: Size(limits::CACHE_BYTES_DEFAULT),
             snapshot: None,
             snapshot_interval: DurationMs(60_000),
+            embedding: None,
             default: CacheRules::default(),
         }
     }
@@ -56,11 +83,11 @@ pub struct CacheRules {
     /// Whether texts that differ in one or two words are taken for different as well (recommended).
     pub strict: bool,
     /// How long an answer is fresh. A request may shorten it (x-sluice-cache-ttl, in seconds).
-    pub ttl: DurationMs,
+    pub ttl: AgeMs,
     /// How long an answer is still served after that while one request fetches a new one. Default: not at all.
-    pub stale_while_revalidate: Option<DurationMs>,
+    pub stale_while_revalidate: Option<AgeMs>,
     /// Oldest answer that is served at all, whatever the times above say. Default: any.
-    pub max_age: Option<DurationMs>,
+    pub max_age: Option<AgeMs>,
     /// Highest temperature of requests that are cached (0 to 2); a request without one counts as 1. Default: any.
     #[schemars(range(min = 0, max = 2))]
     pub temperature_max: Option<f64>,
@@ -69,6 +96,8 @@ pub struct CacheRules {
     pub share: CacheShare,
     /// What must be equal beside the request itself, such as the product variant.
     pub context: CacheContext,
+    /// Whether a camera frame may be answered like an earlier one of the same scene, although their bytes differ. Default: not.
+    pub frames: Option<CacheFrames>,
     /// Whether answers are kept that ended for want of tokens.
     pub store_truncated: bool,
     /// How long a request waits at most for an identical one that is with the provider already, before it asks for itself.
@@ -97,12 +126,13 @@ impl Default for CacheRules {
             mode: CacheMode::Off,
             threshold: 0.85,
             strict: true,
-            ttl: DurationMs(3_600_000),
+            ttl: AgeMs(3_600_000),
             stale_while_revalidate: None,
             max_age: None,
             temperature_max: None,
             share: CacheShare::Key,
             context: CacheContext::default(),
+            frames: None,
             store_truncated: false,
             flight_wait: DurationMs(30_000),
             replay_events_per_second: 0,
@@ -142,6 +172,46 @@ pub enum CacheShare {
     Team,
     /// All keys of a customer.
     Customer,
+}
+
+/// Camera frames (PNG or JPEG) that show the same scene: equally large, and no block of 8 by 8 pixels of one brighter or darker on
+/// average than of the other by the threshold. The camera must be a context key, and required. A defect that is smaller than
+/// that is missed.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CacheFrames {
+    /// Least difference of a block's mean that tells two scenes apart, in grey levels (1 to 255).
+    #[schemars(range(min = 1, max = 255))]
+    pub threshold: u8,
+    /// How long a request waits at most for its frames to be decoded.
+    pub timeout: DurationMs,
+    /// The part of the frame that matters. Default: all of it.
+    pub region: Option<CacheRegion>,
+}
+
+impl Default for CacheFrames {
+    fn default() -> Self {
+        Self {
+            threshold: 8,
+            timeout: DurationMs(100),
+            region: None,
+        }
+    }
+}
+
+/// A part of a frame.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CacheRegion {
+    /// Width of the frames, in pixels (1 to 65,535); others are never of the same scene.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub width: u16,
+    /// Height of the frames, in pixels (1 to 65,535).
+    #[schemars(range(min = 1, max = 65_535))]
+    pub height: u16,
+    /// The parts that matter, each as [left, top, width, height] in pixels.
+    #[schemars(length(min = 1, max = 64))]
+    pub rectangles: Vec<[u16; 4]>,
 }
 
 /// Context keys: values that two requests must have in common.

@@ -8,8 +8,13 @@ use sluice_wire::limits;
 
 use super::check::{Mistakes, suggestion};
 use super::names::Names;
+use super::provider::SecretPlace;
 use super::tree::{Node, Step};
-use super::{AuthName, Aws, Balance, CacheRules, ClientAuth, Config, Key, Provider, Route, WeightedTarget};
+use super::url::BaseUrl;
+use super::{
+    AuthName, Aws, Balance, CacheEmbedding, CacheRules, ClientAuth, Config, Key, Provider, Route, WeightedTarget,
+};
+use crate::snapshot::compiled_region;
 use crate::vendors;
 
 /// Adds every mistake of meaning.
@@ -28,6 +33,7 @@ pub(crate) fn check(config: &Config, root: &Node, mistakes: &mut Mistakes) {
     checker.accounts();
     checker.default_provider();
     checker.within(&["cache", "default"], |checker| checker.caching(&config.cache.default));
+    checker.embedding(config.cache.embedding.as_ref());
     checker.routes();
 }
 
@@ -323,6 +329,17 @@ impl Checker<'_> {
         }
     }
 
+    fn embedding(&mut self, embedding: Option<&CacheEmbedding>) {
+        let Some(embedding) = embedding else { return };
+        if let Err(why) = embedding.base_url.parse::<BaseUrl>() {
+            self.within(&["cache", "embedding", "base_url"], |c| c.add(why));
+        }
+        let nowhere = |place: &SecretPlace| place.env.is_none() && place.file.is_none();
+        if embedding.key.as_ref().is_some_and(nowhere) {
+            self.within(&["cache", "embedding", "key"], |c| c.add("expected env or file"));
+        }
+    }
+
     fn caching(&mut self, rules: &CacheRules) {
         for (at, pointer) in rules.context.body.iter().enumerate() {
             if !pointer.starts_with('/') {
@@ -335,6 +352,23 @@ impl Checker<'_> {
                 let message = "expected the name of a header field, such as x-variant";
                 self.within(&["context", "headers"], |c| c.at(at, |c| c.add(message)));
             }
+        }
+        let Some(frames) = &rules.frames else { return };
+        let context = &rules.context;
+        let has_camera = [&context.headers, &context.body, &context.metadata]
+            .iter()
+            .any(|keys| !keys.is_empty());
+        if !has_camera || !context.required {
+            let message = "frames need a context key that names the camera, and context.required";
+            self.within(&["frames"], |c| c.add_at_key(message));
+        }
+        if frames
+            .region
+            .as_ref()
+            .is_some_and(|region| compiled_region(region).is_none())
+        {
+            let message = "no rectangle touches a frame of this size, or the frame is too large";
+            self.within(&["frames", "region"], |c| c.add_at_key(message));
         }
     }
 

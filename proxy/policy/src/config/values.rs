@@ -20,6 +20,9 @@ pub(crate) const KIND_KEYWORD: &str = "x-sluice-kind";
 /// Longest duration, in milliseconds: one day.
 const DURATION_MS_MAX: u64 = 24 * 3600 * 1000;
 
+/// Longest time that an answer may be kept, in milliseconds: thirty days.
+const AGE_MS_MAX: u64 = 30 * DURATION_MS_MAX;
+
 /// What a text value must be.
 pub(crate) struct Kind {
     /// Its name in the schema.
@@ -71,6 +74,11 @@ pub(crate) const KINDS: &[Kind] = &[
         name: "duration",
         expected: "a duration such as 10s, 250ms, 2m or 1h",
         check: check::<DurationMs>,
+    },
+    Kind {
+        name: "age",
+        expected: "a duration such as 10m, 1h or 7d",
+        check: check::<AgeMs>,
     },
     Kind {
         name: "size",
@@ -151,23 +159,53 @@ impl FromStr for DurationMs {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or("the unit is missing")?;
-        let (number, unit) = text.split_at(unit_at);
-        let scale = match unit {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return Err("it is not a whole number followed by ms, s, m or h".into()),
-        };
-        let number: u64 = number
-            .parse()
-            .map_err(|_| "it is not a whole number followed by ms, s, m or h")?;
-        let ms = number
-            .checked_mul(scale)
-            .filter(|&ms| (1..=DURATION_MS_MAX).contains(&ms));
+        let ms = milliseconds(text, "ms, s, m or h")?;
+        let ms = Some(ms).filter(|ms| (1..=DURATION_MS_MAX).contains(ms));
         let ms = ms.ok_or("it must be from 1ms to 24h")?;
         Ok(Self(u32::try_from(ms).expect("a day in milliseconds fits 32 bits")))
+    }
+}
+
+/// A whole number and its unit; `units` are those allowed, in words. More than there are milliseconds is as many as there are.
+fn milliseconds(text: &str, units: &str) -> Result<u64, String> {
+    let wrong = || format!("it is not a whole number followed by {units}");
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or("the unit is missing")?;
+    let (number, unit) = text.split_at(unit_at);
+    let scale: u64 = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" if units.contains(" d") => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    Ok(number.saturating_mul(scale))
+}
+
+/// A span of time in milliseconds, from 1 to 2,592,000,000 (thirty days): how long something is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AgeMs(pub u64);
+
+textual!(AgeMs, "age", "^[0-9]+(ms|s|m|h|d)$");
+
+impl FromStr for AgeMs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ms = milliseconds(text, "ms, s, m, h or d")?;
+        let ms = Some(ms).filter(|ms| (1..=AGE_MS_MAX).contains(ms));
+        Ok(Self(ms.ok_or("it must be from 1ms to 30d")?))
+    }
+}
+
+impl fmt::Display for AgeMs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0, u32::try_from(self.0)) {
+            (ms, _) if ms > DURATION_MS_MAX && ms % DURATION_MS_MAX == 0 => write!(f, "{}d", ms / DURATION_MS_MAX),
+            (_, Ok(ms)) => DurationMs(ms).fmt(f),
+            (ms, Err(_)) => write!(f, "{ms}ms"),
+        }
     }
 }
 
@@ -378,6 +416,31 @@ mod tests {
             "1d",
         ] {
             assert!(text.parse::<DurationMs>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ages_reach_to_thirty_days() {
+        for (text, ms) in [
+            ("250ms", 250),
+            ("24h", 86_400_000),
+            ("7d", 604_800_000),
+            ("30d", 2_592_000_000),
+        ] {
+            assert_eq!(text.parse(), Ok(AgeMs(ms)));
+            assert_eq!(AgeMs(ms).to_string(), text);
+        }
+        assert_eq!("1d".parse(), Ok(AgeMs(86_400_000)));
+        for text in [
+            "0d",
+            "31d",
+            "721h",
+            "1w",
+            "d",
+            "99999999999999999999d",
+            "9999999999999999999d",
+        ] {
+            assert!(text.parse::<AgeMs>().is_err(), "{text}");
         }
     }
 

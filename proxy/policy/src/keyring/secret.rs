@@ -19,17 +19,7 @@ impl VirtualKey {
     /// A key of 256 random bits, which must come from the operating system: the prefix and 43 characters of base64url
     /// (RFC 4648 §5).
     pub fn from_random(bits: &[u8; 32]) -> Self {
-        const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-        let mut text = String::with_capacity(KEY_PREFIX.len() + 43);
-        text.push_str(KEY_PREFIX);
-        for group in bits.chunks(3) {
-            let byte = |at: usize| u32::from(group.get(at).copied().unwrap_or(0));
-            let word = byte(0) << 16 | byte(1) << 8 | byte(2);
-            for at in 0..=group.len() {
-                text.push(char::from(ALPHABET[(word >> (18 - 6 * at)) as usize & 63]));
-            }
-        }
-        Self(text)
+        Self([KEY_PREFIX, &base64url(bits)].concat())
     }
 
     /// The text, to be shown once.
@@ -46,6 +36,20 @@ impl VirtualKey {
     pub fn hint(&self) -> &str {
         &self.0[self.0.len() - 4..]
     }
+}
+
+/// Without padding (RFC 4648 §5).
+pub(super) fn base64url(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let byte = |at: usize| u32::from(group.get(at).copied().unwrap_or(0));
+        let word = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for at in 0..=group.len() {
+            text.push(char::from(ALPHABET[(word >> (18 - 6 * at)) as usize & 63]));
+        }
+    }
+    text
 }
 
 impl fmt::Debug for VirtualKey {

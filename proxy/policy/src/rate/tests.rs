@@ -136,3 +136,33 @@ fn several_cores_admit_exactly_the_limit_and_lose_no_count_at_the_change_of_slic
     assert_eq!(counted, limiter.used.load(Ordering::Relaxed));
     assert_eq!(limiter.standing(NOW_S + 120).remaining, 1_000);
 }
+
+#[test]
+fn what_one_process_has_counted_counts_in_the_next_for_as_long_as_it_would_have() {
+    for window in [Window::Rolling(Span::Minute), Window::Calendar(Span::Hour)] {
+        let before = Limiter::new(Unit::Requests, window, 10);
+        for second in [0, 0, 10, 20] {
+            let pass = Pass::new([&before], Ask::default(), NOW_S + second).unwrap();
+            pass.settle(Ask::default());
+        }
+        let counted = before.counted(NOW_S + 20);
+        let after = Limiter::new(Unit::Requests, window, 10);
+        after.add_counted(&counted, NOW_S + 21);
+        for second in [21, 55, 66, 75, 90, 7_200] {
+            let at = NOW_S + second;
+            assert_eq!(after.standing(at), before.standing(at), "{window:?} after {second} s");
+        }
+        assert!(after.counted(NOW_S + 7_200).is_empty());
+    }
+    let open = Limiter::new(Unit::Concurrent, Window::Total, 1);
+    let _pass = Pass::new([&open], Ask::default(), NOW_S).unwrap();
+    assert!(open.counted(NOW_S).is_empty(), "what is under way stays where it is");
+}
+
+#[test]
+fn counts_of_slices_that_are_over_or_to_come_are_not_added() {
+    let limiter = Limiter::new(Unit::Requests, Window::Rolling(Span::Minute), 10);
+    let now = NOW_S / 5;
+    limiter.add_counted(&[(now - 13, 1), (now + 1, 2), (now - 12, 3), (u64::MAX, 4)], NOW_S);
+    assert_eq!(limiter.standing(NOW_S).remaining, 7);
+}

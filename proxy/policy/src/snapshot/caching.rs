@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use super::{Resolved, Snapshot};
 use crate::cache::guard::Level;
+use crate::cache::image::{Rectangle, Region};
 use crate::cache::key::Eligible;
-use crate::cache::{Limits, Mode, Rules};
-use crate::config::{CacheMode, CacheRules, CacheShare, CacheStore};
+use crate::cache::{FrameRules, Limits, Mode, Rules};
+use crate::config::{CacheFrames, CacheMode, CacheRegion, CacheRules, CacheShare, CacheStore};
 
 /// How the requests of a route are cached.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +39,8 @@ pub struct Caching {
     pub store_truncated: bool,
     /// How long a request waits for an identical one.
     pub flight_wait_ms: u64,
+    /// How long a request waits for its frames, if they are matched.
+    pub frames_wait_ms: u64,
     /// Events a second of a replayed stream; 0: at once.
     pub events_per_second: u16,
     /// Tags of what is stored.
@@ -67,28 +70,52 @@ impl Caching {
                 mode,
                 similarity: config.threshold as f32,
                 level: if config.strict { Level::G2 } else { Level::G1 },
-                stale_ms: config.stale_while_revalidate.map_or(0, |stale| u64::from(stale.0)),
+                stale_ms: config.stale_while_revalidate.map_or(0, |stale| stale.0),
                 agreements: config.agreements,
                 tolerance: config.tolerance,
                 // The schema allows 0 to 1; the cast saturates.
                 audit_per_million: (config.audit * 1e6).round() as u32,
-                frames: None,
+                frames: config.frames.as_ref().map(frames),
             },
             eligible: Eligible {
                 temperature_max: config.temperature_max,
             },
-            max_age_ms: config.max_age.map(|age| u64::from(age.0)),
-            ttl_ms: u64::from(config.ttl.0),
+            max_age_ms: config.max_age.map(|age| age.0),
+            ttl_ms: config.ttl.0,
             headers: lower(&config.context.headers),
             body: same(&config.context.body),
             metadata: same(&config.context.metadata),
             required: config.context.required,
             store_truncated: config.store_truncated,
             flight_wait_ms: u64::from(config.flight_wait.0),
+            frames_wait_ms: config.frames.as_ref().map_or(0, |frames| frames.timeout.0.into()),
             events_per_second: config.replay_events_per_second,
             tags: same(&config.tags),
         }))
     }
+}
+
+fn frames(config: &CacheFrames) -> FrameRules {
+    // A region that touches nothing is refused with the configuration; without one, all of the frame counts, which is stricter.
+    FrameRules {
+        threshold: config.threshold,
+        region: config.region.as_ref().and_then(compiled_region).map(Arc::new),
+    }
+}
+
+/// A region by blocks. `None` if no rectangle touches the frame, or the frame is too large.
+pub(crate) fn compiled_region(region: &CacheRegion) -> Option<Region> {
+    let rectangles: Vec<Rectangle> = region
+        .rectangles
+        .iter()
+        .map(|&[left, top, width, height]| Rectangle {
+            left: left.into(),
+            top: top.into(),
+            width: width.into(),
+            height: height.into(),
+        })
+        .collect();
+    Region::new(region.width.into(), region.height.into(), &rectangles)
 }
 
 /// What each core's cache may hold.

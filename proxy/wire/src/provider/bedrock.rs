@@ -5,7 +5,6 @@
 //! CRCs are checked; an exception inside a 200 stream is an error. Deliberately absent: credentials ([`crate::sigv4`]), and
 //! `InvokeModel`, whose bodies are the models' own.
 
-mod base64;
 mod citations;
 mod content;
 mod error;

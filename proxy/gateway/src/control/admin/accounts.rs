@@ -17,7 +17,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, patch, post};
-use sluice_policy::keyring::Digest;
+use sluice_policy::keyring::{Digest, PairIssuer};
 
 use crate::control::store::{Change, StoreError};
 use crate::control::treasury::Desk;
@@ -32,6 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub struct Accounts {
     desk: Desk,
     credential: Digest,
+    pairs: Option<Arc<PairIssuer>>,
 }
 
 /// Why a request is not carried out.
@@ -43,10 +44,11 @@ enum Refusal {
 }
 
 impl Accounts {
-    /// For the administrator with that credential.
-    pub fn new(desk: Desk, credential: &str) -> Self {
+    /// For the administrator with that credential. With `pairs`, whoever makes a key is told its pair for AWS SDKs as well.
+    pub fn new(desk: Desk, credential: &str, pairs: Option<Arc<PairIssuer>>) -> Self {
         Self {
             desk,
+            pairs,
             credential: Digest::of(credential.as_bytes()),
         }
     }
@@ -82,7 +84,7 @@ impl Accounts {
 
     /// Brings a change into force.
     async fn in_force(&self) -> Result<(), Refusal> {
-        Ok(self.desk.reload().await?)
+        Ok(self.desk.bring_into_force().await?)
     }
 }
 

@@ -41,6 +41,12 @@ pub async fn stats(State(status): State<Arc<Status>>) -> Response {
             "serving": audit.is_on(view.tolerance),
         })
     });
+    let quarantine = view.quarantine.iter().map(|(namespace, pair)| {
+        value!({
+            "namespace": format!("{namespace:016x}"),
+            "templates": pair.templates().map(|template| hex(&template.0)),
+        })
+    });
     let facts = &view.facts;
     let body = value!({
         "hits": {
@@ -64,6 +70,7 @@ pub async fn stats(State(status): State<Arc<Status>>) -> Response {
         "evicted": sum("sluice_cache_evicted_total"),
         "template_pairs": view.pairs,
         "quarantined": view.quarantined,
+        "quarantine": quarantine.collect::<Vec<_>>(),
         "namespaces": namespaces.collect::<Vec<_>>(),
         "change": view.change,
         "snapshot": {
@@ -271,6 +278,10 @@ fn words(sharing: &Sharing) -> Value {
             value!({"shares": false, "why": format!("the {which} request is not cached: {}", bypass.name())})
         }
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Appends the metrics that no core has.

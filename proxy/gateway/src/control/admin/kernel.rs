@@ -13,12 +13,11 @@ use serde_json::{Value, json};
 use sluice_ebpf_common::accounting::{BUCKETS, Histogram, lower_bound};
 use sluice_policy::meter::catalog::{self as of, Family};
 
-use super::metrics::process;
 use super::metrics::text::{Page, number};
 use super::spent::summary;
 use super::{Status, json, lock};
 use crate::ebpf::accounting::{Accounting, HISTOGRAMS};
-use crate::ebpf::{Kernel, NOT_WANTED, Tier, mode_name, mode_named};
+use crate::ebpf::{Kernel, NOT_WANTED, Tier, cpu_us, mode_name, mode_named};
 
 /// Buckets of a power of two, which metrics show as one.
 const PER_OCTAVE: usize = 4;
@@ -42,7 +41,8 @@ pub fn overview(kernel: &Kernel) -> Value {
         })
     });
     let pins = kernel.accounting.get().and_then(Accounting::pins);
-    json!({"tiers": tiers, "steering": steering, "pinned_at": pins})
+    let measured = kernel.accounting.get().map(Accounting::share);
+    json!({"tiers": tiers, "steering": steering, "pinned_at": pins, "measured_share": measured})
 }
 
 fn state(reason: Option<&str>) -> &'static str {
@@ -72,6 +72,7 @@ pub fn write_metrics(page: &mut Page, kernel: &Kernel) {
     let Tier::On(accounting) = &kernel.accounting else {
         return;
     };
+    page.single(&of::KERNEL_SHARE, accounting.share());
     for (index, (_, family, is_time)) in HISTOGRAMS.iter().enumerate() {
         page.family(family);
         for slot in accounting.slots() {
@@ -124,9 +125,10 @@ pub async fn latency(State(status): State<Arc<Status>>) -> Response {
     let requests: u64 = status.meters.iter().map(|meter| meter.requests.get()).sum();
     let body = json!({
         "accounting": kernel.accounting.reason().unwrap_or("on"),
+        "measured_share": kernel.accounting.get().map(Accounting::share),
         "slots": slots,
         "requests": requests,
-        "cpu_us": process::cpu_us(),
+        "cpu_us": cpu_us(),
         "providers": status.change(|state| state.spent.report()),
     });
     json(StatusCode::OK, body.to_string())

@@ -1,4 +1,4 @@
-//! What the next process is told: which targets are left alone and which keys rest, and until when.
+//! What the next process is told: which targets are left alone and which keys rest, and until when; what counts against rate limits.
 //!
 //! Invariants: everything is said by name and in times of the machine's monotonic clock, so it means the same whatever the
 //! version and configuration of the next process; what it does not know is left out. Deliberately absent: counters, which begin
@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use sluice_policy::health::{KeyStanding, KeyVerdict, Standing};
 
+use crate::control::treasury::Rate;
 use crate::plane::Plane;
 
 /// What one process knows, by name.
@@ -15,6 +16,8 @@ use crate::plane::Plane;
 pub struct State {
     targets: Vec<Target>,
     keys: Vec<Key>,
+    /// Of virtual keys, teams and customers.
+    pub rates: Vec<Rate>,
 }
 
 /// A target whose breaker is open.

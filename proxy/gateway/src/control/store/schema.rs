@@ -107,6 +107,15 @@ CREATE TABLE audit (
 /// Whoever migrates a PostgreSQL store holds this advisory lock.
 const MIGRATION_LOCK: i64 = 0x736c_7569_6365;
 
+/// Whether a file is of this version already.
+///
+/// # Errors
+/// It cannot be read.
+pub fn is_current(connection: &Connection) -> rusqlite::Result<bool> {
+    let version: usize = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    Ok(version == SQLITE.len())
+}
+
 /// Brings a file to this version.
 ///
 /// # Errors

@@ -4,18 +4,22 @@
 //! file holds; after a failure nothing is written through the same descriptor again, because a kernel that has failed to
 //! write a page may call the next `fsync` a success without having it: the file is opened anew, all of the log is copied into
 //! it and synced, and the number of the last transaction says whether the one that failed has happened.
-//! Deliberately absent: waiting and retrying (`store.rs`), and a second process, which a lock keeps out.
+//! A second process is kept out, unless it takes over from the one that has the file: then both use it until the former one ends, each
+//! with leases of its own; what a process had leased counts as spent once it is gone.
+//! Deliberately absent: waiting and retrying (`store.rs`).
+
+mod lock;
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use rusqlite::{Connection, TransactionBehavior};
 use sluice_policy::budget::{Holder, Vault};
 use sluice_policy::money::NanoUsd;
 
+use self::lock::Lock;
 use super::schema;
 use super::sql::{Error, Result, Sql, values};
 use super::tx::{self, Tx};
@@ -23,6 +27,8 @@ use super::{Recovered, Recovery};
 
 /// How long a transaction waits for one of another process, such as a backup.
 const BUSY: Duration = Duration::from_secs(2);
+/// How often it is looked whether another process that has leased something is still alive.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 /// The file and what is known of it.
 pub struct File {
@@ -30,55 +36,84 @@ pub struct File {
     connection: Option<Connection>,
     vaults: HashMap<i64, Vault>,
     holder: Holder,
-    /// Number of the last transaction that is known to have happened.
+    /// Number of this process's last transaction that is known to have happened.
     commits: i64,
     /// Of the file, as SQLite counts changes by others.
     data_version: i64,
     /// Whether something was found reclaimed.
     reclaimed: bool,
-    _lock: fs::File,
+    /// When it was last looked whether other holders are alive; `None` if there are none.
+    looked: Option<Instant>,
+    lock: Lock,
+}
+
+/// What is known of vaults when they have been read.
+struct Loaded {
+    vaults: HashMap<i64, Vault>,
+    /// What processes that are gone had leased.
+    reclaimed: NanoUsd,
+    /// Whether others that are alive have leased something.
+    shared: bool,
 }
 
 impl File {
-    /// Opens the file, or makes it, as a new holder of leases.
+    /// Opens the file, or makes it, as a new holder of leases; beside a process that has it only if that is what this one `joins`.
     ///
     /// # Errors
-    /// It cannot be opened or locked, or is of a later version.
-    pub fn open(path: &Path, unix_s: u64) -> anyhow::Result<(Self, Recovered)> {
-        let lock_path = path.with_added_extension("lock");
-        let lock = fs::File::create(&lock_path).with_context(|| format!("cannot create {}", lock_path.display()))?;
-        lock.try_lock()
-            .with_context(|| format!("{} is in use by another process", path.display()))?;
+    /// It cannot be opened or locked, is in use, or is of a later version; or it is to be joined and of an earlier one.
+    pub fn open(path: &Path, unix_s: u64, joins: bool) -> anyhow::Result<(Self, Recovered)> {
+        let used = || format!("{} is in use by another process", path.display());
+        let lock = Lock::opening(&path.with_added_extension("lock")).with_context(used)?;
+        let is_used = lock.is_used()?;
+        ensure!(joins || !is_used, used());
         let mut connection = connect(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let current = schema::is_current(&connection)?;
+        ensure!(
+            current || !is_used,
+            "{} has to be brought to another version: stop the running gateway first",
+            path.display()
+        );
         schema::migrate(&mut connection).with_context(|| format!("cannot use {}", path.display()))?;
-        let meta = |name: &str| {
-            connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| {
-                row.get::<_, i64>(0)
-            })
-        };
-        let (last_holder, commits) = (meta("holder")?, meta("commits")?);
-        let holder = Holder::try_from(last_holder).unwrap_or(0) + 1;
-        let (vaults, reclaimed) = load_vaults(&connection, holder, unix_s)?;
+        let last = "SELECT value FROM meta WHERE name = 'holder'";
+        let last: i64 = connection.query_row(last, [], |row| row.get(0))?;
+        let holder = Holder::try_from(last).unwrap_or(0) + 1;
+        lock.take(holder).with_context(used)?;
+        let loaded = load_vaults(&connection, holder, &lock, unix_s)?;
         let recovered = Recovered {
-            reclaimed,
-            budgets: vaults.len(),
+            reclaimed: loaded.reclaimed,
+            budgets: loaded.vaults.len(),
         };
         let mut database = Self {
             path: path.to_owned(),
             data_version: data_version(&connection)?,
             connection: Some(connection),
-            vaults,
+            vaults: HashMap::new(),
             holder,
-            commits,
-            reclaimed: reclaimed > NanoUsd::ZERO,
-            _lock: lock,
+            commits: 0,
+            reclaimed: false,
+            looked: None,
+            lock,
         };
-        let renamed = database.transact(|tx| {
-            let sql = "UPDATE meta SET value = ?1 WHERE name = 'holder'";
-            tx.sql.execute(sql, values![holder])
+        database.has(loaded);
+        let entered = database.transact(|tx| {
+            tx.sql
+                .execute("UPDATE meta SET value = ?1 WHERE name = 'holder'", values![holder])?;
+            if !is_used {
+                tx.sql.execute("DELETE FROM meta WHERE name LIKE 'commits of %'", &[])?;
+            }
+            let counter = counter(holder);
+            tx.sql
+                .execute("INSERT INTO meta VALUES (?1, 0)", values![counter.as_str()])
         });
-        renamed.with_context(|| format!("cannot write {}", path.display()))?;
+        entered.with_context(|| format!("cannot write {}", path.display()))?;
+        database.lock.opened()?;
         Ok((database, recovered))
+    }
+
+    fn has(&mut self, loaded: Loaded) {
+        self.vaults = loaded.vaults;
+        self.reclaimed |= loaded.reclaimed > NanoUsd::ZERO;
+        self.looked = loaded.shared.then(Instant::now);
     }
 
     /// This process, as leases name it.
@@ -95,9 +130,13 @@ impl File {
         let connection = self.connection.as_mut().ok_or_else(closed)?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let version = data_version(&transaction)?;
-        if version != self.data_version {
-            // Another process has written: an administrator's tool.
-            (self.vaults, _) = load_vaults(&transaction, self.holder, super::unix_s())?;
+        let look = self.looked.is_some_and(|looked| looked.elapsed() > LOOK_PERIOD);
+        if look || version != self.data_version {
+            // Another process has written, an administrator's tool for instance, or may have ended.
+            let loaded = load_vaults(&transaction, self.holder, &self.lock, super::unix_s())?;
+            self.vaults = loaded.vaults;
+            self.reclaimed |= loaded.reclaimed > NanoUsd::ZERO;
+            self.looked = loaded.shared.then(Instant::now);
             self.data_version = version;
         }
         let sql = Sql::Sqlite(&transaction);
@@ -112,8 +151,8 @@ impl File {
             }
         }
         sql.execute(
-            "UPDATE meta SET value = ?1 WHERE name = 'commits'",
-            values![self.commits + 1],
+            "UPDATE meta SET value = ?1 WHERE name = ?2",
+            values![self.commits + 1, counter(self.holder).as_str()],
         )?;
         transaction.commit()?;
         self.commits += 1;
@@ -139,9 +178,10 @@ impl File {
         if busy != 0 {
             return Err(Error::Fault("another process uses the file".to_owned()));
         }
-        let commits: i64 =
-            connection.query_row("SELECT value FROM meta WHERE name = 'commits'", [], |row| row.get(0))?;
-        (self.vaults, _) = load_vaults(&connection, self.holder, super::unix_s())?;
+        let count = "SELECT value FROM meta WHERE name = ?1";
+        let commits: i64 = connection.query_row(count, [counter(self.holder)], |row| row.get(0))?;
+        let loaded = load_vaults(&connection, self.holder, &self.lock, super::unix_s())?;
+        self.has(loaded);
         self.data_version = data_version(&connection)?;
         self.connection = Some(connection);
         if commits > self.commits {
@@ -204,21 +244,36 @@ fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA data_version", [], |row| row.get(0))
 }
 
-/// All vaults, where what others than `holder` have leased counts as spent: they are gone. That is written down only when a
-/// vault changes; until then, whoever reads the file finds the same anew.
-fn load_vaults(connection: &Connection, holder: Holder, unix_s: u64) -> Result<(HashMap<i64, Vault>, NanoUsd)> {
+/// The name under which a process counts its transactions.
+fn counter(holder: Holder) -> String {
+    format!("commits of {holder}")
+}
+
+/// All vaults, where what holders that are gone have leased counts as spent. That is written down only when a vault changes; until
+/// then, whoever reads the file finds the same anew.
+fn load_vaults(connection: &Connection, own: Holder, lock: &Lock, unix_s: u64) -> Result<Loaded> {
     let columns = tx::VAULT_COLUMNS;
     let rows = Sql::Sqlite(connection).query(&format!("SELECT {columns} FROM budgets"), &[])?;
-    let mut vaults = HashMap::with_capacity(rows.len());
-    let mut reclaimed = NanoUsd::ZERO;
+    let mut loaded = Loaded {
+        vaults: HashMap::with_capacity(rows.len()),
+        reclaimed: NanoUsd::ZERO,
+        shared: false,
+    };
+    let mut live: HashMap<Holder, bool> = HashMap::new();
     for row in &rows {
         let (budget, mut vault) = tx::read_vault(row)?;
-        if vault.leases.iter().any(|lease| lease.holder != holder) {
-            reclaimed = reclaimed.saturating_add(vault.reclaim(&|other| other == holder, unix_s));
+        for lease in vault.leases.iter().filter(|lease| lease.holder != own) {
+            let is_live = *live.entry(lease.holder).or_insert_with(|| lock.is_live(lease.holder));
+            loaded.shared |= is_live;
         }
-        vaults.insert(budget, vault);
+        let is_alive = |holder: Holder| holder == own || live.get(&holder).is_some_and(|live| *live);
+        if vault.leases.iter().any(|lease| !is_alive(lease.holder)) {
+            let reclaimed = vault.reclaim(&is_alive, unix_s);
+            loaded.reclaimed = loaded.reclaimed.saturating_add(reclaimed);
+        }
+        loaded.vaults.insert(budget, vault);
     }
-    Ok((vaults, reclaimed))
+    Ok(loaded)
 }
 
 fn save_vault(sql: Sql<'_>, budget: i64, vault: &Vault) -> Result<()> {

@@ -47,7 +47,7 @@ impl Place {
     fn store(&self) -> Store {
         match &self.server {
             Some(server) => Store::connect(&server.url(), NOW_S),
-            None => Store::at(self.path().to_str().unwrap(), NOW_S),
+            None => Store::at(self.path().to_str().unwrap(), NOW_S, false),
         }
         .unwrap()
         .0
@@ -60,7 +60,7 @@ impl Place {
                 let (server, _) = Server::connect(&server.url(), NOW_S, postgres::PATIENCE, health).unwrap();
                 Database::Server(Box::new(server))
             }
-            None => Database::File(Box::new(File::open(&self.path(), NOW_S).unwrap().0)),
+            None => Database::File(Box::new(File::open(&self.path(), NOW_S, false).unwrap().0)),
         }
     }
 }

@@ -28,7 +28,7 @@ impl Place {
     }
 
     fn store(&self) -> Store {
-        Store::open(&self.0.join("sluice.db"), unix_s()).unwrap().0
+        Store::open(&self.0.join("sluice.db"), unix_s(), false).unwrap().0
     }
 
     fn path(&self) -> &Path {
@@ -104,6 +104,7 @@ fn obey(events: &mut mpsc::UnboundedReceiver<Event>, purses: &[&Purse], keyring:
                 }
             }
             Event::Keyring(new) => *keyring = new,
+            Event::Settled(whoever) => drop(whoever),
             Event::Soft { owner, spent, limit } => {
                 assert!(&*owner == "station-7" && spent.0 >= limit.0 / 2);
                 assert!(!std::mem::replace(&mut warned, true), "it was told twice");

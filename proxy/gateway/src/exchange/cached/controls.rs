@@ -34,6 +34,8 @@ pub struct Asked {
     pub context: Vec<(Box<str>, Box<str>)>,
     /// To purge by.
     pub tags: Vec<Box<str>>,
+    /// Whether it says anything at all.
+    pub any: bool,
 }
 
 impl Asked {
@@ -64,6 +66,7 @@ impl Asked {
     fn field(&mut self, name: &[u8], value: &[u8]) {
         // What is no text says nothing that could be heeded, except by keeping away.
         let Ok(value) = std::str::from_utf8(value).map(str::trim) else {
+            self.any |= name.starts_with(b"x-sluice-cache") || name == b"cache-control";
             self.no_store |= name.starts_with(b"x-sluice-cache") || name == b"cache-control";
             return;
         };
@@ -100,8 +103,9 @@ impl Asked {
                 let tags = value.split(',').map(str::trim).filter(|tag| !tag.is_empty());
                 self.tags.extend(tags.take(CACHE_TAGS_MAX).map(Into::into));
             }
-            _ => {}
+            _ => return,
         }
+        self.any = true;
     }
 
     /// One directive of `Cache-Control` (RFC 9111 §5.2.1).

@@ -194,10 +194,12 @@ pub fn head(context: &Context<'_>, work: &mut Work, request: &mut Request, entry
     }
     if let Some(entry) = entry {
         text.extend_from_slice(b"x-sluice-cache-key: ");
-        for byte in entry.exact.0 {
-            const DIGITS: &[u8; 16] = b"0123456789abcdef";
-            text.extend([DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut digits = [0; 64];
+        for (pair, byte) in digits.chunks_mut(2).zip(entry.exact.0) {
+            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
         }
+        text.extend_from_slice(&digits);
         text.extend_from_slice(b"\r\n");
     }
     request_id_fields(text, view);

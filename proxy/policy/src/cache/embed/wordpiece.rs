@@ -10,6 +10,8 @@ use super::unicode::{Class, Unicode};
 /// Longest word that is looked up, in characters; a longer one is one unknown piece (the reference's own bound).
 const WORD_CHARS_MAX: usize = 100;
 const EMPTY: u32 = u32::MAX;
+/// Words that are looked up side by side.
+const GROUP: usize = 16;
 /// Starts of the two hashes: words, and pieces that continue a word.
 const WORD_SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 const CONTINUATION_SEED: u64 = 0xc2b2_ae3d_27d4_eb4f;
@@ -23,6 +25,8 @@ pub struct Pieces {
     lowered: Vec<u8>,
     /// What is held back until its order is known: characters with a combining class.
     held: Vec<(u8, char)>,
+    /// Words of a plain text: from, to, and hash.
+    words: Vec<(u32, u32, u64)>,
 }
 
 impl Pieces {
@@ -125,7 +129,10 @@ impl Vocabulary {
 
     /// The usual case: words are looked up where they stand.
     fn plain(&self, text: &[u8], out: &mut Pieces) {
-        let Pieces { ids, lowered, .. } = out;
+        let Pieces {
+            ids, lowered, words, ..
+        } = out;
+        words.clear();
         lowered.clear();
         lowered.extend(text.iter().map(u8::to_ascii_lowercase));
         lowered.extend([0; 8]);
@@ -141,10 +148,34 @@ impl Vocabulary {
                     continue;
                 }
             }
-            let word = &lowered[from..at];
-            match self.find(hash_padded(&lowered[from..], word.len(), WORD_SEED), word, false) {
-                Some(id) => ids.push(id),
-                None => self.rare(word, word.len(), ids),
+            let hash = hash_padded(&lowered[from..], at - from, WORD_SEED);
+            words.push((from as u32, at as u32, hash));
+        }
+        // A table of this size is in no near cache: the words' places in it are read side by side, not one behind the other.
+        let mut places = [(EMPTY, 0); GROUP];
+        for group in words.chunks(GROUP) {
+            for (place, &(_, _, hash)) in places.iter_mut().zip(group) {
+                place.0 = self.slots[hash as usize & (self.slots.len() - 1)];
+            }
+            for (found, begin) in &mut places {
+                let id = usize::from((*found & 0x7fff) as u16);
+                // Of nothing, or of the first piece: what begins at the front.
+                *begin = id
+                    .checked_sub(1)
+                    .and_then(|before| self.ends.get(before))
+                    .map_or(0, |end| end.0);
+            }
+            for (&(found, begin), &(from, to, hash)) in places.iter().zip(group) {
+                let word = &lowered[from as usize..to as usize];
+                let id = (found & 0x7fff) as u16;
+                let is_it = found != EMPTY && found >> 15 == tag(hash) && {
+                    let (end, continues) = self.ends[usize::from(id)];
+                    !continues && self.text.as_bytes()[begin as usize..end as usize] == *word
+                };
+                match Some(id).filter(|_| is_it).or_else(|| self.find(hash, word, false)) {
+                    Some(id) => ids.push(id),
+                    None => self.rare(word, word.len(), ids),
+                }
             }
         }
     }

@@ -61,6 +61,8 @@ pub struct Reading {
     pub(super) polarity: [u32; 2],
     pub(super) understood: bool,
     is_ascii: bool,
+    /// Whether there is an apostrophe anywhere: most texts have none, and are not searched word by word.
+    has_apostrophes: bool,
     signature: Vec<u8>,
     items: Vec<(u8, Span, Span)>,
     classes: [u64; CLASSES_MAX / 64],
@@ -111,6 +113,7 @@ impl Reading {
         if self.understood {
             self.text.push_str(text);
             self.is_ascii = text.is_ascii();
+            self.has_apostrophes = !self.is_ascii || text.as_bytes().contains(&b'\'');
             if self.is_ascii {
                 // Words are then folded where they stand.
                 self.folded.push_str(text);
@@ -412,11 +415,12 @@ impl<'r> Scanner<'r> {
             folded,
             tokens,
             is_ascii,
+            has_apostrophes,
             ..
         } = &mut *self.reading;
         let raw = &text[from..to];
         let mut place = (from, to);
-        let has_apostrophe = raw.contains(['\'', '\u{2019}']);
+        let has_apostrophe = *has_apostrophes && raw.contains(['\'', '\u{2019}']);
         if !*is_ascii || (has_apostrophe && kind == Kind::Word) {
             let begin = folded.len();
             let kept = raw.chars().filter(|next| *next != '\u{2019}' && *next != '\'');

@@ -37,7 +37,10 @@ fn bypass(body: &str) -> Option<Bypass> {
 /// The key and the bucket of a body.
 fn keys(body: &str) -> (Key, Option<Key>) {
     let canonical = openai(body);
-    (canonical.exact(&secret()), canonical.bucket(&secret(), b"signature"))
+    (
+        canonical.exact(&secret()),
+        canonical.bucket(&secret(), b"signature", b""),
+    )
 }
 
 fn chat(fields: &str, messages: &str) -> String {
@@ -163,7 +166,7 @@ fn texts_do_not_run_together() {
 fn scope_is_in_key_and_bucket() {
     let with = |scope: &Scope<'_>| {
         let canonical = read(Dialect::ALL[0], &chat("", USER), scope, &Eligible::default()).unwrap();
-        (canonical.exact(&secret()), canonical.bucket(&secret(), b""))
+        (canonical.exact(&secret()), canonical.bucket(&secret(), b"", b""))
     };
     let base = with(&SCOPE);
     let contexts: [&[(&str, Option<&str>)]; 6] = [
@@ -218,7 +221,7 @@ fn every_byte_of_an_image_is_in_the_key_and_frames_of_one_scene_have_one() {
         let secret = secret();
         (
             canonical.exact(&secret),
-            canonical.bucket(&secret, b""),
+            canonical.bucket(&secret, b"", b""),
             canonical.frames(&secret),
         )
     };
@@ -293,8 +296,8 @@ fn every_dialect_has_a_last_text_and_a_history() {
         );
         let changed = read(dialect, &body.replace("brief", "long"), &scope, &Eligible::default()).unwrap();
         assert_ne!(
-            canonical.bucket(&secret(), b""),
-            changed.bucket(&secret(), b""),
+            canonical.bucket(&secret(), b"", b""),
+            changed.bucket(&secret(), b"", b""),
             "{body}"
         );
     }
@@ -304,7 +307,7 @@ fn every_dialect_has_a_last_text_and_a_history() {
 fn only_a_user_s_last_words_are_matched_by_meaning() {
     let prefill = chat("", &format!(r#"{USER},{{"role":"assistant","content":"It"}}"#));
     assert!(!openai(&prefill).is_semantic() && openai(&prefill).text().is_empty());
-    assert_eq!(openai(&prefill).bucket(&secret(), b""), None);
+    assert_eq!(openai(&prefill).bucket(&secret(), b"", b""), None);
     let empty = chat("", r#"{"role":"user","content":""}"#);
     assert!(!openai(&empty).is_semantic());
     let endless = chat(

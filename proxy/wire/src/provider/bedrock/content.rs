@@ -12,7 +12,7 @@ use crate::chat::{
 };
 use crate::dialect::Dialect;
 
-use super::{base64, citations};
+use super::citations;
 
 /// (Bedrock `format`, media type) of videos; the first of two rows with one media type is the one written.
 const VIDEOS: &[(&str, &str)] = &[
@@ -239,7 +239,7 @@ pub(super) fn write_answer_block(content: &Content<'_>, rule: ToolIdRule, out: &
 /// The canonical form of a `redactedContent` blob. Bedrock's blob is the base64 of the very text that Anthropic's own API
 /// calls `data`, so it is decoded; a blob of another kind is kept as it is, and marked.
 pub(super) fn redacted_from_blob<'a>(blob: &Text<'a>) -> Text<'a> {
-    let text = base64::decode(&blob.decode()).and_then(|bytes| String::from_utf8(bytes).ok());
+    let text = crate::base64::decode(&blob.decode()).and_then(|bytes| String::from_utf8(bytes).ok());
     match text {
         Some(text) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) && !text.contains(':') => {
             Text::owned(text)
@@ -253,7 +253,7 @@ pub(super) fn blob_from_redacted(data: &Text<'_>) -> Text<'static> {
     let data = data.decode();
     match data.strip_prefix(BLOB_MARK) {
         Some(blob) => Text::owned(blob.to_owned()),
-        None => Text::owned(base64::encode(data.as_bytes())),
+        None => Text::owned(crate::base64::encode(data.as_bytes())),
     }
 }
 

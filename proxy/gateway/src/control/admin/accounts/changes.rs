@@ -60,6 +60,15 @@ pub struct Added {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aws: Option<AwsPair>,
+}
+
+/// A key as AWS SDKs take it.
+#[derive(Debug, Serialize)]
+struct AwsPair {
+    access_key_id: String,
+    secret_access_key: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -152,12 +161,7 @@ pub async fn add(State(accounts): Shared, Path(kind): Path<Kind>, Json(new): Jso
     };
     let id = accounts.desk.store().ask(add).await?;
     accounts.in_force().await?;
-    let added = Added {
-        id,
-        name: new.name,
-        key: secret.map(|secret| secret.expose().to_owned()),
-    };
-    Ok((StatusCode::CREATED, Json(added)))
+    Ok((StatusCode::CREATED, Json(accounts.added(id, new.name, secret))))
 }
 
 /// Enables, disables, or changes what may be used.
@@ -209,8 +213,7 @@ pub async fn rotate(State(accounts): Shared, Path(name): Path<String>, Json(aske
     };
     let id = accounts.desk.store().ask(rotate).await?;
     accounts.in_force().await?;
-    let key = Some(secret.expose().to_owned());
-    Ok((StatusCode::OK, Json(Added { id, name, key })))
+    Ok((StatusCode::OK, Json(accounts.added(id, name, Some(secret)))))
 }
 
 /// Adds a budget.
@@ -227,7 +230,7 @@ pub async fn add_budget(
     };
     let id = accounts.desk.store().ask(add).await?;
     accounts.in_force().await?;
-    Ok((StatusCode::CREATED, Json(Added { id, name, key: None })))
+    Ok((StatusCode::CREATED, Json(accounts.added(id, name, None))))
 }
 
 /// Adds a limit.
@@ -261,7 +264,7 @@ pub async fn add_limit(
     };
     let id = accounts.desk.store().ask(add).await?;
     accounts.in_force().await?;
-    Ok((StatusCode::CREATED, Json(Added { id, name, key: None })))
+    Ok((StatusCode::CREATED, Json(accounts.added(id, name, None))))
 }
 
 /// Changes a budget's limit, or from what spending on to warn.
@@ -314,6 +317,16 @@ pub async fn delete_limit(State(accounts): Shared, Path(id): Path<i64>) -> Resul
 }
 
 impl Accounts {
+    fn added(&self, id: i64, name: String, secret: Option<VirtualKey>) -> Added {
+        let pair = |secret: &VirtualKey| Some(self.pairs.as_ref()?.pair(&secret.digest()));
+        let aws = secret.as_ref().and_then(pair).map(|pair| AwsPair {
+            access_key_id: pair.access_key_id,
+            secret_access_key: pair.secret_access_key,
+        });
+        let key = secret.map(|secret| secret.expose().to_owned());
+        Added { id, name, key, aws }
+    }
+
     async fn change(
         &self,
         act: impl FnMut(&mut Tx<'_>) -> Result<(), Error> + Send + 'static,

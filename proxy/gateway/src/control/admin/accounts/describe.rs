@@ -16,7 +16,7 @@ pub const OPERATIONS: &[(&str, &str, &str, &str)] = &[
     (
         "post",
         "/{kind}",
-        "Add a customer, a team or a key; a key's secret is in this answer only",
+        "Add a customer, a team or a key; a key's secret, and its pair for AWS SDKs, are in this answer only",
         "name customer? team? expires_s? models? providers? budgets?",
     ),
     (
@@ -46,7 +46,7 @@ pub const OPERATIONS: &[(&str, &str, &str, &str)] = &[
     (
         "post",
         "/{kind}/{name}/limits",
-        "Add a rate limit",
+        "Add a rate limit; each gateway that shares the store counts for itself",
         "unit window? most provider? model?",
     ),
     (

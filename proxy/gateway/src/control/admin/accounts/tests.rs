@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use sluice_policy::keyring::Keyring;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use super::*;
 use crate::control::store::{Entry, Store};
@@ -34,17 +34,27 @@ impl Served {
             .build()
             .unwrap();
         let (address, events, desk) = runtime.block_on(async {
-            let (store, _) = Store::open(&folder.join("sluice.db"), unix_s()).unwrap();
+            let (store, _) = Store::open(&folder.join("sluice.db"), unix_s(), false).unwrap();
             let settings = Settings {
                 cores: 1,
                 ledger_days: 30,
                 sums_days: 400,
                 webhook: None,
             };
-            let (treasury, events) = Treasury::start(store, settings).await.unwrap();
+            let (treasury, mut told) = Treasury::start(store, settings).await.unwrap();
+            let (pass_on, events) = mpsc::unbounded_channel();
+            // In the place of the cores, which take their orders at once.
+            tokio::spawn(async move {
+                while let Some(event) = told.recv().await {
+                    let _ = match event {
+                        Event::Settled(whoever) => whoever.send(()),
+                        event => pass_on.send(event).map_err(drop),
+                    };
+                }
+            });
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
-            let routes = Accounts::new(treasury.desk(), CREDENTIAL).routes();
+            let routes = Accounts::new(treasury.desk(), CREDENTIAL, None).routes();
             tokio::spawn(async move { axum::serve(listener, routes).await });
             (address, events, treasury.desk())
         });

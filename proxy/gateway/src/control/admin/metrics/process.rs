@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use sluice_policy::meter::catalog as of;
 
 use super::text::{Page, number};
+use crate::ebpf::cpu_us;
 
 /// Appends it.
 pub fn write(page: &mut Page, started: SystemTime) {
@@ -33,16 +34,6 @@ pub fn write(page: &mut Page, started: SystemTime) {
     for (thread, ns) in threads() {
         page.sample(&of::CORE_CPU, &[&thread], number(ns as f64 / 1e9));
     }
-}
-
-/// Processor time of the whole process, in microseconds.
-pub fn cpu_us() -> u64 {
-    // SAFETY: a structure of plain integers, for which zeros are a value.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the structure is of the form that the call writes.
-    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
-    let us = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
-    us(usage.ru_utime) + us(usage.ru_stime)
 }
 
 /// Processor time of the cores' threads by name, and of the others together as `control`, in nanoseconds.

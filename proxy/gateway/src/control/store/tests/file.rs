@@ -9,7 +9,7 @@ fn feed(file: &mut File, budget: i64, plan: &Plan) -> Done {
 }
 
 fn open(place: &Place) -> File {
-    File::open(&place.path(), NOW_S).unwrap().0
+    File::open(&place.path(), NOW_S, false).unwrap().0
 }
 
 #[test]
@@ -27,20 +27,20 @@ fn leases_of_a_process_that_was_killed_count_as_spent_once() {
     assert!(held > 0);
     // No close, no word to the store.
     drop(database);
-    let (mut database, recovered) = File::open(&place.path(), NOW_S + 1).unwrap();
+    let (mut database, recovered) = File::open(&place.path(), NOW_S + 1, false).unwrap();
     assert_eq!((recovered.reclaimed.0, recovered.budgets), (held as u64, 1));
     let vault = database.transact(|tx| Ok(tx.vault(row)?.clone())).unwrap();
     assert_eq!((vault.spent.0, vault.leases.len()), (held as u64, 0));
     drop(database);
     // Before anything was written, the next process finds the same, once; after that, nothing more.
-    let (mut database, recovered) = File::open(&place.path(), NOW_S + 2).unwrap();
+    let (mut database, recovered) = File::open(&place.path(), NOW_S + 2, false).unwrap();
     assert_eq!(recovered.reclaimed.0, held as u64);
     let spend = |tx: &mut Tx<'_>| Ok(tx.vault(row)?.settle(0, 0, NanoUsd(1), NOW_S + 2));
     database.transact(spend).unwrap();
     let vault = database.transact(|tx| Ok(tx.vault(row)?.clone())).unwrap();
     assert_eq!(vault.spent.0, held as u64 + 1);
     drop(database);
-    let (mut database, recovered) = File::open(&place.path(), NOW_S + 3).unwrap();
+    let (mut database, recovered) = File::open(&place.path(), NOW_S + 3, false).unwrap();
     assert_eq!(recovered.reclaimed, NanoUsd::ZERO);
     let spent = database.transact(|tx| Ok(tx.vault(row)?.spent.0)).unwrap();
     assert_eq!(spent, held as u64 + 1);
@@ -50,7 +50,7 @@ fn leases_of_a_process_that_was_killed_count_as_spent_once() {
 fn two_processes_do_not_share_a_store_and_a_later_version_is_refused() {
     let place = Place::file("lock");
     let database = open(&place);
-    let second = File::open(&place.path(), NOW_S).err().unwrap();
+    let second = File::open(&place.path(), NOW_S, false).err().unwrap();
     assert!(
         format!("{second:#}").contains("in use by another process"),
         "{second:#}"
@@ -59,8 +59,58 @@ fn two_processes_do_not_share_a_store_and_a_later_version_is_refused() {
     let later = rusqlite::Connection::open(place.path()).unwrap();
     later.pragma_update(None, "user_version", 99).unwrap();
     drop(later);
-    let refused = File::open(&place.path(), NOW_S).err().unwrap();
+    let refused = File::open(&place.path(), NOW_S, false).err().unwrap();
     assert!(format!("{refused:#}").contains("version 99"), "{refused:#}");
+}
+
+#[test]
+fn who_takes_over_shares_the_store_and_only_leases_of_the_dead_count_as_spent() {
+    let place = Place::file("shared");
+    let limit = NanoUsd(16_000);
+    let mut old = open(&place);
+    let row = old.transact(|tx| populate(tx, limit.0, Window::Total)).unwrap();
+    let lease = |file: &mut File| {
+        let mut feeder = Feeder::new(limit, Window::Total, 1);
+        let plan = feeder.plan(NOW_S);
+        let done = feed(file, row, &plan);
+        feeder.done(&plan, &done);
+        feeder.account().unwrap().free() as u64
+    };
+    let held = lease(&mut old);
+    let (mut new, recovered) = File::open(&place.path(), NOW_S, true).unwrap();
+    assert_eq!(recovered.reclaimed, NanoUsd::ZERO, "the other one is alive");
+    assert_ne!(old.holder(), new.holder());
+    let more = lease(&mut new);
+    let of = |file: &mut File| {
+        let vault = file.transact(|tx| Ok(tx.vault(row)?.clone())).unwrap();
+        (vault.spent.0, vault.leased(0).0)
+    };
+    assert_eq!((of(&mut old), of(&mut new)), ((0, held + more), (0, held + more)));
+    // Each counts its own transactions: what became of one that failed is known whatever the other has done since.
+    new.transact(|tx| Ok(tx.vault(row)?.settle(0, 0, NanoUsd(1), NOW_S)))
+        .unwrap();
+    assert_eq!(old.recover(), Ok(Recovery::NotApplied));
+    old.forget_last_commit();
+    assert_eq!(old.recover(), Ok(Recovery::Applied));
+    // No close, no word to the store, as if it were killed.
+    drop(old);
+    let (spent, leased) = wait_for(|| Some(of(&mut new)).filter(|(spent, _)| *spent > 1));
+    assert_eq!((spent, leased), (held + 1, more));
+    let third = File::open(&place.path(), NOW_S, false).err().unwrap();
+    assert!(format!("{third:#}").contains("in use by another process"), "{third:#}");
+    new.close();
+}
+
+/// What there is to see within some seconds.
+fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(Instant::now() < until, "not within 20 s");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 #[test]
@@ -146,7 +196,7 @@ fn a_store_with_10_000_keys_and_a_million_requests_opens_in_under_a_second() {
         // As if it were killed: the log is replayed, and 10,000 leases count as spent.
         drop(database);
         let begun = Instant::now();
-        let (opened, recovered) = File::open(&place.path(), NOW_S).unwrap();
+        let (opened, recovered) = File::open(&place.path(), NOW_S, false).unwrap();
         let opening = begun.elapsed();
         assert_eq!(
             (recovered.budgets, recovered.reclaimed),
@@ -154,7 +204,7 @@ fn a_store_with_10_000_keys_and_a_million_requests_opens_in_under_a_second() {
         );
         opened.close();
         let begun = Instant::now();
-        let store = Store::open(&place.path(), NOW_S).unwrap().0;
+        let store = Store::open(&place.path(), NOW_S, false).unwrap().0;
         let ready = block_on(async {
             let (_treasury, mut events) = Treasury::start(store, settings()).await.unwrap();
             let mut funds = 0;
@@ -162,7 +212,7 @@ fn a_store_with_10_000_keys_and_a_million_requests_opens_in_under_a_second() {
                 match event {
                     Event::Funds(accounts) => funds += accounts.len(),
                     Event::Keyring(keyring) => assert!(!keyring.is_empty()),
-                    Event::Soft { .. } => {}
+                    Event::Settled(_) | Event::Soft { .. } => {}
                 }
             }
             assert_eq!(funds, 10_000);

@@ -218,7 +218,7 @@ fn a_url_that_is_wrong_is_refused_without_repeating_it() {
         "postgres://user:geheim@127.0.0.1:1/x",
         "postgres://user:geheim@127.0.0.1:port/x",
     ] {
-        let refused = Store::at(url, NOW_S).err().unwrap();
+        let refused = Store::at(url, NOW_S, false).err().unwrap();
         assert!(!format!("{refused:#}").contains("geheim"), "{refused:#}");
     }
     assert!(begun.elapsed() < Duration::from_secs(8));

@@ -1,11 +1,12 @@
-//! Base64 of RFC 4648 §4, for the one field that changes its encoding on the way (`redactedContent`).
+//! Base64 of RFC 4648 §4, for what changes its encoding on the way (`redactedContent`), and for what is looked into.
 //!
 //! Invariant: `decode(encode(x)) == x`, and what is not canonical base64 with padding is refused. Deliberately absent:
-//! media, whose base64 is passed on as it is.
+//! other alphabets.
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-pub(super) fn encode(bytes: &[u8]) -> String {
+/// Bytes as text.
+pub fn encode(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
         let word = chunk.iter().fold(0u32, |word, &byte| word << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
@@ -21,7 +22,8 @@ pub(super) fn encode(bytes: &[u8]) -> String {
     out
 }
 
-pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
+/// Text as bytes. `None` if it is anything else.
+pub fn decode(text: &str) -> Option<Vec<u8>> {
     if !text.len().is_multiple_of(4) {
         return None;
     }

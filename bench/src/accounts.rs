@@ -1,0 +1,348 @@
+//! What virtual keys, budgets and limits cost a running gateway: CPU time per request with and without them, and how long a start
+//! with many of them takes.
+//!
+//! Invariants: both gateways run throughout, the serving thread on one core, and are loaded in turns with the same requests, so that what else the
+//! machine does meets both alike; load and provider are on another core; CPU time is what the kernel counts for a thread, over the
+//! requests that the gateway itself has counted. Deliberately absent: latency, which the load generator measures.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use serde_json::{Value, json};
+
+/// Measures what accounts cost.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Args {
+    /// The gateway's binary.
+    #[arg(long)]
+    gateway: PathBuf,
+    /// The binary of the gateway's example `stock`, which fills a store.
+    #[arg(long)]
+    stock: PathBuf,
+    /// The load generator's binary.
+    #[arg(long)]
+    load: PathBuf,
+    /// Virtual keys, each with a budget and a limit, in a team and a customer with a budget and a limit each.
+    #[arg(long, default_value_t = 10_000)]
+    keys: u32,
+    /// Requests in the ledger before the start.
+    #[arg(long, default_value_t = 1_000_000)]
+    rows: u64,
+    /// Connections at a time.
+    #[arg(long, default_value_t = 64)]
+    connections: u32,
+    /// Turns of each gateway.
+    #[arg(long, default_value_t = 15)]
+    turns: usize,
+    /// Length of a turn, in seconds.
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    /// Starts that are timed.
+    #[arg(long, default_value_t = 5)]
+    starts: usize,
+    /// A program, with its arguments, in front of each turn's load: one that keeps the machine quiet, say.
+    #[arg(long, default_value = "")]
+    prefix: String,
+}
+
+/// The names that the kernel has for a gateway's threads; what has none of them is part of the rest.
+const CORE_THREAD: &str = "core-";
+
+struct Gateway {
+    child: Child,
+    address: SocketAddr,
+    admin: SocketAddr,
+}
+
+/// CPU time, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cpu {
+    /// Of the threads that serve requests.
+    cores: u64,
+    /// Of all others: the control thread, the store's.
+    rest: u64,
+}
+
+/// Runs the program.
+///
+/// # Errors
+/// When something cannot be started, or a request fails.
+pub fn run(args: &Args) -> Result<()> {
+    let folder = std::env::temp_dir().join(format!("sluice-accounts-cost-{}", std::process::id()));
+    fs::create_dir_all(&folder)?;
+    let measured = measure(args, &folder);
+    let _ = fs::remove_dir_all(&folder);
+    measured
+}
+
+fn measure(args: &Args, folder: &Path) -> Result<()> {
+    let store = folder.join("sluice.db");
+    let (keys, rows) = (args.keys.to_string(), args.rows.to_string());
+    let filled = Command::new(&args.stock).arg(&store).args([&keys, &rows]).status()?;
+    ensure!(filled.success(), "the store cannot be filled");
+    let mut load = Load::start(args)?;
+    let config = |accounts: Value| {
+        json!({
+            "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "cores": 1},
+            "providers": {"openai": {"base_url": format!("http://{}/v1", load.responder), "keys": [{"env": "KEY"}]}},
+            "accounts": accounts,
+            "upstream": {"idle_connections": 2048},
+            "log": {"requests": {"output": "/dev/null"}, "format": "json"},
+        })
+    };
+    let accounts = json!({"store": store.display().to_string(), "admin_credential": {"env": "KEY"}});
+    let (with, without) = (folder.join("with.yaml"), folder.join("without.yaml"));
+    fs::write(&with, config(accounts).to_string())?;
+    fs::write(&without, config(Value::Null).to_string())?;
+    let mut started = Vec::new();
+    for _ in 0..args.starts {
+        started.push(time_to_ready(&args.gateway, &with)?);
+    }
+    started.sort();
+    if let (Some(median), Some(worst)) = (started.get(started.len() / 2), started.last()) {
+        println!(
+            "Ready after kill -9, {keys} keys, {rows} requests in the ledger: median {median:?}, worst {worst:?}\n"
+        );
+    }
+    let gateways = [
+        Gateway::start(&args.gateway, &without)?,
+        Gateway::start(&args.gateway, &with)?,
+    ];
+    let mut turns: [Vec<(f64, f64)>; 2] = Default::default();
+    for turn in 0..=args.turns {
+        for (gateway, turns) in gateways.iter().zip(&mut turns) {
+            let (cpu, requests) = (gateway.cpu()?, gateway.requests()?);
+            load.run(gateway.address)?;
+            let (spent, answered) = (gateway.cpu()?, gateway.requests()? - requests);
+            let each = |after: u64, before: u64| (after - before) as f64 / answered as f64 / 1_000.0;
+            // The first turn warms up.
+            if turn > 0 {
+                turns.push((each(spent.cores, cpu.cores), each(spent.rest, cpu.rest)));
+            }
+        }
+    }
+    report(&turns);
+    Ok(())
+}
+
+fn report([without, with]: &[Vec<(f64, f64)>; 2]) {
+    let of = |turns: &[(f64, f64)], what: fn(&(f64, f64)) -> f64| median(turns.iter().map(what).collect());
+    println!("| CPU µs a request | serving threads | all other threads |\n|---|---|---|");
+    for (name, turns) in [("without accounts", without), ("with accounts", with)] {
+        println!(
+            "| {name} | {:.2} | {:.2} |",
+            of(turns, |turn| turn.0),
+            of(turns, |turn| turn.1)
+        );
+    }
+    let pairs: Vec<f64> = with
+        .iter()
+        .zip(without)
+        .map(|(with, without)| with.0 - without.0)
+        .collect();
+    let mut sorted = pairs.clone();
+    sorted.sort_by(f64::total_cmp);
+    println!(
+        "\nAdmission and settlement, pairs of turns: p50 {:.2} µs, from {:.2} to {:.2}, of {} pairs.",
+        median(pairs),
+        sorted[0],
+        sorted[sorted.len() - 1],
+        sorted.len()
+    );
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// From the start of a gateway to its answer that it is ready; then it is killed.
+fn time_to_ready(program: &Path, config: &Path) -> Result<Duration> {
+    let begun = Instant::now();
+    let gateway = Gateway::start(program, config)?;
+    loop {
+        if ask(gateway.address, "/ready").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
+            return Ok(begun.elapsed());
+        }
+        ensure!(begun.elapsed() < Duration::from_secs(60), "the gateway is not ready");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+impl Gateway {
+    /// Starts one on the first core.
+    fn start(program: &Path, config: &Path) -> Result<Self> {
+        let mut child = Command::new("taskset")
+            .args(["--cpu-list", "0"])
+            .arg(program)
+            .args(["serve", "--config"])
+            .arg(config)
+            .env("KEY", "sk-bench-an-administrators-credential")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("start {}", program.display()))?;
+        let output = child.stdout.take().context("a child's output")?;
+        let line = BufReader::new(output)
+            .lines()
+            .next()
+            .context("the gateway says where it listens")??;
+        let said: Value = serde_json::from_str(&line)?;
+        let address = |url: &Value| -> Result<SocketAddr> {
+            let url = url.as_str().and_then(|url| url.split_once("://"));
+            Ok(url.context("a URL")?.1.parse()?)
+        };
+        let gateway = Self {
+            address: address(&said["listen"][0])?,
+            admin: address(&said["admin"])?,
+            child,
+        };
+        // What does not serve is where it belongs: on another core than what does.
+        for (thread, name) in gateway.threads()? {
+            if !name.starts_with(CORE_THREAD) {
+                let moved = Command::new("taskset")
+                    .args(["--cpu-list", "--pid", "1", &thread])
+                    .stdout(Stdio::null())
+                    .status()?;
+                ensure!(moved.success(), "a thread cannot be moved");
+            }
+        }
+        Ok(gateway)
+    }
+
+    /// Requests that it has counted.
+    fn requests(&self) -> Result<u64> {
+        let page = ask(self.admin, "/metrics")?;
+        let values = page.lines().filter(|line| line.starts_with("sluice_requests_total"));
+        let count = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<u64>().ok());
+        values.map(count).sum::<Option<u64>>().context("a number of requests")
+    }
+
+    /// Numbers and names.
+    fn threads(&self) -> Result<Vec<(String, String)>> {
+        let mut threads = Vec::new();
+        for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let thread = thread?;
+            let name = fs::read_to_string(thread.path().join("comm"))?;
+            threads.push((thread.file_name().to_string_lossy().into_owned(), name));
+        }
+        Ok(threads)
+    }
+
+    fn cpu(&self) -> Result<Cpu> {
+        let mut cpu = Cpu::default();
+        for (thread, name) in self.threads()? {
+            let stat = fs::read_to_string(format!("/proc/{}/task/{thread}/schedstat", self.child.id()))?;
+            let nanos: u64 = stat.split(' ').next().unwrap_or_default().parse()?;
+            if name.starts_with(CORE_THREAD) {
+                cpu.cores += nanos;
+            } else {
+                cpu.rest += nanos;
+            }
+        }
+        ensure!(cpu.cores > 0, "no thread of the gateway is called {CORE_THREAD}…");
+        Ok(cpu)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The load generator, with the responder that stands in for the provider.
+struct Load {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    responder: String,
+    flags: Vec<String>,
+}
+
+impl Load {
+    fn start(args: &Args) -> Result<Self> {
+        let mut words = args.prefix.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        words.push(args.load.display().to_string());
+        let mut child = Command::new(&words[0])
+            .args(&words[1..])
+            .args(["--with-responder", "--cpu", "1"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start {}", words[0]))?;
+        let output = BufReader::new(child.stdout.take().context("a child's output")?);
+        let flags = [
+            ("--model", "openai/gpt-4o-mini".to_owned()),
+            ("--connections", args.connections.to_string()),
+            ("--duration", args.seconds.to_string()),
+            ("--warmup", "0.1".to_owned()),
+            ("--virtual-keys", args.keys.to_string()),
+        ];
+        let mut load = Self {
+            child,
+            output,
+            responder: String::new(),
+            flags: flags
+                .into_iter()
+                .flat_map(|(name, value)| [name.to_owned(), value])
+                .collect(),
+        };
+        let listening = load.event("listening")?;
+        load.responder = listening["plain"]
+            .as_str()
+            .context("the responder's address")?
+            .to_owned();
+        Ok(load)
+    }
+
+    /// Loads a gateway for one turn.
+    fn run(&mut self, target: SocketAddr) -> Result<()> {
+        let mut flags = vec!["--target".to_owned(), format!("http://{target}")];
+        flags.extend_from_slice(&self.flags);
+        let input = self.child.stdin.as_mut().context("a child's input")?;
+        writeln!(input, "{}", Value::from(flags))?;
+        let summary = self.event("summary")?["summary"].take();
+        ensure!(summary["failures"].as_u64() == Some(0), "{summary}");
+        Ok(())
+    }
+
+    fn event(&mut self, name: &str) -> Result<Value> {
+        loop {
+            let mut line = String::new();
+            ensure!(self.output.read_line(&mut line)? > 0, "the load generator has ended");
+            let event: Value = serde_json::from_str(&line)?;
+            ensure!(event["event"] != "error", "{event}");
+            if event["event"] == name {
+                return Ok(event);
+            }
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An answer as it stands on the wire.
+fn ask(address: SocketAddr, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
