@@ -68,7 +68,12 @@ fn metrics_table() -> String {
     for family in catalog::ALL {
         let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
         let (name, kind, unit) = (family.name, family.kind.as_str(), family.unit);
-        let _ = writeln!(table, "| `{name}` | {} | {kind} | {unit} | {} |", labels.join(", "), family.help);
+        let _ = writeln!(
+            table,
+            "| `{name}` | {} | {kind} | {unit} | {} |",
+            labels.join(", "),
+            family.help
+        );
     }
     table
 }

@@ -25,8 +25,8 @@ use sluice_policy::meter::CoreMeter;
 use tokio::sync::Notify;
 
 use self::spent::Spent;
-use super::cache::Desk;
 use super::accounts::Troubles;
+use super::cache::Desk;
 use super::treasury::{BudgetView, Budgets};
 use super::{SharedKernel, lock};
 use crate::clock;
