@@ -201,3 +201,63 @@ fn what_is_wrong_is_said_with_what_to_do_about_it() {
     let output = command.output().expect("the binary can be started");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[test]
+fn single_requests_are_found_by_key_time_and_status() {
+    let audit = Audit::start(1, 1, None, 1_000_000_000);
+    let gateway = &audit.replicas[0];
+    let ask = |model: &str| {
+        let request = Request::chat(model).field("Authorization", &format!("Bearer {}", audit.keys[0]));
+        gateway.ask(&request).status
+    };
+    assert_eq!(ask("openai/gpt-x"), 200);
+    assert_eq!(ask("openai/gpt-x+status=400"), 400);
+    let words = |status: &'static str| ["log", "--key", "paying", "--since", "1h", "--status", status, "--json"];
+    let lines = |status: &'static str| -> Vec<sluice_tests::Value> {
+        let text = said(&audit, &words(status));
+        text.lines().map(serde_json).collect()
+    };
+    sluice_tests::wait::until("the ledger has both", || {
+        (lines("ok").len() == 1 && lines("error").len() == 1).then_some(())
+    });
+    let failed = &lines("error")[0];
+    assert_eq!(
+        (&failed["status"], &failed["virtual_key"]),
+        (&json!(400), &json!("paying"))
+    );
+    assert_eq!(failed["id"].as_str().map(str::len), Some(32));
+    assert_eq!(lines("400").len(), 1);
+    assert!(said(&audit, &["log", "--key", "free"]).lines().count() <= 1);
+    let shown = said(&audit, &["log"]);
+    assert!(
+        shown.starts_with("WHEN (UTC)") && shown.contains("openai/gpt-x"),
+        "{shown}"
+    );
+    assert!(complained(&audit, &["log", "--status", "bad"]).contains("is not a status"));
+}
+
+#[test]
+fn one_screen_says_whether_it_is_well() {
+    let audit = Audit::start(1, 1, None, 1_000_000_000);
+    let gateway = &audit.replicas[0];
+    for _ in 0..3 {
+        let model = "openai/gpt-x+status=429";
+        let request = Request::chat(model).field("Authorization", &format!("Bearer {}", audit.keys[1]));
+        assert_eq!(gateway.ask(&request).status, 429);
+    }
+    let address = gateway.admin.to_string();
+    let screen = said(&audit, &["status", "--admin", &address]);
+    for part in [
+        "requests",
+        "added by sluice",
+        "resting after a 429",
+        "budgets   none near its end (1 in all)",
+        "store     written",
+    ] {
+        assert!(screen.contains(part), "{part}:\n{screen}");
+    }
+    println!("{screen}");
+    let page = serde_json(&said(&audit, &["status", "--admin", &address, "--json"]));
+    assert_eq!(page["cores"], 1);
+    assert!(page["counts"]["requests"].as_u64() >= Some(3), "{page}");
+}

@@ -11,6 +11,7 @@ pub mod cache;
 pub mod client;
 pub mod key;
 pub mod latency;
+pub mod log;
 pub mod owner;
 pub mod spend;
 pub mod status;
@@ -35,6 +36,8 @@ pub enum Command {
     Budget(Wrapped<budget::Command>),
     /// What was spent.
     Spend(Reading<spend::Args>),
+    /// Single requests: from the ledger, or from a file of the request log.
+    Log(log::Args),
     /// Who has changed what.
     AuditLog(Reading<audit_log::Args>),
 }
@@ -71,6 +74,7 @@ pub fn run(command: Command) -> ExitCode {
             .and_then(|client| owner::run("customer", of.command, &client)),
         Command::Budget(of) => of.access.client().and_then(|client| budget::run(of.command, &client)),
         Command::Spend(of) => of.access.client().and_then(|client| spend::run(&of.args, &client)),
+        Command::Log(args) => log::run(&args),
         Command::AuditLog(of) => of.access.client().and_then(|client| audit_log::run(&of.args, &client)),
     };
     match done {

@@ -146,7 +146,10 @@ impl Control {
                 }
                 event = accounts::next(&mut self.office) => self.heed(event).await,
                 () = self.instance.changed() => self.refresh_credentials().await,
-                _ = hangup.recv() => self.reload("SIGHUP").await,
+                _ = hangup.recv() => {
+                    self.log.reopen();
+                    self.reload("SIGHUP").await;
+                }
                 _ = stop.recv() => break,
                 _ = interrupt.recv() => break,
             }

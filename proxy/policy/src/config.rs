@@ -33,8 +33,8 @@ pub use kernel::{Accounting, Ebpf, Handover, Steering};
 pub use provider::{AuthName, Aws, AwsAccessKey, AwsSource, DialectName, Key, Provider, ProviderTls, SecretPlace};
 pub use provider::{TimeoutOverrides, Timeouts};
 pub use routing::{Balance, Breaker, Hedge, KeyRest, Resume, Retries, Route, Sample, Verdict, WeightedTarget};
-pub use server::{ClientAuth, Limits, Log, LogFormat, LogLevel, LogRequests, ProxyProtocol, Server, ServerTimeouts};
-pub use server::{ServerTls, Upstream};
+pub use server::{ClientAuth, Limits, Log, LogFormat, LogLevel, LogRequests, LogRotate, ProxyProtocol, Server};
+pub use server::{ServerTimeouts, ServerTls, Upstream};
 
 /// Sluice's configuration file.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]

@@ -1,17 +1,21 @@
 //! The request log: one line per request, JSON or text, formatted and written here, away from the cores.
 //!
 //! Invariants: never a body, never a key's secret; one line is one JSON object; failed requests are always written, others
-//! by the sampled share; a log that cannot be written never stops a request. Deliberately absent: rotation by the gateway
-//! itself (the file is opened for append; `logrotate` with `copytruncate`, or a pipe, does the rest).
+//! by the sampled share; a log that cannot be written never stops a request. Deliberately absent: when a file is replaced (`log/file.rs`).
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
 
+use sluice_policy::config::LogRequests;
 use sluice_wire::error::write_utf8;
 
+use self::file::{LogFile, Rotation};
 use crate::record::{Outcome, Paid, Record};
 use crate::reply::hex;
+
+mod file;
 
 /// Bytes gathered before they are written.
 const FLUSH_BYTES: usize = 64 * 1024;
@@ -64,21 +68,29 @@ impl Names {
 
 enum Output {
     Stdout,
-    File(File),
+    File(LogFile),
 }
 
 impl RequestLog {
-    /// Opens the log. `sample` is the share of successful requests that are written, 0 to 1.
+    /// Opens the log.
     ///
     /// # Errors
     /// When the file cannot be opened for append.
-    pub fn open(output: &str, json: bool, sample: f64) -> io::Result<Self> {
-        let output = match output {
+    pub fn open(settings: &LogRequests, json: bool) -> io::Result<Self> {
+        let rotation = Rotation {
+            size: settings.rotate.size.map(|size| size.0),
+            age: settings
+                .rotate
+                .age_hours
+                .map(|hours| Duration::from_secs(u64::from(hours) * 3600)),
+            keep: settings.rotate.keep,
+        };
+        let output = match settings.output.as_str() {
             "stdout" => Output::Stdout,
-            path => Output::File(OpenOptions::new().create(true).append(true).open(path)?),
+            path => Output::File(LogFile::open(Path::new(path), rotation)?),
         };
         // The product is at most 2^64; the cast saturates.
-        let sampled_below = (sample.clamp(0.0, 1.0) * 2f64.powi(64)) as u64;
+        let sampled_below = (settings.sample.clamp(0.0, 1.0) * 2f64.powi(64)) as u64;
         Ok(Self {
             output,
             json,
@@ -106,6 +118,16 @@ impl RequestLog {
         }
     }
 
+    /// Goes on with whatever file has the log's name now, after somebody else has renamed the one before.
+    pub fn reopen(&mut self) {
+        self.flush();
+        if let Output::File(file) = &mut self.output
+            && let Err(error) = file.reopen()
+        {
+            tracing::warn!(%error, "the request log cannot be opened anew");
+        }
+    }
+
     /// Writes what has been gathered.
     pub fn flush(&mut self) {
         if self.lines.is_empty() {
@@ -113,7 +135,7 @@ impl RequestLog {
         }
         let written = match &mut self.output {
             Output::Stdout => io::stdout().lock().write_all(&self.lines),
-            Output::File(file) => file.write_all(&self.lines),
+            Output::File(file) => file.write(&self.lines),
         };
         if let Err(error) = written {
             tracing::warn!(%error, lost_bytes = self.lines.len(), "the request log cannot be written");
@@ -375,7 +397,11 @@ mod tests {
     }
 
     fn line(json: bool, sample: f64, record: &Record) -> String {
-        let mut log = RequestLog::open("stdout", json, sample).unwrap();
+        let settings = LogRequests {
+            sample,
+            ..LogRequests::default()
+        };
+        let mut log = RequestLog::open(&settings, json).unwrap();
         log.add(record, None);
         String::from_utf8(std::mem::take(&mut log.lines)).unwrap()
     }
@@ -393,7 +419,7 @@ mod tests {
 
     #[test]
     fn a_line_names_what_its_own_request_was_about() {
-        let mut log = RequestLog::open("stdout", true, 1.0).unwrap();
+        let mut log = RequestLog::open(&LogRequests::default(), true).unwrap();
         let other = Record {
             model: Label::new("other"),
             key: Label::EMPTY,

@@ -84,8 +84,7 @@ pub(super) async fn start(config: Config, path: PathBuf, overrides: &Overrides) 
     let watch = Watch::new(path);
     status.hashes_to(watch.hash());
     let json = is_json(config.log.format);
-    let log = RequestLog::open(&config.log.requests.output, json, config.log.requests.sample)
-        .with_context(|| format!("cannot write the request log to {}", config.log.requests.output))?;
+    let log = open_log(&config, json)?;
     let successor = wait_for_successor(&sockets)?;
     serve_admin(&sockets.admin, &status, changes)?;
     let mut control = Control {
@@ -145,6 +144,11 @@ fn learn(taken: Option<&Taken>, cores: &Cores, plane: &Plane, office: Option<&Of
         }
     }
     Ok(())
+}
+
+fn open_log(config: &Config, json: bool) -> Result<RequestLog> {
+    RequestLog::open(&config.log.requests, json)
+        .with_context(|| format!("cannot write the request log to {}", config.log.requests.output))
 }
 
 fn serve_admin(socket: &TcpListener, status: &Arc<Status>, changes: Option<axum::Router>) -> Result<()> {

@@ -9,6 +9,7 @@
 
 mod ledger;
 mod postgres;
+mod requests;
 mod rows;
 mod schema;
 pub mod sql;
@@ -29,6 +30,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 pub use self::ledger::{Entry, GroupBy, SpendQuery, SpendRow};
 use self::postgres::Server;
+pub use self::requests::{REQUESTS_MAX, RequestQuery, RequestRow};
 pub use self::rows::{AuditRow, BudgetRow, Change, LimitRow, NewKey, ScopeKind, ScopeRow, Scopes};
 pub use self::sql::{Error, Result};
 use self::sqlite::File;

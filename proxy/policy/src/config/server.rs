@@ -246,8 +246,34 @@ pub struct LogRequests {
     /// Share of successful requests that are logged (0 to 1). Failed ones always are.
     #[schemars(range(min = 0, max = 1))]
     pub sample: f64,
-    /// Where the lines go: stdout, or a file that is appended to.
+    /// Where the lines go: stdout, or a file that is appended to. SIGHUP opens it anew.
     pub output: String,
+    /// When the file is replaced by a new one: it is renamed to FILE.1, what was FILE.1 to FILE.2, and so on. Default: never.
+    pub rotate: LogRotate,
+}
+
+/// When the file of the request log is replaced by a new one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogRotate {
+    /// At this size. Default: at none.
+    pub size: Option<Size>,
+    /// At this age in hours (1 to 8760). Default: at none.
+    #[schemars(range(min = 1, max = 8760))]
+    pub age_hours: Option<u32>,
+    /// Replaced files that are kept (0 to 1000).
+    #[schemars(range(max = 1000))]
+    pub keep: u32,
+}
+
+impl Default for LogRotate {
+    fn default() -> Self {
+        Self {
+            size: None,
+            age_hours: None,
+            keep: 7,
+        }
+    }
 }
 
 impl Default for LogRequests {
@@ -255,6 +281,7 @@ impl Default for LogRequests {
         Self {
             sample: 1.0,
             output: "stdout".into(),
+            rotate: LogRotate::default(),
         }
     }
 }

@@ -108,8 +108,8 @@ families! {
     Gauge PROCESS_STARTED = "process_start_time_seconds" [] "seconds", "When the process started, in seconds since the epoch.";
     Gauge EBPF_TIER = "sluice_ebpf_tier" ["tier", "state"] "", "1 for the state that holds. Tiers: `reuseport`, `steering`, `accounting`; states: `on`, `off`. `/admin` says why.";
     Gauge EBPF_LOST = "sluice_ebpf_tiers_lost" [] "", "Tiers that the configuration asks for and that are off all the same.";
-    Counter STEERING_PICKED = "sluice_steering_picked_total" ["core"] "", "Connections that were sent to each core.";
     Gauge KERNEL_SHARE = "sluice_kernel_measured_share" [] "", "Share of the time in which exchanges are measured: less than 1 on a busy machine.";
+    Counter STEERING_PICKED = "sluice_steering_picked_total" ["core"] "", "Connections that were sent to each core.";
     Histogram KERNEL_CONNECT = "sluice_kernel_connect_seconds" ["role", "name"] "seconds", "From connect(2) until the connection stood.";
     Histogram KERNEL_HANDSHAKE = "sluice_kernel_handshake_rtt_seconds" ["role", "name"] "seconds", "Round-trip time of the TCP handshake.";
     Histogram KERNEL_SRTT = "sluice_kernel_srtt_seconds" ["role", "name"] "seconds", "Smoothed round-trip time when the connection ended.";

@@ -73,6 +73,7 @@ impl Accounts {
             .route("/budgets/{id}/reset", post(changes::reset))
             .route("/limits/{id}", delete(changes::delete_limit))
             .route("/spend", get(answers::spend))
+            .route("/requests", get(answers::requests))
             .route("/audit", get(answers::audit))
             .route("/openapi.json", get(describe::document));
         let guarded = routes

@@ -212,8 +212,10 @@ fn targets(page: &mut Page, meters: &[Arc<CoreMeter>]) {
 
 /// OpenTelemetry's histograms. One without values is not shown.
 fn gen_ai(page: &mut Page, all: &[Merged<'_>]) {
-    type Which = fn(&TargetSeries) -> &Histogram;
-    let all_of: [(&Family, &'static [u64], Which, Option<&str>, f64); 6] = [
+    type Of = fn(&TargetSeries) -> &Histogram;
+    // The metric, its bounds, where it is, the value of its last label, and what its unit is of ours.
+    type Shown = (&'static Family, &'static [u64], Of, Option<&'static str>, f64);
+    let all_of: [Shown; 6] = [
         (
             &of::OPERATION_SECONDS,
             DURATION_US,
@@ -347,3 +349,6 @@ fn configuration(page: &mut Page, status: &Status) {
         page.single(&of::STORE_FAILING, u8::from(troubles.failing));
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! What an administrator is told: who there is, what was spent, what was changed.
 //!
 //! Invariants: no secret and no digest; amounts are decimal dollars in strings, because JSON's numbers would round them.
-//! Deliberately absent: single requests of the ledger.
+//! Deliberately absent: what changes anything (`changes.rs`).
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -18,7 +18,8 @@ use sluice_policy::money::NanoUsd;
 use super::changes::Kind;
 use super::{Accounts, Refusal, unix_s, wrong};
 use crate::control::store::{
-    AuditRow, BudgetRow, Error, GroupBy, LimitRow, ScopeKind, ScopeRow, SpendQuery, SpendRow, Tx,
+    AuditRow, BudgetRow, Error, GroupBy, LimitRow, REQUESTS_MAX, RequestQuery, RequestRow, ScopeKind, ScopeRow,
+    SpendQuery, SpendRow, Tx,
 };
 
 /// Lines of the audit log in one answer.
@@ -244,6 +245,41 @@ fn csv(rows: &[SpendRow]) -> String {
         );
     }
     text
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RequestsOf {
+    key: Option<String>,
+    from_s: Option<u64>,
+    to_s: Option<u64>,
+    status: Option<String>,
+    lines: Option<u32>,
+}
+
+/// Single requests, the newest first: of a virtual key, between two moments, with a status.
+pub async fn requests(
+    State(accounts): State<Arc<Accounts>>,
+    Query(of): Query<RequestsOf>,
+) -> Result<Json<Vec<RequestRow>>, Refusal> {
+    let (failed, status) = match of.status.as_deref() {
+        None => (None, None),
+        Some("error") => (Some(true), None),
+        Some("ok") => (Some(false), None),
+        Some(number) => {
+            let number = number.parse().map_err(|_| wrong("status is ok, error or a number"))?;
+            (None, Some(number))
+        }
+    };
+    let query = RequestQuery {
+        key: of.key,
+        from_s: of.from_s.unwrap_or(0),
+        to_s: of.to_s.unwrap_or_else(|| unix_s() + 1),
+        failed,
+        status,
+        most: of.lines.unwrap_or(REQUESTS_MAX),
+    };
+    Ok(Json(accounts.desk.store().ask(move |tx| tx.requests(&query)).await?))
 }
 
 #[derive(Debug, Deserialize)]

@@ -81,6 +81,12 @@ pub const OPERATIONS: &[(&str, &str, &str, &str)] = &[
         "Report what was spent, by key, team, customer, model, provider or tag",
         "",
     ),
+    (
+        "get",
+        "/requests",
+        "List single requests, by virtual key, time and status",
+        "",
+    ),
     ("get", "/audit", "List the latest changes", ""),
     ("get", "/openapi.json", "This description", ""),
 ];
