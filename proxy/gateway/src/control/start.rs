@@ -69,25 +69,13 @@ pub(super) async fn start(config: Config, path: PathBuf, overrides: &Overrides) 
     let mut kernel = Kernel::load(&config.ebpf, &bound, cores, stay, config.providers.len());
     kernel.tag(&mut plane);
     let count = u32::try_from(cores).unwrap_or(u32::MAX);
-    let (mut office, funds, changes) = open_office(&config, &mut plane, count, taken.is_some()).await?;
+    let (office, funds, changes) = open_office(&config, &mut plane, count, taken.is_some()).await?;
     let meters: Vec<_> = (0..cores).map(|_| Arc::new(CoreMeter::default())).collect();
     let (cache, cache_ends) = open_cache(&config, &mut plane, &meters);
     let plane = Arc::new(plane);
     let begun = spawn(&meters, cache_ends, &pinned, &plane, &funds, overrides.epoll);
     let begun = begun.and_then(|cores| learn(taken.as_ref(), &cores, &plane, office.as_ref()).map(|()| cores));
-    let cores = match (begun, office.take()) {
-        (Ok(cores), kept) => {
-            office = kept;
-            cores
-        }
-        (Err(error), opened) => {
-            // What it has leased goes back: otherwise it would count as spent.
-            if let Some(office) = opened {
-                office.close().await;
-            }
-            return Err(error);
-        }
-    };
+    let (cores, office) = begun_or_closed(begun, office).await?;
     let kernel = Arc::new(Mutex::new(kernel));
     let status = Arc::new(Status::new(meters, plane.clone(), cache.clone(), kernel.clone()));
     if let Some(office) = &office {
@@ -124,13 +112,25 @@ pub(super) async fn start(config: Config, path: PathBuf, overrides: &Overrides) 
     {
         tracing::warn!("the former process is gone: {error:#}");
     }
-    let scheme = if control.plane.server_tls.is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    announce(scheme, &bound, admin_bound, json);
+    announce(scheme_of(&control.plane), &bound, admin_bound, json);
     Ok(control)
+}
+
+/// What has begun; if nothing has, what the store leased goes back: otherwise it would count as spent.
+async fn begun_or_closed(begun: Result<Cores>, office: Option<Office>) -> Result<(Cores, Option<Office>)> {
+    match begun {
+        Ok(cores) => Ok((cores, office)),
+        Err(error) => {
+            if let Some(office) = office {
+                office.close().await;
+            }
+            Err(error)
+        }
+    }
+}
+
+fn scheme_of(plane: &Plane) -> &'static str {
+    if plane.server_tls.is_some() { "https" } else { "http" }
 }
 
 /// Waits until the cores can serve; then the former process stops accepting, and this one knows what it knew.
