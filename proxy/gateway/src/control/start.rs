@@ -112,12 +112,7 @@ pub(super) async fn start(config: Config, path: PathBuf, overrides: &Overrides) 
     {
         tracing::warn!("the former process is gone: {error:#}");
     }
-    let scheme = if control.plane.server_tls.is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    announce(scheme, &bound, admin_bound, json);
+    announce(scheme_of(&control.plane), &bound, admin_bound, json);
     Ok(control)
 }
 
@@ -131,6 +126,10 @@ async fn or_give_back(begun: Result<Cores>, office: Option<Office>) -> Result<(C
             Err(error)
         }
     }
+}
+
+fn scheme_of(plane: &Plane) -> &'static str {
+    if plane.server_tls.is_some() { "https" } else { "http" }
 }
 
 /// Waits until the cores can serve; then the former process stops accepting, and this one knows what it knew.
