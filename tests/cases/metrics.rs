@@ -234,6 +234,8 @@ fn an_outage_of_22_minutes_fires_the_alert_within_two_scrapes_and_nobody_notices
     }
     assert_eq!(silent, 0, "the alert stopped during the outage");
     one.rules(&pace);
+    // The provider is well again, and the operator says so: else the key would rest for as long as its last refusals deserved.
+    assert_eq!(gateway.admin_post("/admin/forget", &json!({})).status, 200);
     wait::until("the alert ends", || {
         server.firing_since("SluiceFallbacks").is_none().then_some(())
     });

@@ -225,7 +225,7 @@ pub const BOARD_PLACES: usize = 131_072;
 /// Virtual keys and budgets that one scrape shows: those with most traffic, and those nearest their end.
 pub const METRICS_TOP: usize = 50;
 /// Targets with histograms of their own that one scrape shows.
-pub const METRICS_TARGETS: usize = 110;
+pub const METRICS_TARGETS: usize = 92;
 
 const _: () = {
     assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);
