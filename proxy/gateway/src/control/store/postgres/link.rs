@@ -30,9 +30,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 /// Statements that are kept prepared.
 const STATEMENTS_MAX: usize = 128;
-/// What every session begins with. Times are milliseconds.
-const SESSION: &str = "SET statement_timeout = 5000; SET lock_timeout = 3000; SET synchronous_commit = on;
-    SET idle_in_transaction_session_timeout = 10000; LISTEN sluice";
+/// What every session begins with. Times are milliseconds; the server gives up before [`PATIENCE`] ends, so that it can say why.
+/// A replica that dies, or loses its network, in the middle of a transaction holds its budgets' rows until the server ends
+/// the session: nobody else can lease meanwhile, so that must not take long.
+const SESSION: &str = "SET statement_timeout = 4000; SET lock_timeout = 2000; SET synchronous_commit = on;
+    SET idle_in_transaction_session_timeout = 2000; LISTEN sluice";
 
 /// Makes connections.
 pub struct Connector {
