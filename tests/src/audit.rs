@@ -17,6 +17,7 @@ use crate::gateway::Gateway;
 use crate::http::{Client, Request, Response};
 use crate::setup::Setup;
 use crate::sim::Sim;
+use crate::wait;
 
 /// The administrator's credential.
 pub const ADMIN: &str = "an-administrators-credential";
