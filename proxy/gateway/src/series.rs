@@ -20,13 +20,13 @@ pub struct Series {
 impl Series {
     /// The row of a target, by a hash of its label.
     pub fn target(&self, meter: &CoreMeter, tag: u64, label: impl FnOnce() -> TargetLabel) -> usize {
-        let add = || meter.boards.targets.add(label());
+        let add = || meter.boards.targets.share(label());
         self.targets.borrow_mut().find(tag, add)
     }
 
     /// The row of a fallback, likewise.
     pub fn fallback(&self, meter: &CoreMeter, tag: u64, label: impl FnOnce() -> FallbackLabel) -> usize {
-        let add = || meter.boards.fallbacks.add(label());
+        let add = || meter.boards.fallbacks.share(label());
         self.fallbacks.borrow_mut().find(tag, add)
     }
 

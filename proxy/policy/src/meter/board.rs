@@ -48,6 +48,16 @@ impl<L, T: Default> Board<L, T> {
         at
     }
 
+    /// The place of the row with that label, which is added if there is none. Looks at all rows: for boards that are small, and
+    /// for labels that many share, of whatever made them (a client that invents names gets one row, not all of them).
+    pub fn share(&self, label: L) -> usize
+    where
+        L: PartialEq,
+    {
+        let found = self.rows().position(|(other, _)| *other == label);
+        found.unwrap_or_else(|| self.add(label))
+    }
+
     /// The numbers at a place that [`Board::add`] gave.
     pub fn row(&self, at: usize) -> Option<&T> {
         let (_, row) = self.chunks.get(at / BOARD_CHUNK)?.get()?.get(at % BOARD_CHUNK)?.get()?;
@@ -121,6 +131,13 @@ mod tests {
             .collect();
         assert_eq!(rows, [("other", 2), ("0", 1), ("1", 1)]);
         assert!(board.row(3).is_none());
+    }
+
+    #[test]
+    fn a_label_that_many_share_has_one_row() {
+        let board: Board<&str, Counter> = Board::new(3, "other");
+        assert_eq!([board.share("a"), board.share("a"), board.share("b")], [1, 1, 2]);
+        assert_eq!(board.share("c"), OTHER);
     }
 
     #[test]
