@@ -60,21 +60,26 @@ pub struct Accounts {
     pub prices: Arc<PriceTable>,
 }
 
+/// The shipped table of prices. Reading it takes milliseconds: whoever makes a plane asks first, so that no core does.
+pub fn shipped_prices() -> Option<&'static PriceTable> {
+    static SHIPPED: OnceLock<Option<PriceTable>> = OnceLock::new();
+    let read = || {
+        let rows = money::parse_prices(money::SHIPPED).ok()?;
+        Some(PriceTable::new(rows, Vec::new(), OnUnknown::Zero))
+    };
+    SHIPPED.get_or_init(read).as_ref()
+}
+
 impl Plane {
     /// A name for `model` that is nobody's free text: its own if the configuration or the table of prices has it, else `other`.
     pub fn model_label<'a>(&self, provider: &Provider, model: &'a str) -> &'a str {
-        static SHIPPED: OnceLock<Option<PriceTable>> = OnceLock::new();
         if model.is_empty() {
             return "none";
         }
         let has_price = |table: &PriceTable| table.find_id(&provider.name, provider.vendor, model).is_some();
-        let shipped = || {
-            let rows = money::parse_prices(money::SHIPPED).ok()?;
-            Some(PriceTable::new(rows, Vec::new(), OnUnknown::Zero))
-        };
         let priced = || match &self.accounts {
             Some(accounts) => has_price(&accounts.prices),
-            None => SHIPPED.get_or_init(shipped).as_ref().is_some_and(has_price),
+            None => shipped_prices().is_some_and(has_price),
         };
         if self.snapshot.knows(provider, model) || priced() {
             model

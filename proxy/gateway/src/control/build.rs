@@ -67,7 +67,10 @@ pub async fn plane(
             },
             prices: Arc::new(accounts::prices(accounts)?),
         }),
-        None => None,
+        None => {
+            crate::plane::shipped_prices();
+            None
+        }
     };
     let plane = Plane {
         aws: aws(&snapshot, instance.latest().as_ref()),
