@@ -38,6 +38,8 @@ pub struct Account {
     free: AtomicI64,
     /// What the store has neither leased to anybody nor counted as spent, as of the last time it was asked.
     unleased: AtomicI64,
+    /// What was granted and not withdrawn.
+    granted: AtomicI64,
     spent: AtomicU64,
     wanted: AtomicU64,
     exhausted: AtomicBool,
@@ -56,6 +58,7 @@ impl Account {
         Self {
             free: AtomicI64::new(0),
             unleased: AtomicI64::new(0),
+            granted: AtomicI64::new(0),
             spent: AtomicU64::new(0),
             wanted: AtomicU64::new(0),
             exhausted: AtomicBool::new(false),
@@ -80,10 +83,13 @@ impl Account {
         self.unleased.store(amount, Ordering::Relaxed);
     }
 
-    /// What may still be spent in its period, without what cores hold and other processes have leased.
-    pub(super) fn remaining(&self) -> u64 {
+    /// What may still be spent in its period, what cores hold or have reserved included, but not what other processes have
+    /// leased; negative by what was spent beyond the limit.
+    pub(super) fn remaining(&self) -> i64 {
         let unleased = self.unleased.load(Ordering::Relaxed);
-        u64::try_from(self.free().saturating_add(unleased)).unwrap_or(0)
+        let granted = self.granted.load(Ordering::Relaxed);
+        let all = unleased.saturating_add(granted);
+        all.saturating_sub_unsigned(self.spent.load(Ordering::Relaxed))
     }
 
     /// What cores have reported as spent, over the account's whole life.
@@ -93,12 +99,15 @@ impl Account {
 
     /// Control: adds what the store has granted, durably.
     pub fn grant(&self, amount: u64) {
+        self.granted.fetch_add(signed(amount), Ordering::Relaxed);
         self.free.fetch_add(signed(amount), Ordering::AcqRel);
     }
 
     /// Control: takes back up to `most` of what no core holds.
     pub fn withdraw(&self, most: u64) -> u64 {
-        self.take(0, most).unwrap_or(0)
+        let taken = self.take(0, most).unwrap_or(0);
+        self.granted.fetch_sub(signed(taken), Ordering::Relaxed);
+        taken
     }
 
     /// Control: the largest amount that was missing since the last call.

@@ -172,14 +172,17 @@ impl Purse {
         Ok(NanoUsd(least))
     }
 
-    /// What is left of the budget of which least is, as far as this core knows without asking: what it holds, what the process
-    /// has leased and what the store had last. `None` without budgets, or if one is not known yet.
+    /// What is left of the budget of which least is, as far as this core knows without asking: what the process has leased and
+    /// what the store had last, less what was spent and what this core has reserved. `None` without budgets, or if one is not
+    /// known yet.
     pub fn remaining(&self, budgets: &[BudgetId], unix_s: u64) -> Option<NanoUsd> {
         let mut inner = self.inner.borrow_mut();
         let mut least = None;
         for &budget in budgets {
             let part = inner.current(budget, unix_s).ok()?;
-            let left = part.free.saturating_add(part.account.remaining());
+            let gone = part.unreported.saturating_add(part.reserved);
+            let left = part.account.remaining().saturating_sub_unsigned(gone);
+            let left = u64::try_from(left).unwrap_or(0);
             least = Some(least.map_or(left, |least: u64| least.min(left)));
         }
         least.map(NanoUsd)

@@ -313,3 +313,18 @@ fn replicas_leave_one_another_their_share() {
     let last = vault.grant(3, 500, 500, 6, false, NOW_S);
     assert_eq!((last.amount, last.exhausted), (NanoUsd(100), true));
 }
+
+#[test]
+fn what_remains_is_the_limit_less_what_was_spent_whatever_other_cores_hold() {
+    let mut process = Process::new(16_000, Window::Total, 2);
+    let remaining = |process: &Process, core: usize| process.purses[core].remaining(&[A], NOW_S);
+    process.reserve(0, 100).unwrap().settle(NanoUsd(30));
+    assert_eq!(remaining(&process, 0), Some(NanoUsd(15_970)));
+    assert_eq!(remaining(&process, 1), Some(NanoUsd(16_000)), "not told yet");
+    assert_eq!(process.spent(), 30);
+    let held = process.reserve(0, 100).unwrap();
+    assert_eq!(remaining(&process, 0), Some(NanoUsd(15_870)), "less what is reserved");
+    assert_eq!(remaining(&process, 1), Some(NanoUsd(15_970)));
+    held.settle(NanoUsd(15_990));
+    assert_eq!(remaining(&process, 0), Some(NanoUsd::ZERO), "never less than nothing");
+}
