@@ -165,14 +165,20 @@ impl Control {
 
     fn fetch_records(&mut self) {
         for core in &mut self.cores {
-            while let Ok(record) = core.records.pop() {
+            let Ok(chunk) = core.records.read_chunk(core.records.slots()) else {
+                continue;
+            };
+            let (first, rest) = chunk.as_slices();
+            self.status.spent([first, rest]);
+            for record in first.iter().chain(rest) {
                 let paid = if record.paid { core.paid.pop().ok() } else { None };
-                self.log.add(&record, paid.as_ref());
-                self.status.spent(&record);
+                let extra = if record.extra { core.extras.pop().ok() } else { None };
+                self.log.add(record, paid.as_ref(), extra.as_deref());
                 if let (Some(paid), Some(office)) = (&paid, &mut self.office) {
-                    office.enter(&record, paid);
+                    office.enter(record, paid, extra.as_deref());
                 }
             }
+            chunk.commit_all();
         }
         if let Some(office) = &mut self.office {
             office.flush();

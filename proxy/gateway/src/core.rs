@@ -24,7 +24,7 @@ use crate::mesh::CacheEnd;
 use crate::net::Net;
 use crate::parts::Parts;
 use crate::plane::Plane;
-use crate::record::{Paid, Record};
+use crate::record::{Extra, Paid, Record};
 use crate::scratch::Scratch;
 use crate::series::Series;
 use crate::upstream::pool::Pools;
@@ -69,6 +69,7 @@ pub struct Core {
     parts: RefCell<Vec<Parts>>,
     records: RefCell<Producer<Record>>,
     paid: RefCell<Producer<Paid>>,
+    extras: RefCell<Producer<Box<Extra>>>,
     signer: RefCell<Signer>,
     known_requests: RefCell<KnownLines>,
     known_answers: RefCell<KnownLines>,
@@ -85,13 +86,14 @@ impl Core {
         index: usize,
         net: Net,
         plane: Arc<Plane>,
-        (records, paid, cache): (Producer<Record>, Producer<Paid>, CacheEnd),
+        end: (Producer<Record>, Producer<Paid>, Producer<Box<Extra>>, CacheEnd),
         purse: Rc<Purse>,
         meter: Arc<CoreMeter>,
         seed: u64,
     ) -> Self {
         let gates = Gates::default();
         gates.follow(&plane.snapshot);
+        let (records, paid, extras, cache) = end;
         let cache = CoreCache::new(cache);
         cache.follow(plane.cache.as_deref());
         Self {
@@ -111,6 +113,7 @@ impl Core {
             parts: RefCell::new(Vec::new()),
             records: RefCell::new(records),
             paid: RefCell::new(paid),
+            extras: RefCell::new(extras),
             signer: RefCell::new(Signer::new()),
             known_requests: RefCell::default(),
             known_answers: RefCell::default(),
@@ -199,20 +202,19 @@ impl Core {
         }
     }
 
-    /// Sends a record to the control thread; drops and counts it if the ring is full.
-    pub fn record(&self, record: Record) {
-        if self.records.borrow_mut().push(record).is_err() {
-            self.meter.records_dropped.add(1);
+    /// Sends a record to the control thread, with what goes with it; all of it is dropped, and counted, if there is no room.
+    pub fn record(&self, mut record: Record, paid: Option<Paid>, extra: Option<Box<Extra>>) {
+        let mut records = self.records.borrow_mut();
+        if paid.is_some() || extra.is_some() {
+            let (mut bills, mut extras) = (self.paid.borrow_mut(), self.extras.borrow_mut());
+            if records.slots() == 0 || bills.slots() == 0 || extras.slots() == 0 {
+                return self.meter.records_dropped.add(1);
+            }
+            // There is room: this core alone takes it.
+            record.paid = paid.is_some_and(|paid| bills.push(paid).is_ok());
+            record.extra = extra.is_some_and(|extra| extras.push(extra).is_ok());
         }
-    }
-
-    /// The same for one that somebody is charged for: both go, or neither.
-    pub fn record_paid(&self, record: Record, paid: Paid) {
-        let mut ring = self.paid.borrow_mut();
-        let has_room = ring.slots() > 0 && self.records.borrow().slots() > 0;
-        if has_room && ring.push(paid).is_ok() {
-            self.record(Record { paid: true, ..record });
-        } else {
+        if records.push(record).is_err() {
             self.meter.records_dropped.add(1);
         }
     }

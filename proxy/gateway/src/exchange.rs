@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use sluice_policy::patience::{self, Patience};
 use sluice_policy::route::{self, Plan, PlannedTarget, Situation};
-use sluice_policy::snapshot::{Key, Provider, Resolved, RouteId, Snapshot, Target};
+use sluice_policy::snapshot::{Provider, Resolved, RouteId, Snapshot, Target};
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
 use sluice_wire::http::{FieldId, Framing, Method, Version};
@@ -25,7 +25,7 @@ use crate::connection::{After, ClientGone, Downstream};
 use crate::core::Core;
 use crate::intake::{self, NoBody, Scan};
 use crate::plane::{HeldPlane, Plane};
-use crate::record::{Label, Outcome, Record};
+use crate::record::{Extra, Fate, Label, Outcome, Record, Try};
 use crate::relay;
 use crate::reply;
 use crate::scratch::{Asked, Scratch, Work};
@@ -54,6 +54,8 @@ pub struct Request {
     head_only: bool,
     /// What the attempt under way holds.
     ticket: Option<Ticket>,
+    /// What there is to say beside the record.
+    extra: Option<Box<Extra>>,
     /// Header fields of an error that say who was asked, once somebody was.
     trace: Option<Box<[u8]>>,
 }
@@ -100,16 +102,39 @@ impl Request {
         Self {
             record,
             ticket: None,
+            extra: None,
             trace: None,
             ..*self
         }
     }
 
     /// An attempt is given up because another one began its answer sooner.
-    fn loses(&mut self, provider: &Provider, key: &Key, ticket: Ticket) {
-        self.record.given_up = Label::new(&provider.name);
-        self.record.given_up_key = Label::new(&key.name);
+    fn loses(&mut self, context: &Context<'_>, leg: &hedge::Leg<'_>, ticket: Ticket) {
+        let (target, key) = (&leg.target, Label::new(&leg.key.name));
+        self.tried(context, target, key, Some(ticket.begun_us()), (Fate::GivenUp, 0));
         ticket.given_up();
+    }
+
+    /// Remembers an attempt, or a target that was passed over, that the record alone does not tell.
+    fn tried(
+        &mut self,
+        context: &Context<'_>,
+        target: &PlannedTarget<'_>,
+        key: Label<32>,
+        begun_us: Option<u64>,
+        (fate, status): (Fate, u16),
+    ) {
+        let now_us = self.until(context.core.clock.now_us());
+        let begun_us = begun_us.map_or(now_us, |begun_us| self.until(begun_us));
+        self.extra.get_or_insert_default().note(Try {
+            provider: Label::new(&target.provider.name),
+            model: Label::new(target.model),
+            key,
+            fate,
+            status,
+            begun_us,
+            took_us: now_us.saturating_sub(begun_us),
+        });
     }
 
     /// Whether the attempt under way may be sent once more, on a connection of its own: that is a retry like any other, as far
@@ -137,6 +162,10 @@ impl Request {
     ) {
         payment.charge(context.core);
         if let Some(ticket) = self.ticket.take() {
+            if self.extra.is_some() {
+                let (key, ended) = (self.record.key, (Fate::Answered, self.record.status));
+                self.tried(context, target, key, Some(ticket.begun_us()), ended);
+            }
             ticket.delivered(payment.output_tokens());
         }
         if target.is_fallback {
@@ -145,9 +174,18 @@ impl Request {
     }
 
     /// The request is over without a whole answer.
-    fn settle_ended(&mut self, core: &Core, payment: &mut Payment, end: &End) {
-        payment.failed(core);
-        if let (Some(ticket), End::Interrupted) = (self.ticket.take(), end) {
+    fn settle_ended(&mut self, context: &Context<'_>, payment: &mut Payment, target: &PlannedTarget<'_>, end: &End) {
+        payment.failed(context.core);
+        let Some(ticket) = self.ticket.take() else { return };
+        let interrupted = matches!(end, End::Interrupted);
+        let fate = if interrupted {
+            Fate::Failed(Code::UpstreamStreamInterrupted)
+        } else {
+            Fate::Abandoned
+        };
+        let (key, status) = (self.record.key, self.record.status);
+        self.tried(context, target, key, Some(ticket.begun_us()), (fate, status));
+        if interrupted {
             ticket.interrupted();
         }
     }
@@ -157,6 +195,24 @@ impl Request {
         let mut text = self.trace.take().unwrap_or_default().into_vec();
         payment.write_fields(core, &mut text);
         text
+    }
+
+    /// Whoever waited for the attempt under way has gone.
+    fn let_go(&mut self, core: &Core) {
+        let Some(ticket) = self.ticket.take() else { return };
+        let now_us = self.until(core.clock.now_us());
+        let begun_us = self.until(ticket.begun_us());
+        if let Some(extra) = &mut self.extra {
+            extra.note(Try {
+                provider: self.record.provider,
+                model: Label::EMPTY,
+                key: self.record.key,
+                fate: Fate::Abandoned,
+                status: 0,
+                begun_us,
+                took_us: now_us.saturating_sub(begun_us),
+            });
+        }
     }
 
     fn trace_of(&self, provider: &Provider, model: &str) -> Box<[u8]> {
@@ -328,6 +384,9 @@ async fn serve(
         Some(model) => snapshot.resolve_for(model, dialect)?,
         None => default_target(snapshot)?,
     };
+    if let Some(route) = resolved.route {
+        request.record.route = Label::new(snapshot.route_name(route));
+    }
     let (payment, whose) = (&mut work.payment, (asked, body.bytes));
     let payer = account::admit(core, &plane, caller, payment, whose, (endpoint, &resolved))?;
     let own_fallbacks = fallbacks::read(snapshot, asked, dialect, scan)?;
@@ -389,7 +448,7 @@ async fn finish(
         After::Close
     };
     // What an attempt held is let go of before the answer is sent.
-    request.ticket = None;
+    request.let_go(core);
     work.payment.failed(core);
     let trace = match &ended {
         Err(End::Refused(_) | End::Rejected(_)) => request.trace_with(core, &work.payment),
@@ -431,10 +490,7 @@ async fn finish(
     request.record.total_us = request.since(core);
     work.payment.close(core);
     count::request(core, &request.record, &work.payment);
-    match work.payment.paid(asked) {
-        Some(paid) => core.record_paid(request.record, paid),
-        None => core.record(request.record),
-    }
+    core.record(request.record, work.payment.paid(asked), request.extra.take());
     after
 }
 
@@ -449,6 +505,7 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         fallback: false,
         stream: false,
         paid: false,
+        extra: false,
         outcome: Outcome::Done,
         method: Label::of_bytes(head.method_span.of(&asked.head_bytes)),
         path: Label::of_bytes(head.path.of(&asked.head_bytes)),
@@ -457,8 +514,7 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         key: Label::EMPTY,
         resumed: false,
         cache: None,
-        given_up: Label::EMPTY,
-        given_up_key: Label::EMPTY,
+        route: Label::EMPTY,
         reason: None,
         client: Some(down.client.ip()),
         bytes_in: 0,
@@ -478,6 +534,7 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         version: head.version,
         head_only: head.method == Method::Head,
         ticket: None,
+        extra: None,
         trace: None,
     }
 }

@@ -380,6 +380,7 @@ fn compile_route(names: &Names, route: &config::Route, cached: &config::CacheRul
     // Of 2^32; the cast saturates.
     let sample = |sample: &config::Sample| Some((target(&sample.model)?, (sample.share * 2f64.powi(32)) as u32));
     Route {
+        name: route.models.first().map_or("", String::as_str).into(),
         members: route
             .targets
             .iter()
