@@ -7,15 +7,17 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use rtrb::Producer;
 use sluice_policy::budget::Purse;
-use sluice_policy::meter::CoreMeter;
+use sluice_policy::meter::{COUNTED, CoreMeter};
 use sluice_wire::http::KnownLines;
 use sluice_wire::http::head::{HeadError, RequestHead, ResponseHead};
 use sluice_wire::sigv4::Signer;
 
 use crate::admission::Gates;
+use crate::buffer::Chunk;
 use crate::cache::CoreCache;
 use crate::clock::Clock;
 use crate::ebpf::steering::Seat;
@@ -27,6 +29,7 @@ use crate::plane::Plane;
 use crate::record::{Extra, Paid, Record};
 use crate::scratch::Scratch;
 use crate::series::Series;
+use crate::transcript::{Full, Tape};
 use crate::upstream::pool::Pools;
 
 /// Working memory kept for reuse; more requests at once than this allocate theirs. Two kilobytes each.
@@ -73,6 +76,7 @@ pub struct Core {
     signer: RefCell<Signer>,
     known_requests: RefCell<KnownLines>,
     known_answers: RefCell<KnownLines>,
+    bodies_queued: Arc<AtomicUsize>,
     draining: Cell<bool>,
     retired: Cell<bool>,
     connections: Cell<u32>,
@@ -117,6 +121,7 @@ impl Core {
             signer: RefCell::new(Signer::new()),
             known_requests: RefCell::default(),
             known_answers: RefCell::default(),
+            bodies_queued: Arc::default(),
             draining: Cell::new(false),
             retired: Cell::new(false),
             connections: Cell::new(0),
@@ -204,6 +209,9 @@ impl Core {
 
     /// Sends a record to the control thread, with what goes with it; all of it is dropped, and counted, if there is no room.
     pub fn record(&self, mut record: Record, paid: Option<Paid>, extra: Option<Box<Extra>>) {
+        if !COUNTED {
+            return;
+        }
         let mut records = self.records.borrow_mut();
         if paid.is_some() || extra.is_some() {
             let (mut bills, mut extras) = (self.paid.borrow_mut(), self.extras.borrow_mut());
@@ -216,6 +224,16 @@ impl Core {
         }
         if records.push(record).is_err() {
             self.meter.records_dropped.add(1);
+        }
+    }
+
+    /// Has the bodies of a request logged that it has a copy of; they are dropped, and counted, if too many wait for that.
+    #[cold]
+    pub fn log_bodies(&self, tape: Tape, asked: &[Chunk], extra: &mut Option<Box<Extra>>) {
+        match tape.bodies(asked, &self.bodies_queued) {
+            Some(Ok(bodies)) => extra.get_or_insert_default().bodies = Some(bodies),
+            Some(Err(Full)) => self.meter.bodies_dropped.add(1),
+            None => {}
         }
     }
 

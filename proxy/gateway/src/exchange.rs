@@ -7,12 +7,13 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use sluice_policy::meter::COUNTED;
 use sluice_policy::patience::{self, Patience};
 use sluice_policy::route::{self, Plan, PlannedTarget, Situation};
 use sluice_policy::snapshot::{Provider, Resolved, RouteId, Snapshot, Target};
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
-use sluice_wire::http::{FieldId, Framing, Method, Version};
+use sluice_wire::http::{FieldId, Framing, Method, Span, Version};
 use sluice_wire::json::Range;
 use sluice_wire::provider::bedrock;
 use sluice_wire::surface::{self, Endpoint, ModelField};
@@ -29,6 +30,7 @@ use crate::record::{Extra, Fate, Label, Outcome, Record, Try};
 use crate::relay;
 use crate::reply;
 use crate::scratch::{Asked, Scratch, Work};
+use crate::transcript::Tape;
 
 mod account;
 mod cached;
@@ -389,6 +391,9 @@ async fn serve(
     }
     let (payment, whose) = (&mut work.payment, (asked, body.bytes));
     let payer = account::admit(core, &plane, caller, payment, whose, (endpoint, &resolved))?;
+    if payer.as_ref().is_some_and(|payer| payer.logs_bodies) {
+        work.tape = Some(Tape::copying(snapshot.log().bodies.size.0 as usize));
+    }
     let own_fallbacks = fallbacks::read(snapshot, asked, dialect, scan)?;
     let session = snapshot
         .session_field(&resolved)
@@ -487,15 +492,21 @@ async fn finish(
             after = After::Abort;
         }
     }
-    request.record.total_us = request.since(core);
+    if COUNTED {
+        request.record.total_us = request.since(core);
+    }
     work.payment.close(core);
     count::request(core, &request.record, &work.payment);
+    if let Some(tape) = work.tape.take() {
+        core.log_bodies(tape, &asked.body, &mut request.extra);
+    }
     core.record(request.record, work.payment.paid(asked), request.extra.take());
     after
 }
 
 fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Request {
     let head = &asked.head;
+    let text = |span: Span| if COUNTED { span.of(&asked.head_bytes) } else { &[] };
     let record = Record {
         unix_us: core.clock.unix_us(begun_us),
         id: u128::from(core.random()) << 64 | u128::from(core.random()),
@@ -507,8 +518,8 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         paid: false,
         extra: false,
         outcome: Outcome::Done,
-        method: Label::of_bytes(head.method_span.of(&asked.head_bytes)),
-        path: Label::of_bytes(head.path.of(&asked.head_bytes)),
+        method: Label::of_bytes(text(head.method_span)),
+        path: Label::of_bytes(text(head.path)),
         model: Label::EMPTY,
         provider: Label::EMPTY,
         key: Label::EMPTY,

@@ -11,6 +11,8 @@ use sluice_policy::money::NanoUsd;
 use sluice_wire::error::Code;
 use sluice_wire::limits::TRIES_MAX;
 
+use crate::transcript::Bodies;
+
 /// Text of at most `N` bytes, stored in place; longer text is cut at a character boundary.
 #[derive(Clone, Copy)]
 pub struct Label<const N: usize> {
@@ -207,6 +209,8 @@ pub struct Try {
 pub struct Extra {
     /// Its attempts, in the order in which they ended, if they are more than one that gave the answer. At most [`TRIES_MAX`].
     pub tries: Vec<Try>,
+    /// Beginnings of its bodies, if its virtual key has them logged.
+    pub bodies: Option<Bodies>,
 }
 
 impl Extra {

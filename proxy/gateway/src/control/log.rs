@@ -1,13 +1,14 @@
 //! The request log: one line per request, JSON or text, formatted and written here, away from the cores.
 //!
-//! Invariants: never a body, never a key's secret; one line is one JSON object; failed requests are always written, others
+//! Invariants: never a key's secret, and a body only of a virtual key that it is switched on for, redacted; one line is one JSON object; failed requests are always written, others
 //! by the sampled share; a log that cannot be written never stops a request. Deliberately absent: when a file is replaced (`log/file.rs`).
 
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use sluice_policy::config::LogRequests;
+use sluice_policy::config::{LogBodies, LogRequests};
+use sluice_policy::redact::Redactor;
 
 use self::file::{LogFile, Rotation};
 use self::line::Lines;
@@ -41,7 +42,7 @@ impl RequestLog {
     ///
     /// # Errors
     /// When the file cannot be opened for append.
-    pub fn open(settings: &LogRequests, json: bool) -> io::Result<Self> {
+    pub fn open(settings: &LogRequests, bodies: &LogBodies, json: bool) -> io::Result<Self> {
         let rotation = Rotation {
             size: settings.rotate.size.map(|size| size.0),
             age: settings
@@ -62,7 +63,7 @@ impl RequestLog {
             json,
             sampled_below,
             lines: Vec::with_capacity(FLUSH_BYTES),
-            form: Lines::default(),
+            form: Lines::new(Redactor::new(&bodies.redact, bodies.emails)),
         })
     }
 
@@ -163,7 +164,7 @@ mod tests {
             sample,
             ..LogRequests::default()
         };
-        let mut log = RequestLog::open(&settings, json).unwrap();
+        let mut log = RequestLog::open(&settings, &LogBodies::default(), json).unwrap();
         log.add(record, None, None);
         String::from_utf8(std::mem::take(&mut log.lines)).unwrap()
     }
@@ -181,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_line_names_what_its_own_request_was_about() {
-        let mut log = RequestLog::open(&LogRequests::default(), true).unwrap();
+        let mut log = RequestLog::open(&LogRequests::default(), &LogBodies::default(), true).unwrap();
         let other = Record {
             model: Label::new("other"),
             key: Label::EMPTY,

@@ -146,7 +146,7 @@ fn learn(taken: Option<&Taken>, cores: &Cores, plane: &Plane, office: Option<&Of
 }
 
 fn open_log(config: &Config, json: bool) -> Result<RequestLog> {
-    RequestLog::open(&config.log.requests, json)
+    RequestLog::open(&config.log.requests, &config.log.bodies, json)
         .with_context(|| format!("cannot write the request log to {}", config.log.requests.output))
 }
 

@@ -39,6 +39,8 @@ pub struct Payer {
     pub caller: Option<Caller>,
     /// What it asks for.
     pub demand: Demand,
+    /// Whether its body and its answer's are logged.
+    pub logs_bodies: bool,
 }
 
 /// Whom a request says it is from.
@@ -156,6 +158,7 @@ pub fn admit(
     let payer = Payer {
         caller,
         demand: demand_of(asked, endpoint, body_bytes),
+        logs_bodies: caller.is_some_and(|caller| accounts.keyring.scope(caller.key).logs_bodies),
     };
     payment.open(plane.clone(), caller);
     if let Some(caller) = caller {

@@ -189,7 +189,7 @@ fn begin(
             let compared = found.compare.is_some();
             request.record.cache = Some(if compared { CacheUse::Shadow } else { CacheUse::Miss });
             core.meter.cache_misses.add(1);
-            work.tape = Some(found.flight.clone());
+            work.tape.get_or_insert_default().fly(found.flight.clone());
             Begun::Ask(Some(Asking {
                 core: core.clone(),
                 found: Some(found),

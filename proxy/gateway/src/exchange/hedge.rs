@@ -159,6 +159,8 @@ async fn run<'a>(
             request.record.key = fork.record.key;
             request.record.fallback = rival.is_fallback;
             std::mem::swap(work, spare);
+            // Who reads along, or logs, does so whoever answers.
+            std::mem::swap(&mut work.tape, &mut spare.tape);
             (result, second)
         }
     }

@@ -52,6 +52,8 @@ pub struct Payment {
     budgets: Budgets,
     tally: UsageScan,
     reads: bool,
+    /// Where tokens are counted that nobody is charged for.
+    counted: Option<usize>,
     /// Whether the body refers to content elsewhere, and whether it marks any for a prompt cache, once that was looked for.
     looked: Option<(bool, bool)>,
     spent: Spent,
@@ -141,7 +143,8 @@ impl Payment {
         // Dropped, so that it is settled as any attempt is that nobody brought to an end.
         self.bill = None;
         self.pass = None;
-        if self.of.take().is_some() {
+        if self.of.take().is_some() || self.counted.take().is_some() {
+            self.counted = None;
             self.denied = None;
             self.budgets.len = 0;
             self.reads = false;
@@ -171,6 +174,11 @@ impl Payment {
         ) {
             (Some(payer), Some(accounts), Some(settings)) if context.endpoint.is_charged() => {
                 self.hold_of(context, target, payer, accounts, settings)
+            }
+            (None, ..) if context.plane.snapshot.counts_tokens() && context.endpoint.is_charged_by_tokens() => {
+                let tag = context.plane.health.tag(&target.provider.name, target.model);
+                self.counted = Some(count::target(context, target, tag));
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -261,7 +269,7 @@ impl Payment {
 
     /// Its body is going to be read.
     pub fn begin(&mut self, dialect: Dialect, framing: Framing) {
-        self.reads = self.bill.is_some();
+        self.reads = self.bill.is_some() || self.counted.is_some();
         if self.reads {
             self.tally.reset(dialect, framing);
         }
@@ -280,6 +288,9 @@ impl Payment {
 
     /// The answer is whole: charges what it says it has used, and everything if it says nothing. An error costs nothing.
     pub fn charge(&mut self, core: &Core) {
+        if let Some(row) = self.counted {
+            return self.count(core, row);
+        }
         if self.bill.as_ref().is_none_or(Bill::is_refused) {
             return self.failed(core);
         }
@@ -304,6 +315,17 @@ impl Payment {
         self.spent.add(charged.cost, charged.priced, &usage);
         core.meter.spent_nano_usd.add(charged.cost.0);
         count::usage(core, bill.row, &usage, charged.cost);
+    }
+
+    /// The same where nobody is charged: counts what a whole answer says it has used.
+    fn count(&mut self, core: &Core, row: usize) {
+        if !std::mem::take(&mut self.reads) {
+            return;
+        }
+        if let Some(usage) = self.tally.usage() {
+            self.spent.add(NanoUsd::ZERO, true, &usage);
+            count::usage(core, row, &usage, NanoUsd::ZERO);
+        }
     }
 
     /// The attempt is over without a whole answer: it costs nothing if nothing was sent or the provider refused it, and

@@ -73,6 +73,7 @@ pub(super) fn compile(config: &Config, generation: u64, secrets: Secrets<'_>) ->
         },
         accounts: config.accounts.clone(),
         log: config.log.clone(),
+        metrics: config.metrics,
         caching: Caching::compile(&config.cache.default, String::new()),
         cache_limits: super::caching::limits(&config.cache),
         keys_len: compiler.keys_len,

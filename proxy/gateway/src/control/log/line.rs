@@ -7,6 +7,7 @@
 use std::io::Write;
 use std::net::IpAddr;
 
+use sluice_policy::redact::Redactor;
 use sluice_wire::error::write_utf8;
 
 use crate::record::{Extra, Fate, Outcome, Paid, Record, Try};
@@ -18,16 +19,7 @@ pub struct Lines {
     second: (u64, [u8; 20]),
     names: Names,
     client: (Option<IpAddr>, Vec<u8>),
-}
-
-impl Default for Lines {
-    fn default() -> Self {
-        Self {
-            second: (u64::MAX, [b' '; 20]),
-            names: Names::default(),
-            client: (None, Vec::new()),
-        }
-    }
+    redactor: Redactor,
 }
 
 /// The members that say what was asked of whom; rendered anew only if they differ from those of the line before.
@@ -68,6 +60,16 @@ impl Names {
 }
 
 impl Lines {
+    /// Lines with bodies, where there are any, as far as the redactor lets them through.
+    pub fn new(redactor: Redactor) -> Self {
+        Self {
+            second: (u64::MAX, [b' '; 20]),
+            names: Names::default(),
+            client: (None, Vec::new()),
+            redactor,
+        }
+    }
+
     /// The line as one JSON object.
     pub fn json(&mut self, out: &mut Vec<u8>, record: &Record, paid: Option<&Paid>, extra: Option<&Extra>) {
         out.extend_from_slice(b"{\"ts\":\"");
@@ -115,6 +117,10 @@ impl Lines {
         }
         if let Some(paid) = paid {
             paid_members(out, paid);
+        }
+        if let Some(bodies) = extra.and_then(|extra| extra.bodies.as_ref()) {
+            self.body(out, "request_body", &bodies.request);
+            self.body(out, "answer_body", &bodies.answer);
         }
         if let Some(client) = record.client {
             if self.client.0 != record.client {
@@ -166,6 +172,22 @@ impl Lines {
             paid.map_or_else(String::new, paid_text),
             String::from_utf8_lossy(&hex(record.id)),
         );
+    }
+
+    /// What may be seen of a body, and whether it goes on beyond that.
+    fn body(&self, out: &mut Vec<u8>, name: &str, (bytes, is_cut): &(Vec<u8>, bool)) {
+        if bytes.is_empty() {
+            return;
+        }
+        let named = |what: &str| format!(",\"{name}{what}\":").into_bytes();
+        match self.redactor.apply(bytes) {
+            Some(text) => text_member(out, &named(""), text.as_bytes()),
+            None => text_member(out, &named(""), b"[not JSON]"),
+        }
+        if *is_cut {
+            out.extend_from_slice(&named("_cut"));
+            out.extend_from_slice(b"true");
+        }
     }
 
     /// RFC 3339 in UTC with microseconds; a second is rendered once.

@@ -154,6 +154,9 @@ pub fn write(context: &Context<'_>, work: &mut Work, request: &mut Request, entr
     };
     work.parts.clear();
     head(context, work, request, Some(entry), hit);
+    if let Some(tape) = &work.tape {
+        tape.keep(&body);
+    }
     let text = work.parts.text();
     number_field(text, b"content-length: ", body.len() as u64);
     text.extend_from_slice(b"\r\n");
@@ -271,6 +274,9 @@ impl Live {
             return;
         }
         request.record.bytes_out += bytes.len() as u64;
+        if let Some(tape) = &work.tape {
+            tape.keep(bytes);
+        }
         let text = work.parts.text();
         if self.chunked {
             write_chunk_head(bytes.len(), text);
