@@ -263,7 +263,9 @@ async fn pass(
     request.answered(context.core);
     let collected = work.answer.iter().map(|chunk| chunk.len()).sum();
     emit(work, request, frame, collected, |work| {
-        let Work { answer, parts, tape, .. } = work;
+        let Work {
+            answer, parts, tape, ..
+        } = work;
         for chunk in answer.drain(..) {
             if let Some(tape) = tape {
                 tape.keep(&chunk);

@@ -33,7 +33,9 @@ pub use kernel::{Accounting, Ebpf, Handover, Steering};
 pub use provider::{AuthName, Aws, AwsAccessKey, AwsSource, DialectName, Key, Provider, ProviderTls, SecretPlace};
 pub use provider::{TimeoutOverrides, Timeouts};
 pub use routing::{Balance, Breaker, Hedge, KeyRest, Resume, Retries, Route, Sample, Verdict, WeightedTarget};
-pub use server::{ClientAuth, Limits, Log, LogBodies, LogFormat, LogLevel, LogRequests, LogRotate, Metrics, ProxyProtocol, Server};
+pub use server::{
+    ClientAuth, Limits, Log, LogBodies, LogFormat, LogLevel, LogRequests, LogRotate, Metrics, ProxyProtocol, Server,
+};
 pub use server::{ServerTimeouts, ServerTls, Upstream};
 
 /// Sluice's configuration file.

@@ -123,7 +123,11 @@ impl Redactor {
         let at = |place: &Vec<Box<str>>| {
             place.len() == path.len() && path.iter().zip(place).all(|(step, wanted)| is(step, wanted))
         };
-        let named = |name: &[u8]| self.members.iter().any(|member| member.as_bytes().eq_ignore_ascii_case(name));
+        let named = |name: &[u8]| {
+            self.members
+                .iter()
+                .any(|member| member.as_bytes().eq_ignore_ascii_case(name))
+        };
         self.places.iter().any(at) || matches!(path.last(), Some(Step::Member(name)) if named(name))
     }
 }
@@ -276,7 +280,8 @@ fn scrub(raw: &[u8], keep_emails: bool, out: &mut Vec<u8>) {
     if raw.starts_with(b"data:") {
         return note(out, "data", raw.len());
     }
-    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'@' | b'+' | b'-' | b'/' | b'=');
+    let is_word =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'@' | b'+' | b'-' | b'/' | b'=');
     let mut at = 0;
     while at < raw.len() {
         let rest = &raw[at..];
@@ -304,14 +309,18 @@ fn word(word: &[u8], keep_emails: bool, out: &mut Vec<u8>) {
     }
     let secret_at = |at: usize| {
         let fresh = at == 0 || !word[at - 1].is_ascii_alphanumeric();
-        let begins = |prefix: &&[u8]| word[at..].starts_with(prefix) && word.len() - at >= prefix.len() + SECRET_BYTES_MIN;
+        let begins =
+            |prefix: &&[u8]| word[at..].starts_with(prefix) && word.len() - at >= prefix.len() + SECRET_BYTES_MIN;
         fresh && SECRETS.iter().any(|prefix| begins(prefix))
     };
     if let Some(at) = (0..word.len()).find(|at| secret_at(*at)) {
         out.extend_from_slice(&word[..at]);
         return out.extend_from_slice(b"[secret]");
     }
-    let is_address = word.iter().position(|byte| *byte == b'@').is_some_and(|at| at > 0 && at + 1 < word.len());
+    let is_address = word
+        .iter()
+        .position(|byte| *byte == b'@')
+        .is_some_and(|at| at > 0 && at + 1 < word.len());
     if is_address && !keep_emails {
         return out.extend_from_slice(b"[e-mail]");
     }
@@ -345,7 +354,10 @@ mod tests {
             shown(&["/messages/*/content", "/user", "password"], body).unwrap(),
             r#"{"messages":[{"role":"user","content":"[redacted]"},{"content":"[redacted]"}],"user":"[redacted]","meta":{"Password":"[redacted]"}}"#
         );
-        assert_eq!(shown(&["/a/1"], r#"{"a":["x","y"]}"#).unwrap(), r#"{"a":["x","[redacted]"]}"#);
+        assert_eq!(
+            shown(&["/a/1"], r#"{"a":["x","y"]}"#).unwrap(),
+            r#"{"a":["x","[redacted]"]}"#
+        );
     }
 
     #[test]
@@ -386,7 +398,15 @@ mod tests {
 
     #[test]
     fn what_is_no_json_is_not_logged() {
-        for body in ["", "  ", "plain text", "--boundary\r\nContent-Disposition: form-data", "{\"a\" 1}", "{}x", "{a:1}"] {
+        for body in [
+            "",
+            "  ",
+            "plain text",
+            "--boundary\r\nContent-Disposition: form-data",
+            "{\"a\" 1}",
+            "{}x",
+            "{a:1}",
+        ] {
             assert_eq!(shown(&[], body), None, "{body}");
         }
         let deep = "[".repeat(10_000);

@@ -143,14 +143,27 @@ fn bodies_are_logged_of_the_key_that_they_are_switched_on_for_and_redacted() {
         let is_it = |line: &Value| line["stream"] == true && line["request_body_cut"] == true;
         gateway.lines().into_iter().find(is_it)
     });
-    assert!(!second.to_string().contains("long long"), "what is cut is not half shown: {second}");
+    assert!(
+        !second.to_string().contains("long long"),
+        "what is cut is not half shown: {second}"
+    );
     assert!(body(&second, "answer_body").starts_with("data: {"), "{second}");
     ask(false, &closed, "third");
     switch(false);
     ask(false, &open, "fourth");
-    let count = |name: &str| gateway.lines().iter().filter(|line| line["virtual_key"] == name).count();
+    let count = |name: &str| {
+        gateway
+            .lines()
+            .iter()
+            .filter(|line| line["virtual_key"] == name)
+            .count()
+    };
     wait::until("all are logged", || (count("station-14") >= 3).then_some(()));
-    let with_bodies = gateway.lines().iter().filter(|line| !line["request_body"].is_null()).count();
+    let with_bodies = gateway
+        .lines()
+        .iter()
+        .filter(|line| !line["request_body"].is_null())
+        .count();
     assert_eq!(with_bodies, 2);
     let all = gateway.lines().iter().map(Value::to_string).collect::<String>();
     for never in ["third", "fourth", "Jane", "jane@", "sk-proj"] {

@@ -132,7 +132,11 @@ fn measure(args: &Args, stage: &mut Stage, scenario: &Scenario) -> Result<Vec<[S
         let started = stage.start(name, scenario.upstream)?;
         started.with_context(|| format!("{name} is not available"))
     };
-    let base = if args.base == UNCOUNTED { Name::Uncounted } else { Name::Base };
+    let base = if args.base == UNCOUNTED {
+        Name::Uncounted
+    } else {
+        Name::Base
+    };
     let subjects = [start(base)?, start(Name::Gateway)?];
     let mut pairs = Vec::new();
     for round in 0..=args.rounds {

@@ -4,9 +4,9 @@
 //! model is labelled by a name that the configuration or the table of prices has, else `other`; without accounts, no label of
 //! a caller exists. Deliberately absent: the numbers (`sluice_policy::meter`) and how an attempt ends (`ticket.rs`).
 
-use sluice_policy::meter::{COUNTED, Reason};
 use sluice_policy::meter::board::OTHER;
 use sluice_policy::meter::series::{FallbackLabel, TargetLabel, TargetSeries};
+use sluice_policy::meter::{COUNTED, Reason};
 use sluice_policy::money::NanoUsd;
 use sluice_policy::route::{Plan, PlannedTarget};
 use sluice_policy::snapshot::Resolved;

@@ -535,13 +535,7 @@ impl Course {
     }
 
     /// A target is not tried, because the caller may not use it, or cannot pay for it.
-    fn refuse(
-        &mut self,
-        context: &Context<'_>,
-        request: &mut Request,
-        target: &PlannedTarget<'_>,
-        refusal: ApiError,
-    ) {
+    fn refuse(&mut self, context: &Context<'_>, request: &mut Request, target: &PlannedTarget<'_>, refusal: ApiError) {
         let fate = Fate::PassedOver(refusal.code);
         request.tried(context, target, Label::EMPTY, None, (fate, 0));
         request.record.reason.get_or_insert(Reason::Failed(refusal.code));
