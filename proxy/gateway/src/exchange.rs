@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use sluice_policy::meter::COUNTED;
 use sluice_policy::patience::{self, Patience};
-use sluice_policy::route::{self, Plan, PlannedTarget, Situation};
+use sluice_policy::route::{self, Situation};
 use sluice_policy::snapshot::{Provider, Resolved, RouteId, Snapshot, Target};
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
@@ -26,11 +26,10 @@ use crate::connection::{After, ClientGone, Downstream};
 use crate::core::Core;
 use crate::intake::{self, NoBody, Scan};
 use crate::plane::{HeldPlane, Plane};
-use crate::record::{Extra, Fate, Label, Outcome, Record, Try};
+use crate::record::{Extra, Label, Outcome, Record};
 use crate::relay;
 use crate::reply;
 use crate::scratch::{Asked, Scratch, Work};
-use crate::transcript::Tape;
 
 mod account;
 mod cached;
@@ -40,6 +39,7 @@ mod forward;
 mod hedge;
 mod payment;
 mod resume;
+mod settle;
 mod shadow;
 mod ticket;
 
@@ -110,35 +110,6 @@ impl Request {
         }
     }
 
-    /// An attempt is given up because another one began its answer sooner.
-    fn loses(&mut self, context: &Context<'_>, leg: &hedge::Leg<'_>, ticket: Ticket) {
-        let (target, key) = (&leg.target, Label::new(&leg.key.name));
-        self.tried(context, target, key, Some(ticket.begun_us()), (Fate::GivenUp, 0));
-        ticket.given_up();
-    }
-
-    /// Remembers an attempt, or a target that was passed over, that the record alone does not tell.
-    fn tried(
-        &mut self,
-        context: &Context<'_>,
-        target: &PlannedTarget<'_>,
-        key: Label<32>,
-        begun_us: Option<u64>,
-        (fate, status): (Fate, u16),
-    ) {
-        let now_us = self.until(context.core.clock.now_us());
-        let begun_us = begun_us.map_or(now_us, |begun_us| self.until(begun_us));
-        self.extra.get_or_insert_default().note(Try {
-            provider: Label::new(&target.provider.name),
-            model: Label::new(target.model),
-            key,
-            fate,
-            status,
-            begun_us,
-            took_us: now_us.saturating_sub(begun_us),
-        });
-    }
-
     /// Whether the attempt under way may be sent once more, on a connection of its own: that is a retry like any other, as far
     /// as the target's budget goes.
     pub fn may_repeat(&self) -> bool {
@@ -154,67 +125,11 @@ impl Request {
         }
     }
 
-    /// The answer has been delivered.
-    fn settle_delivered(
-        &mut self,
-        context: &Context<'_>,
-        payment: &mut Payment,
-        planned: (&Resolved<'_>, &Plan),
-        target: &PlannedTarget<'_>,
-    ) {
-        payment.charge(context.core);
-        if let Some(ticket) = self.ticket.take() {
-            if self.extra.is_some() {
-                let (key, ended) = (self.record.key, (Fate::Answered, self.record.status));
-                self.tried(context, target, key, Some(ticket.begun_us()), ended);
-            }
-            ticket.delivered(payment.output_tokens());
-        }
-        if target.is_fallback {
-            count::fallback(context, planned, target, self.record.reason);
-        }
-    }
-
-    /// The request is over without a whole answer.
-    fn settle_ended(&mut self, context: &Context<'_>, payment: &mut Payment, target: &PlannedTarget<'_>, end: &End) {
-        payment.failed(context.core);
-        let Some(ticket) = self.ticket.take() else { return };
-        let interrupted = matches!(end, End::Interrupted);
-        let fate = if interrupted {
-            Fate::Failed(Code::UpstreamStreamInterrupted)
-        } else {
-            Fate::Abandoned
-        };
-        let (key, status) = (self.record.key, self.record.status);
-        self.tried(context, target, key, Some(ticket.begun_us()), (fate, status));
-        if interrupted {
-            ticket.interrupted();
-        }
-    }
-
     /// Header fields of an error: who was asked, and how the caller's budgets and limits stand.
     fn trace_with(&mut self, core: &Core, payment: &Payment) -> Vec<u8> {
         let mut text = self.trace.take().unwrap_or_default().into_vec();
         payment.write_fields(core, &mut text);
         text
-    }
-
-    /// Whoever waited for the attempt under way has gone.
-    fn let_go(&mut self, core: &Core) {
-        let Some(ticket) = self.ticket.take() else { return };
-        let now_us = self.until(core.clock.now_us());
-        let begun_us = self.until(ticket.begun_us());
-        if let Some(extra) = &mut self.extra {
-            extra.note(Try {
-                provider: self.record.provider,
-                model: Label::EMPTY,
-                key: self.record.key,
-                fate: Fate::Abandoned,
-                status: 0,
-                begun_us,
-                took_us: now_us.saturating_sub(begun_us),
-            });
-        }
     }
 
     fn trace_of(&self, provider: &Provider, model: &str) -> Box<[u8]> {
@@ -386,14 +301,10 @@ async fn serve(
         Some(model) => snapshot.resolve_for(model, dialect)?,
         None => default_target(snapshot)?,
     };
-    if let Some(route) = resolved.route {
-        request.record.route = Label::new(snapshot.route_name(route));
-    }
+    request.record.route = Label::new(snapshot.route_name(resolved.route));
     let (payment, whose) = (&mut work.payment, (asked, body.bytes));
     let payer = account::admit(core, &plane, caller, payment, whose, (endpoint, &resolved))?;
-    if payer.as_ref().is_some_and(|payer| payer.logs_bodies) {
-        work.tape = Some(Tape::copying(snapshot.log().bodies.size.0 as usize));
-    }
+    work.tape = payer.as_ref().and_then(|payer| payer.transcript(snapshot));
     let own_fallbacks = fallbacks::read(snapshot, asked, dialect, scan)?;
     let session = snapshot
         .session_field(&resolved)

@@ -81,13 +81,10 @@ pub(super) async fn run(
         };
         work.payment.failed(context.core);
         let Some(ticket) = request.ticket.take() else { continue };
-        let (code, status) = failure
-            .as_ref()
-            .map_or((Code::UpstreamError, work.response.status), |failure| {
-                (failure.code, failure.status)
-            });
-        let (key, ended) = (Label::new(&key.name), (Fate::Failed(code), status));
-        request.tried(context, &target, key, Some(ticket.begun_us()), ended);
+        let verdict = (Code::UpstreamError, work.response.status);
+        let (code, status) = failure.as_ref().map_or(verdict, |why| (why.code, why.status));
+        let ended = (Fate::Failed(code), status);
+        request.tried(context, &target, Label::new(&key.name), Some(ticket.begun_us()), ended);
         match failure {
             Some(failure) => {
                 context.core.meter.failures.add(failure.code);

@@ -106,9 +106,9 @@ impl Snapshot {
         self.route(resolved).map_or(&[], |route| &route.fallbacks)
     }
 
-    /// What a route is called in logs and the ledger: the first of the models that it is for.
-    pub fn route_name(&self, route: RouteId) -> &str {
-        &self.routes[route.index()].name
+    /// What a route is called in logs and the ledger: the first of the models that it is for; empty for none.
+    pub fn route_name(&self, route: Option<RouteId>) -> &str {
+        route.map_or("", |route| &self.routes[route.index()].name)
     }
 
     pub(crate) fn route(&self, resolved: &Resolved<'_>) -> Option<&Route> {
