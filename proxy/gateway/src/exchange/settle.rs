@@ -66,7 +66,13 @@ impl Request {
     }
 
     /// The request is over without a whole answer.
-    pub(super) fn settle_ended(&mut self, context: &Context<'_>, payment: &mut Payment, target: &PlannedTarget<'_>, end: &End) {
+    pub(super) fn settle_ended(
+        &mut self,
+        context: &Context<'_>,
+        payment: &mut Payment,
+        target: &PlannedTarget<'_>,
+        end: &End,
+    ) {
         payment.failed(context.core);
         let Some(ticket) = self.ticket.take() else { return };
         let interrupted = matches!(end, End::Interrupted);
