@@ -311,7 +311,7 @@ fn word(word: &[u8], keep_emails: bool, out: &mut Vec<u8>) {
         let fresh = at == 0 || !word[at - 1].is_ascii_alphanumeric();
         let begins =
             |prefix: &&[u8]| word[at..].starts_with(prefix) && word.len() - at >= prefix.len() + SECRET_BYTES_MIN;
-        fresh && SECRETS.iter().any(|prefix| begins(prefix))
+        fresh && SECRETS.iter().any(begins)
     };
     if let Some(at) = (0..word.len()).find(|at| secret_at(*at)) {
         out.extend_from_slice(&word[..at]);
