@@ -115,22 +115,21 @@ pub fn connection_field(text: &mut Vec<u8>, client: Client) {
 
 /// An id as 32 hexadecimal digits.
 pub fn hex(id: u128) -> [u8; 32] {
+    const PAIRS: [[u8; 2]; 256] = {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut pairs = [[0; 2]; 256];
+        let mut byte = 0;
+        while byte < pairs.len() {
+            pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+            byte += 1;
+        }
+        pairs
+    };
     let mut text = [0; 32];
-    for (bytes, place) in id.to_be_bytes().as_chunks::<4>().0.iter().zip(text.as_chunks_mut().0) {
-        *place = hex_of(u32::from_be_bytes(*bytes));
+    for (byte, pair) in id.to_be_bytes().into_iter().zip(text.as_chunks_mut().0) {
+        *pair = PAIRS[usize::from(byte)];
     }
     text
-}
-
-/// Eight digits at once: nibbles are spread over the bytes of a word, and made digits or letters there.
-fn hex_of(value: u32) -> [u8; 8] {
-    const EACH: u64 = 0x0101_0101_0101_0101;
-    let halves = (u64::from(value) << 16 | u64::from(value)) & 0x0000_ffff_0000_ffff;
-    let bytes = (halves << 8 | halves) & 0x00ff_00ff_00ff_00ff;
-    let nibbles = (bytes << 4 | bytes) & 0x0f0f_0f0f_0f0f_0f0f;
-    // Ten and more carry into the upper half of their byte once six is added.
-    let letters = (nibbles + EACH * 6) >> 4 & EACH;
-    (nibbles + EACH * u64::from(b'0') + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
 }
 
 /// The reason phrase of the statuses that are made here or passed on after a failed chain (RFC 9110 §15).
