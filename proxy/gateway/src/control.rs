@@ -125,7 +125,9 @@ impl Control {
         let mut fetch = tokio::time::interval(FETCH_PERIOD);
         let mut watch = tokio::time::interval(WATCH_PERIOD);
         if self.superseded {
-            tracing::error!("the former process did not hear in time that this one serves; it goes on, and this one ends");
+            tracing::error!(
+                "the former process did not hear in time that this one serves; it goes on, and this one ends"
+            );
             // The sockets are the other process's too: they are left as they are.
             self.cease().await?;
             let grace = Duration::from_millis(self.config.server.timeouts.drain.0.into());
