@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::ebpf::steering::Seat;
 use crate::estimates::Estimates;
 use crate::mesh::CacheEnd;
-use crate::net::Net;
+use crate::net::{self, Net};
 use crate::parts::Parts;
 use crate::plane::Plane;
 use crate::record::{Paid, Record};
@@ -161,7 +161,13 @@ impl Core {
 
     /// Working memory for one request.
     pub fn lease_scratch(&self) -> Box<Scratch> {
-        let mut scratch = self.scratch.borrow_mut().pop().unwrap_or_default();
+        let mut free = self.scratch.borrow_mut();
+        let mut scratch = free.pop().unwrap_or_default();
+        if let Some(next) = free.last() {
+            // After a burst it has lain there for a while.
+            net::fetch_ahead(&**next);
+        }
+        drop(free);
         self.lend_parts(&mut scratch.work.parts);
         scratch
     }

@@ -261,7 +261,7 @@ impl From<ClientGone> for End {
 pub async fn run(core: &Rc<Core>, down: &mut Downstream, scratch: &mut Scratch, begun_us: u64) -> After {
     let mut request = begin(core, down, &scratch.asked, begun_us);
     let ended = serve(core, down, scratch, &mut request).await;
-    finish(core, down, scratch, request, ended).await
+    finish(core, down, scratch, &mut request, ended).await
 }
 
 /// Answers a head that was refused.
@@ -275,7 +275,7 @@ pub async fn refuse_head(
     scratch.asked.head.reset();
     let mut request = begin(core, down, &scratch.asked, begun_us);
     request.keep_alive = false;
-    finish(core, down, scratch, request, Err(End::Refused(error))).await
+    finish(core, down, scratch, &mut request, Err(End::Refused(error))).await
 }
 
 /// The steps of a request, in order.
@@ -376,7 +376,7 @@ async fn finish(
     core: &Rc<Core>,
     down: &mut Downstream,
     scratch: &mut Scratch,
-    mut request: Request,
+    request: &mut Request,
     ended: Result<(), End>,
 ) -> After {
     let Scratch { asked, work } = scratch;

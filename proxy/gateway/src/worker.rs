@@ -19,7 +19,7 @@ use sluice_policy::meter::CoreMeter;
 
 use crate::connection;
 use crate::core::Core;
-use crate::deadline::{self, TICK_MS};
+use crate::deadline::{self, IDLE_GRACE_MS, TICK_MS};
 use crate::ebpf::steering::Load;
 use crate::mesh::{CoreEnd, Funds, Order, Place, Pulse};
 use crate::net::{self, Listener, Net, Stop};
@@ -29,8 +29,6 @@ use crate::plane::Plane;
 const RING_ENTRIES: u32 = 2048;
 /// How often idle connections and gauges are looked at, in ticks.
 const SWEEP_TICKS: u64 = 100;
-/// How long an idle client connection may still send a request once draining has begun, in milliseconds.
-const IDLE_GRACE_MS: u64 = 1_000;
 /// Pause after a failed accept or at the connection limit, in milliseconds.
 const ACCEPT_PAUSE_MS: u64 = 20;
 

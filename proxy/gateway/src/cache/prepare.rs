@@ -116,7 +116,7 @@ async fn wait<T>(mut result: Arc<OnceLock<Option<T>>>, wait_ms: u64, waited_ms: 
         } else if *waited_ms >= wait_ms {
             return None;
         }
-        net::sleep_ms(1).await;
+        net::pause_ms(1).await;
         *waited_ms += 1;
     }
 }

@@ -230,7 +230,7 @@ async fn try_target(
                 // Another key does as well; the same one may be the only one.
                 tried &= !(1 << choice);
                 if pause_ms > 0 {
-                    down.while_present(net::sleep_ms(pause_ms)).await?;
+                    down.while_present(net::pause_ms(pause_ms)).await?;
                 }
             }
             None if next == Next::OtherKey && !turn.last_resort => {}
@@ -286,7 +286,7 @@ async fn begin(
         return Ok(true);
     }
     match course.pause_ms(context, place, 0, None) {
-        Some(pause_ms) => down.while_present(net::sleep_ms(pause_ms)).await.map(|()| true),
+        Some(pause_ms) => down.while_present(net::pause_ms(pause_ms)).await.map(|()| true),
         None => Ok(false),
     }
 }
@@ -305,7 +305,7 @@ async fn hold(
             Err(refusal) if refusal.code == Code::BudgetStoreUnavailable && !context.is_late() => {}
             _ => break,
         }
-        down.while_present(net::sleep_ms(TICK_MS)).await?;
+        down.while_present(net::pause_ms(TICK_MS)).await?;
         held = work.payment.hold(context, target);
     }
     let meter = &context.core.meter;

@@ -231,7 +231,7 @@ pub async fn replay(
         }
         live.send(context, down, work).await?;
         if !rest.is_empty() {
-            down.while_present(net::sleep_ms(pause_ms)).await?;
+            down.while_present(net::pause_ms(pause_ms)).await?;
         }
     }
     Ok(())
