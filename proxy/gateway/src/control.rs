@@ -91,6 +91,8 @@ struct Control {
     successor: Successor,
     /// Whether the cores have been told to accept no more.
     ceased: bool,
+    /// Whether a former process has kept the port after all.
+    superseded: bool,
     ticks: u64,
 }
 
@@ -122,6 +124,16 @@ impl Control {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut fetch = tokio::time::interval(FETCH_PERIOD);
         let mut watch = tokio::time::interval(WATCH_PERIOD);
+        if self.superseded {
+            tracing::error!(
+                "the former process did not hear in time that this one serves; it goes on, and this one ends"
+            );
+            // The sockets are the other process's too: they are left as they are.
+            self.cease().await?;
+            let grace = Duration::from_millis(self.config.server.timeouts.drain.0.into());
+            self.drain(&mut stop, &mut interrupt, grace).await?;
+            anyhow::bail!("not ready to take over in time");
+        }
         fetch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

@@ -316,6 +316,7 @@ meter! {
     Counter store_refusals = "sluice_budget_store_refusals_total", "Attempts that could not be charged because the store had not granted a lease.";
     Counter unpriced = "sluice_unpriced_total", "Attempts whose cost is not known: nothing was charged, or what had been reserved.";
     Counter uncertain = "sluice_uncertain_charges_total", "Attempts charged in full because it is not known what the provider made of them.";
+    Counter cache_charged_nano_usd = "sluice_cache_charged_nano_usd_total", "Of what was charged for requests, nano-dollars for hits.";
     Counter spent_nano_usd = "sluice_spent_nano_usd_total", "Billionths of a dollar charged for requests.";
     Gauge buffer_bytes = "sluice_buffer_bytes", "Bytes of receive buffers leased out.";
 }

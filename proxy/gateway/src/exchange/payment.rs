@@ -12,9 +12,11 @@
 //! usage counts only of an answer that is whole; without accounts, each step is one branch. Copies to shadow targets are the
 //! operator's own experiment: nobody is charged for them. Deliberately absent: what may be spent (`sluice_policy::budget`).
 
+mod stored;
+
 use std::sync::Arc;
 
-use sluice_policy::budget::{BudgetId, Refusal, Refused};
+use sluice_policy::budget::{BudgetId, Refusal, Refused, Reservation};
 use sluice_policy::charge::{self, Enforce, Held, Unaffordable};
 use sluice_policy::config::Accounts as Settings;
 use sluice_policy::config::accounts::{self, Reserve, StoreDown};
@@ -48,6 +50,8 @@ pub struct Payment {
     denied: Option<Limited>,
     /// The attempt under way.
     bill: Option<Bill>,
+    /// What is held for a stored answer.
+    stored: Option<Reservation>,
     /// What it is charged to.
     budgets: Budgets,
     tally: UsageScan,
@@ -69,6 +73,8 @@ struct Spent {
     priced: bool,
     /// Anything has been sent to a provider that took it.
     begun: bool,
+    /// The answer is a stored one, for which nobody was asked.
+    stored: bool,
     /// Some of it is not known, but reserved.
     uncertain: bool,
     model: Label<128>,
@@ -83,6 +89,7 @@ impl Default for Spent {
             cost: NanoUsd::ZERO,
             priced: true,
             begun: false,
+            stored: false,
             uncertain: false,
             model: Label::EMPTY,
         }
@@ -142,6 +149,7 @@ impl Payment {
     pub fn clear(&mut self) {
         // Dropped, so that it is settled as any attempt is that nobody brought to an end.
         self.bill = None;
+        self.stored = None;
         self.pass = None;
         if self.of.take().is_some() || self.counted.take().is_some() {
             self.counted = None;
@@ -201,15 +209,7 @@ impl Payment {
             .then(|| accounts.prices.find_id(&provider.name, provider.vendor, model))
             .flatten();
         let price = price_id.map(|id| &accounts.prices.row(id).price);
-        self.budgets.len = 0;
-        if let Some(caller) = payer.caller {
-            for id in accounts.keyring.budgets(caller, &provider.name, model) {
-                if let Some(place) = self.budgets.ids.get_mut(self.budgets.len) {
-                    *place = id;
-                    self.budgets.len += 1;
-                }
-            }
-        }
+        self.charge_to(accounts, payer, &provider.name, model);
         let mut demand = payer.demand;
         if self.budgets.len > 0 {
             let (refers, marks) = *self.looked.get_or_insert_with(|| look(context.asked));
@@ -231,7 +231,7 @@ impl Payment {
             }
             held => held,
         };
-        let held = held.map_err(|why| refusal(core, accounts, payer, target, why))?;
+        let held = held.map_err(|why| refusal(core, accounts, payer, (&provider.name, model), why))?;
         self.bill = Some(Bill {
             held,
             price: price_id,
@@ -240,6 +240,18 @@ impl Payment {
             row: count::target(context, target, context.plane.health.tag(&provider.name, model)),
         });
         Ok(())
+    }
+
+    /// Finds the budgets that a model of a provider is charged to.
+    fn charge_to(&mut self, accounts: &Accounts, payer: &Payer, provider: &str, model: &str) {
+        self.budgets.len = 0;
+        let Some(caller) = payer.caller else { return };
+        for id in accounts.keyring.budgets(caller, provider, model) {
+            if let Some(place) = self.budgets.ids.get_mut(self.budgets.len) {
+                *place = id;
+                self.budgets.len += 1;
+            }
+        }
     }
 
     /// The most output tokens to ask for in each answer, if the budgets do not afford what the client asked for.
@@ -425,7 +437,7 @@ impl Payment {
         if self.of.is_none() {
             return;
         }
-        if self.spent.begun && self.bill.is_none() {
+        if (self.spent.begun || self.spent.stored) && self.bill.is_none() {
             money_field(text, b"x-sluice-cost: ", self.spent.cost);
         }
         let unix_s = core.unix_s();
@@ -498,8 +510,13 @@ fn look(asked: &Asked) -> (bool, bool) {
 }
 
 #[cold]
-fn refusal(core: &Core, accounts: &Accounts, payer: &Payer, target: &PlannedTarget<'_>, why: Unaffordable) -> ApiError {
-    let (provider, model) = (&target.provider.name, target.model);
+fn refusal(
+    core: &Core,
+    accounts: &Accounts,
+    payer: &Payer,
+    (provider, model): (&str, &str),
+    why: Unaffordable,
+) -> ApiError {
     let Refused { budget, why, resets_s } = match why {
         Unaffordable::Budget(refused) => refused,
         Unaffordable::NoPrice => {

@@ -205,6 +205,7 @@ pub fn head(context: &Context<'_>, work: &mut Work, request: &mut Request, entry
         text.extend_from_slice(&digits);
         text.extend_from_slice(b"\r\n");
     }
+    work.payment.write_fields(context.core, text);
     request_id_fields(text, view);
     connection_field(text, view);
 }
