@@ -278,6 +278,11 @@ impl Payment {
         self.tally.push(bytes);
     }
 
+    /// The last bytes of the answer's body, which may be all of it.
+    pub fn scan_last(&mut self, bytes: &[u8]) {
+        self.tally.push_all(bytes);
+    }
+
     /// The answer is whole: charges what it says it has used, and everything if it says nothing. An error costs nothing.
     pub fn charge(&mut self, core: &Core) {
         if self.bill.as_ref().is_none_or(Bill::is_refused) {
