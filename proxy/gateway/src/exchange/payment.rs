@@ -319,7 +319,10 @@ impl Payment {
             return self.failed(core);
         }
         let usage = if self.reads { self.tally.usage() } else { None };
-        let tier = self.tally.tier().and_then(|tier| Tier::from_service_tier(tier.as_str()));
+        let tier = self
+            .tally
+            .tier()
+            .and_then(|tier| Tier::from_service_tier(tier.as_str()));
         self.reads = false;
         let (Some(usage), Some((plane, _))) = (usage, &self.of) else {
             return self.failed(core);

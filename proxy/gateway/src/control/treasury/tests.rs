@@ -222,7 +222,9 @@ fn changes_come_into_force_without_losing_what_is_used() {
         assert_eq!(now[1..], budgets[1..], "a budget keeps its number");
         assert_ne!(now[0], budgets[0], "and a new one gets its own");
         purse.reserve(&now, NanoUsd(100), unix_s()).unwrap().release();
-        let standing = next.limiter(next.limits(caller, "a", "b").next().unwrap()).standing(unix_s());
+        let standing = next
+            .limiter(next.limits(caller, "a", "b").next().unwrap())
+            .standing(unix_s());
         assert_eq!(standing.remaining, 1, "what is under way is known to the new keyring");
         drop(held);
         treasury

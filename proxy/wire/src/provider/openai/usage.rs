@@ -5,8 +5,6 @@
 //! plain object is read in one go, and means the same read so or thoroughly. Deliberately absent: the vendors' own accounting
 //! (cost, timings).
 
-use memchr::memchr;
-
 use crate::chat::{JsonError, Kind, Out, Reader, Usage};
 use crate::provider::fields::{COUNT_MAX, count};
 
@@ -195,7 +193,8 @@ impl<'a> Cursor<'a> {
     fn key(&mut self) -> Option<&'a [u8]> {
         self.expect(b'"')?;
         let rest = self.bytes.get(self.at..)?;
-        let key = &rest[..memchr(b'"', rest)?];
+        // Short: a search that is prepared would cost more than it saves.
+        let key = &rest[..rest.iter().position(|byte| *byte == b'"')?];
         self.at += key.len() + 1;
         if key.last() == Some(&b'\\') {
             return None;
