@@ -20,7 +20,6 @@ use sluice_wire::surface::{self, Endpoint, ModelField};
 use self::account::Payer;
 pub use self::payment::Payment;
 use self::ticket::Ticket;
-use self::watch::Watch;
 use crate::attempt;
 use crate::connection::{After, ClientGone, Downstream};
 use crate::core::Core;
@@ -41,7 +40,6 @@ mod payment;
 mod resume;
 mod shadow;
 mod ticket;
-mod watch;
 
 /// A request under way: what the record will say, and what the answer's head must say.
 pub struct Request {
@@ -262,9 +260,7 @@ impl From<ClientGone> for End {
 /// Serves the request whose head is in `scratch`, and says what becomes of the connection.
 pub async fn run(core: &Rc<Core>, down: &mut Downstream, scratch: &mut Scratch, begun_us: u64) -> After {
     let mut request = begin(core, down, &scratch.asked, begun_us);
-    let watch = Watch::new(core, scratch, &mut request);
-    let ended = serve(core, down, watch.scratch, watch.request).await;
-    watch.end();
+    let ended = serve(core, down, scratch, &mut request).await;
     finish(core, down, scratch, request, ended).await
 }
 
@@ -433,7 +429,12 @@ async fn finish(
         }
     }
     request.record.total_us = request.since(core);
-    watch::record(core, &request.record, work, asked);
+    work.payment.close(core);
+    count::request(core, &request.record, &work.payment);
+    match work.payment.paid(asked) {
+        Some(paid) => core.record_paid(request.record, paid),
+        None => core.record(request.record),
+    }
     after
 }
 
