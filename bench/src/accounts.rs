@@ -38,9 +38,6 @@ pub struct Args {
     /// Connections at a time.
     #[arg(long, default_value_t = 64)]
     connections: u32,
-    /// Requests per second, the same for all gateways, which are then not busier the cheaper they are; without it, as many as go.
-    #[arg(long)]
-    rate: Option<f64>,
     /// Turns of each gateway.
     #[arg(long, default_value_t = 15)]
     turns: usize,
@@ -58,10 +55,13 @@ pub struct Args {
 /// The names that the kernel has for a gateway's threads; what has none of them is part of the rest.
 const CORE_THREAD: &str = "core-";
 
-struct Gateway {
+/// A running gateway; it ends with this.
+pub(crate) struct Gateway {
     child: Child,
-    address: SocketAddr,
-    admin: SocketAddr,
+    /// Where it serves.
+    pub address: SocketAddr,
+    /// Where its admin interface is.
+    pub admin: SocketAddr,
 }
 
 /// CPU time, in nanoseconds.
@@ -92,7 +92,14 @@ fn measure(args: &Args, folder: &Path) -> Result<()> {
         let filled = Command::new(&args.stock).arg(store).args(words).status()?;
         ensure!(filled.success(), "the store cannot be filled");
     }
-    let mut load = Load::start(args)?;
+    let flags = [
+        ("--model", "openai/gpt-4o-mini".to_owned()),
+        ("--connections", args.connections.to_string()),
+        ("--duration", args.seconds.to_string()),
+        ("--warmup", "0.1".to_owned()),
+        ("--virtual-keys", args.keys.to_string()),
+    ];
+    let mut load = Load::start(&args.load, &args.prefix, &flags)?;
     let config = |accounts: Value| {
         json!({
             "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "cores": 1},
@@ -171,7 +178,7 @@ fn report([without, bare, with]: &[Turns; 3]) {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
@@ -191,7 +198,7 @@ fn time_to_ready(program: &Path, config: &Path) -> Result<Duration> {
 
 impl Gateway {
     /// Starts one on the first core.
-    fn start(program: &Path, config: &Path) -> Result<Self> {
+    pub fn start(program: &Path, config: &Path) -> Result<Self> {
         let mut child = Command::new("taskset")
             .args(["--cpu-list", "0"])
             .arg(program)
@@ -273,17 +280,19 @@ impl Drop for Gateway {
 }
 
 /// The load generator, with the responder that stands in for the provider.
-struct Load {
+pub(crate) struct Load {
     child: Child,
     output: BufReader<ChildStdout>,
-    responder: String,
+    /// Where the responder listens.
+    pub responder: String,
     flags: Vec<String>,
 }
 
 impl Load {
-    fn start(args: &Args) -> Result<Self> {
-        let mut words = args.prefix.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        words.push(args.load.display().to_string());
+    /// Starts it on the second core, behind `prefix`; each turn is to have these flags.
+    pub fn start(program: &Path, prefix: &str, flags: &[(&str, String)]) -> Result<Self> {
+        let mut words = prefix.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        words.push(program.display().to_string());
         let mut child = Command::new(&words[0])
             .args(&words[1..])
             .args(["--with-responder", "--cpu", "1"])
@@ -292,22 +301,13 @@ impl Load {
             .spawn()
             .with_context(|| format!("start {}", words[0]))?;
         let output = BufReader::new(child.stdout.take().context("a child's output")?);
-        let flags = [
-            ("--model", "openai/gpt-4o-mini".to_owned()),
-            ("--connections", args.connections.to_string()),
-            ("--duration", args.seconds.to_string()),
-            ("--warmup", "0.1".to_owned()),
-            ("--virtual-keys", args.keys.to_string()),
-        ];
-        let rate = args.rate.map(|rate| ("--rate", rate.to_string()));
         let mut load = Self {
             child,
             output,
             responder: String::new(),
             flags: flags
-                .into_iter()
-                .chain(rate)
-                .flat_map(|(name, value)| [name.to_owned(), value])
+                .iter()
+                .flat_map(|(name, value)| [(*name).to_owned(), value.clone()])
                 .collect(),
         };
         let listening = load.event("listening")?;
@@ -318,15 +318,15 @@ impl Load {
         Ok(load)
     }
 
-    /// Loads a gateway for one turn.
-    fn run(&mut self, target: SocketAddr) -> Result<()> {
+    /// Loads a gateway for one turn; what the generator says of it.
+    pub fn run(&mut self, target: SocketAddr) -> Result<Value> {
         let mut flags = vec!["--target".to_owned(), format!("http://{target}")];
         flags.extend_from_slice(&self.flags);
         let input = self.child.stdin.as_mut().context("a child's input")?;
         writeln!(input, "{}", Value::from(flags))?;
         let summary = self.event("summary")?["summary"].take();
         ensure!(summary["failures"].as_u64() == Some(0), "{summary}");
-        Ok(())
+        Ok(summary)
     }
 
     fn event(&mut self, name: &str) -> Result<Value> {
@@ -350,7 +350,7 @@ impl Drop for Load {
 }
 
 /// An answer as it stands on the wire.
-fn ask(address: SocketAddr, path: &str) -> Result<String> {
+pub(crate) fn ask(address: SocketAddr, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     write!(

@@ -8,5 +8,6 @@ pub mod cache;
 pub mod h1;
 pub mod load;
 pub mod rt;
+pub mod scrape;
 pub mod sim;
 pub mod yard;

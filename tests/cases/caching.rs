@@ -6,6 +6,8 @@ mod elsewhere;
 mod frames;
 #[path = "caching/meaning.rs"]
 mod meaning;
+#[path = "caching/price.rs"]
+mod price;
 #[path = "caching/restart.rs"]
 mod restart;
 #[path = "caching/shifts.rs"]

@@ -59,9 +59,10 @@ fn the_second_target_wins_and_the_first_is_cancelled_at_once() {
                 assert_eq!(client.ask(&Request::chat("backup/other")).status, 200);
             }
             let line = gateway.request_lines(1).remove(0);
+            let given_up = &line["tries"][0];
             assert_eq!(
-                (&line["given_up_provider"], &line["given_up_key"]),
-                (&json!("openai"), &json!("OPENAI_KEY_0"))
+                (&given_up["provider"], &given_up["key"], &given_up["result"]),
+                (&json!("openai"), &json!("OPENAI_KEY_0"), &json!("given_up"))
             );
             assert_eq!(
                 gateway.metric("sluice_hedges_total"),
@@ -97,7 +98,7 @@ fn a_late_first_target_still_wins_against_a_later_second_one() {
     assert_eq!(gateway.metric("sluice_hedges_won_total"), 0);
     let lines = gateway.request_lines(2);
     assert!(
-        lines.iter().all(|line| line["given_up_provider"] == "backup"),
+        lines.iter().all(|line| line["tries"][0]["provider"] == "backup"),
         "{lines:?}"
     );
 }

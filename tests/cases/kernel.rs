@@ -7,6 +7,8 @@
 mod accounting;
 #[path = "kernel/capabilities.rs"]
 mod capabilities;
+#[path = "kernel/exchange.rs"]
+mod exchange;
 #[path = "kernel/handover.rs"]
 mod handover;
 #[path = "kernel/inheritance.rs"]

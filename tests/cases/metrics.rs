@@ -2,6 +2,8 @@
 
 #[path = "metrics/books.rs"]
 mod books;
+#[path = "metrics/journal.rs"]
+mod journal;
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod audit;
+pub mod between;
 pub mod binary;
 pub mod certificates;
 pub mod frames;

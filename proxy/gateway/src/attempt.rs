@@ -16,10 +16,11 @@ use sluice_wire::http::body::BodyDecoder;
 use sluice_wire::limits::{HEAD_BYTES_MAX, INTERIM_RESPONSES_MAX};
 
 pub use self::failure::{Failure, Next, Rejection};
-use crate::admission::Place;
+use crate::admission::{Overloaded, Place};
 use crate::buffer::{Block, Chunk, Size};
 use crate::connection::ClientGone;
 use crate::exchange::{Context, Request};
+use crate::net::Sent;
 use crate::presence::Presence;
 use crate::scratch::Work;
 use crate::upstream::{self, Upstream};
@@ -67,23 +68,13 @@ pub async fn run(
     key: &Key,
 ) -> Result<Result<Answer, Failure>, ClientGone> {
     let core = context.core;
-    let limited = target.provider.concurrency.is_some();
-    let asked_us = limited.then(|| core.clock.now_us());
-    let entering = core.gates.enter(
-        &context.plane.snapshot,
-        target.provider,
-        context.limit_at_ms(),
-        &core.meter,
-    );
-    let entered = down.while_present(entering).await?;
-    if let Some(asked_us) = asked_us {
-        let queued_us = u32::try_from(core.clock.now_us() - asked_us).unwrap_or(u32::MAX);
-        request.record.queued_us = request.record.queued_us.saturating_add(queued_us);
+    let mut place = None;
+    if target.provider.concurrency.is_some() {
+        place = match enter(context, down, request, target).await? {
+            Ok(place) => place,
+            Err(overloaded) => return Ok(Err(Failure::overloaded(&overloaded, target.provider))),
+        };
     }
-    let place = match entered {
-        Ok(place) => place,
-        Err(overloaded) => return Ok(Err(Failure::overloaded(&overloaded, target.provider))),
-    };
     let mut fresh = false;
     loop {
         if let Err(refusal) = request::write(context, work, target, key) {
@@ -92,25 +83,37 @@ pub async fn run(
         if !fresh {
             request.sent(core);
         }
-        let now_ms = core.clock.tick_ms();
-        let connect_by = context
-            .limit_at_ms()
-            .min(now_ms + u64::from(target.timeouts.connect_ms));
-        let obtained = upstream::obtain(core, context.plane, key.origin, fresh, connect_by);
-        let mut upstream = match down.while_present(obtained).await? {
-            Ok(upstream) => upstream,
-            // What ran out was the request's time, not the connection's.
-            Err(Code::UpstreamConnectFailed) if context.is_late() => {
-                return Ok(Err(Failure::new(Code::UpstreamTimeout, target.provider)));
+        let connect_ms = u64::from(target.timeouts.connect_ms);
+        let connect_by = context.limit_at_ms().min(core.clock.tick_ms() + connect_ms);
+        let idle = if fresh {
+            None
+        } else {
+            upstream::idle(core, context.plane, key.origin)
+        };
+        let mut upstream = match idle {
+            Some(upstream) => upstream,
+            None => {
+                let opening = upstream::open(core, context.plane, key.origin, connect_by);
+                match down.while_present(opening).await? {
+                    Ok(upstream) => upstream,
+                    // What ran out was the request's time, not the connection's.
+                    Err(Code::UpstreamConnectFailed) if context.is_late() => {
+                        return Ok(Err(Failure::new(Code::UpstreamTimeout, target.provider)));
+                    }
+                    Err(code) => return Ok(Err(Failure::new(code, target.provider))),
+                }
             }
-            Err(code) => return Ok(Err(Failure::new(code, target.provider))),
         };
         let reused = upstream.reused;
         match ask(context, down, work, request, target, &mut upstream).await? {
             Ok(heard) => {
                 work.payment.heard(work.response.status);
                 let place = observed(place, work.response.status, request.record.upstream_us);
-                return accept(work, upstream, heard, place, context, down, target).await;
+                let answer = Answer::new(work, upstream, heard, place);
+                return match judge(work.response.status) {
+                    None => Ok(Ok(answer)),
+                    Some((next, code)) => reject(context, down, work, answer, target, (next, code)).await,
+                };
             }
             // It may have been closed for being idle, and it may be what a sick provider does: the budget knows the difference.
             Err(Broken::Silent) if reused && !fresh && request.may_repeat() => {
@@ -130,6 +133,23 @@ pub async fn run(
             }
         }
     }
+}
+
+/// Waits for a place at the target's provider, which limits them.
+async fn enter(
+    context: &Context<'_>,
+    down: &mut impl Presence,
+    request: &mut Request,
+    target: &PlannedTarget<'_>,
+) -> Result<Result<Option<Place>, Overloaded>, ClientGone> {
+    let core = context.core;
+    let (snapshot, provider) = (&context.plane.snapshot, target.provider);
+    let asked_us = core.clock.now_us();
+    let entering = core.gates.enter(snapshot, provider, context.limit_at_ms(), &core.meter);
+    let entered = down.while_present(entering).await?;
+    let queued_us = u32::try_from(core.clock.now_us() - asked_us).unwrap_or(u32::MAX);
+    request.record.queued_us = request.record.queued_us.saturating_add(queued_us);
+    Ok(entered)
 }
 
 /// Sends what is in `work.parts` and reads until the final head of the answer is complete.
@@ -152,7 +172,14 @@ async fn ask(
     upstream.stream.deadline().set(deadline(core.clock.tick_ms()));
     work.payment.sent();
     let begun_us = core.clock.now_us();
-    let sent = down.while_present(upstream.stream.send(&mut work.parts)).await?;
+    let sent = match upstream.stream.send_now(&mut work.parts) {
+        Ok(Sent::All) => Ok(()),
+        Ok(Sent::Until(from)) => {
+            let rest = upstream.stream.send_from(&mut work.parts, from);
+            down.while_present(rest).await?
+        }
+        Err(error) => Err(error),
+    };
     work.parts.clear();
     let sent_at_ms = core.clock.tick_ms();
     upstream.stream.deadline().set(deadline(sent_at_ms));
@@ -160,6 +187,7 @@ async fn ask(
     let first = match sent {
         Ok(()) => {
             core.take_back_parts(&mut work.parts);
+            upstream.stream.will_use(work);
             let received = down.while_present(upstream.stream.recv()).await?;
             core.lend_parts(&mut work.parts);
             received
@@ -267,34 +295,54 @@ fn observed(place: Option<Place>, status: u16, latency_us: u32) -> Option<Place>
     place
 }
 
-/// Decides whether the answer whose head has arrived is one for the client.
-async fn accept(
-    work: &mut Work,
-    upstream: Upstream,
-    (head_bytes, rest, sent_at_ms): Heard,
-    place: Option<Place>,
+/// What an answer's status says of the attempt: nothing, if it is for the client.
+fn judge(status: u16) -> Option<(Next, Code)> {
+    match status {
+        200..=299 | 400 | 404..=428 | 430..=499 => None,
+        401..=403 => Some((Next::OtherKey, Code::UpstreamAuth)),
+        429 => Some((Next::OtherKey, Code::UpstreamRateLimited)),
+        300..=399 => Some((Next::OtherTarget, Code::UpstreamProtocolError)),
+        _ => Some((Next::OtherTarget, Code::UpstreamError)),
+    }
+}
+
+/// What becomes of an answer that is not for the client.
+async fn reject(
     context: &Context<'_>,
     down: &mut impl Presence,
+    work: &mut Work,
+    answer: Answer,
     target: &PlannedTarget<'_>,
+    (next, code): (Next, Code),
 ) -> Result<Result<Answer, Failure>, ClientGone> {
-    let decoder = BodyDecoder::new(work.response.framing);
-    let reusable = work.response.keep_alive;
-    let answer = Answer {
-        upstream,
-        head_bytes,
-        rest,
-        decoder,
-        reusable,
-        sent_at_ms,
-        place,
-    };
-    let (next, code) = match work.response.status {
-        200..=299 | 400 | 404..=428 | 430..=499 => return Ok(Ok(answer)),
-        300..=399 => return Ok(Err(Failure::new(Code::UpstreamProtocolError, target.provider))),
-        401..=403 => (Next::OtherKey, Code::UpstreamAuth),
-        429 => (Next::OtherKey, Code::UpstreamRateLimited),
-        _ => (Next::OtherTarget, Code::UpstreamError),
-    };
-    let failure = failure::reject(context, down, work, answer, target.provider, next, code).await?;
+    if code == Code::UpstreamProtocolError {
+        return Ok(Err(Failure::new(code, target.provider)));
+    }
+    // Boxed: it is rare, and its state would make every connection's task larger.
+    let failure = Box::pin(failure::reject(
+        context,
+        down,
+        work,
+        answer,
+        target.provider,
+        next,
+        code,
+    ))
+    .await?;
     Ok(Err(failure))
+}
+
+impl Answer {
+    /// The answer whose head is in `work.response`.
+    fn new(work: &Work, upstream: Upstream, (head_bytes, rest, sent_at_ms): Heard, place: Option<Place>) -> Self {
+        Self {
+            upstream,
+            head_bytes,
+            rest,
+            decoder: BodyDecoder::new(work.response.framing),
+            reusable: work.response.keep_alive,
+            sent_at_ms,
+            place,
+        }
+    }
 }

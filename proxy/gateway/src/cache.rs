@@ -8,7 +8,7 @@ pub mod flight;
 pub mod prepare;
 pub mod verbatim;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,6 +32,8 @@ use crate::plane::CachePlane;
 pub struct CoreCache {
     state: RefCell<Option<Box<State>>>,
     end: RefCell<CacheEnd>,
+    /// Notes that there was no room for.
+    untold: Cell<u64>,
 }
 
 struct State {
@@ -109,6 +111,7 @@ impl CoreCache {
         Self {
             state: RefCell::new(None),
             end: RefCell::new(end),
+            untold: Cell::new(0),
         }
     }
 
@@ -183,7 +186,7 @@ impl CoreCache {
             return false;
         }
         // Without room, the other cores ask the provider for themselves.
-        let _ = self.end.borrow_mut().notes.push(Note::Stored(entry, change));
+        self.tell(Note::Stored(entry, change));
         true
     }
 
@@ -192,7 +195,12 @@ impl CoreCache {
         if let Some(state) = self.state.borrow_mut().as_mut() {
             state.cache.take_note(&settled);
         }
-        let _ = self.end.borrow_mut().notes.push(Note::Settled(settled));
+        self.tell(Note::Settled(settled));
+    }
+
+    fn tell(&self, note: Note) {
+        let told = self.end.borrow_mut().notes.push(note).is_ok();
+        self.untold.set(self.untold.get() + u64::from(!told));
     }
 
     /// Whether two answers agree.
@@ -248,6 +256,7 @@ impl CoreCache {
             meter.cache_index_bytes.set(size.index_bytes as u64);
             meter.cache_evicted.set(size.evicted);
             meter.cache_flights.set(state.flights.len() as u64);
+            meter.cache_notes_dropped.set(self.untold.get());
         }
     }
 }

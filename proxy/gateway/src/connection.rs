@@ -19,6 +19,7 @@ use socket2::Socket;
 use crate::buffer::{Block, Chunk, Size};
 use crate::cache::flight::Flight;
 use crate::core::{Core, OpenConnection};
+use crate::deadline::IDLE_GRACE_MS;
 use crate::exchange;
 use crate::net::{Received, Stream};
 use crate::parts::Parts;
@@ -168,12 +169,14 @@ impl Downstream {
 
     /// Waits for the first byte of the next request; false if the client has finished.
     async fn wait_for_bytes(&mut self, core: &Rc<Core>) -> bool {
-        let keep_alive_ms = core.plane().snapshot.downstream().keep_alive_ms;
+        let idle_ms = if core.is_draining() && !core.is_retired() {
+            // It was not told: its first request may be on the way, or wait to be read.
+            IDLE_GRACE_MS
+        } else {
+            u64::from(core.plane().snapshot.downstream().keep_alive_ms)
+        };
         let deadline = self.stream.deadline();
-        deadline.set_idle(core.clock.tick_ms() + u64::from(keep_alive_ms));
-        if core.is_draining() && !core.is_retired() {
-            return false;
-        }
+        deadline.set_idle(core.clock.tick_ms() + idle_ms);
         match self.next_bytes().await {
             Ok(Some(chunk)) => {
                 self.carry = chunk;

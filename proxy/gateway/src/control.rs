@@ -91,6 +91,8 @@ struct Control {
     successor: Successor,
     /// Whether the cores have been told to accept no more.
     ceased: bool,
+    /// Whether a former process has kept the port after all.
+    superseded: bool,
     ticks: u64,
 }
 
@@ -122,6 +124,16 @@ impl Control {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut fetch = tokio::time::interval(FETCH_PERIOD);
         let mut watch = tokio::time::interval(WATCH_PERIOD);
+        if self.superseded {
+            tracing::error!(
+                "the former process did not hear in time that this one serves; it goes on, and this one ends"
+            );
+            // The sockets are the other process's too: they are left as they are.
+            self.cease().await?;
+            let grace = Duration::from_millis(self.config.server.timeouts.drain.0.into());
+            self.drain(&mut stop, &mut interrupt, grace).await?;
+            anyhow::bail!("not ready to take over in time");
+        }
         fetch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -165,14 +177,20 @@ impl Control {
 
     fn fetch_records(&mut self) {
         for core in &mut self.cores {
-            while let Ok(record) = core.records.pop() {
+            let Ok(chunk) = core.records.read_chunk(core.records.slots()) else {
+                continue;
+            };
+            let (first, rest) = chunk.as_slices();
+            self.status.spent([first, rest]);
+            for record in first.iter().chain(rest) {
                 let paid = if record.paid { core.paid.pop().ok() } else { None };
-                self.log.add(&record, paid.as_ref());
-                self.status.spent(&record);
+                let extra = if record.extra { core.extras.pop().ok() } else { None };
+                self.log.add(record, paid.as_ref(), extra.as_deref());
                 if let (Some(paid), Some(office)) = (&paid, &mut self.office) {
-                    office.enter(&record, paid);
+                    office.enter(record, paid, extra.as_deref());
                 }
             }
+            chunk.commit_all();
         }
         if let Some(office) = &mut self.office {
             office.flush();

@@ -7,26 +7,29 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use rtrb::Producer;
 use sluice_policy::budget::Purse;
-use sluice_policy::meter::CoreMeter;
+use sluice_policy::meter::{COUNTED, CoreMeter};
 use sluice_wire::http::KnownLines;
 use sluice_wire::http::head::{HeadError, RequestHead, ResponseHead};
 use sluice_wire::sigv4::Signer;
 
 use crate::admission::Gates;
+use crate::buffer::Chunk;
 use crate::cache::CoreCache;
 use crate::clock::Clock;
 use crate::ebpf::steering::Seat;
 use crate::estimates::Estimates;
 use crate::mesh::CacheEnd;
-use crate::net::Net;
+use crate::net::{self, Net};
 use crate::parts::Parts;
 use crate::plane::Plane;
-use crate::record::{Paid, Record};
+use crate::record::{Extra, Paid, Record};
 use crate::scratch::Scratch;
 use crate::series::Series;
+use crate::transcript::{Full, Tape};
 use crate::upstream::pool::Pools;
 
 /// Working memory kept for reuse; more requests at once than this allocate theirs. Two kilobytes each.
@@ -69,9 +72,11 @@ pub struct Core {
     parts: RefCell<Vec<Parts>>,
     records: RefCell<Producer<Record>>,
     paid: RefCell<Producer<Paid>>,
+    extras: RefCell<Producer<Box<Extra>>>,
     signer: RefCell<Signer>,
     known_requests: RefCell<KnownLines>,
     known_answers: RefCell<KnownLines>,
+    bodies_queued: Arc<AtomicUsize>,
     draining: Cell<bool>,
     retired: Cell<bool>,
     connections: Cell<u32>,
@@ -85,13 +90,14 @@ impl Core {
         index: usize,
         net: Net,
         plane: Arc<Plane>,
-        (records, paid, cache): (Producer<Record>, Producer<Paid>, CacheEnd),
+        end: (Producer<Record>, Producer<Paid>, Producer<Box<Extra>>, CacheEnd),
         purse: Rc<Purse>,
         meter: Arc<CoreMeter>,
         seed: u64,
     ) -> Self {
         let gates = Gates::default();
         gates.follow(&plane.snapshot);
+        let (records, paid, extras, cache) = end;
         let cache = CoreCache::new(cache);
         cache.follow(plane.cache.as_deref());
         Self {
@@ -111,9 +117,11 @@ impl Core {
             parts: RefCell::new(Vec::new()),
             records: RefCell::new(records),
             paid: RefCell::new(paid),
+            extras: RefCell::new(extras),
             signer: RefCell::new(Signer::new()),
             known_requests: RefCell::default(),
             known_answers: RefCell::default(),
+            bodies_queued: Arc::default(),
             draining: Cell::new(false),
             retired: Cell::new(false),
             connections: Cell::new(0),
@@ -161,7 +169,13 @@ impl Core {
 
     /// Working memory for one request.
     pub fn lease_scratch(&self) -> Box<Scratch> {
-        let mut scratch = self.scratch.borrow_mut().pop().unwrap_or_default();
+        let mut free = self.scratch.borrow_mut();
+        let mut scratch = free.pop().unwrap_or_default();
+        if let Some(next) = free.last() {
+            // After a burst it has lain there for a while.
+            net::fetch_ahead(&**next);
+        }
+        drop(free);
         self.lend_parts(&mut scratch.work.parts);
         scratch
     }
@@ -199,21 +213,33 @@ impl Core {
         }
     }
 
-    /// Sends a record to the control thread; drops and counts it if the ring is full.
-    pub fn record(&self, record: Record) {
-        if self.records.borrow_mut().push(record).is_err() {
+    /// Sends a record to the control thread, with what goes with it; all of it is dropped, and counted, if there is no room.
+    pub fn record(&self, mut record: Record, paid: Option<Paid>, extra: Option<Box<Extra>>) {
+        if !COUNTED {
+            return;
+        }
+        let mut records = self.records.borrow_mut();
+        if paid.is_some() || extra.is_some() {
+            let (mut bills, mut extras) = (self.paid.borrow_mut(), self.extras.borrow_mut());
+            if records.slots() == 0 || bills.slots() == 0 || extras.slots() == 0 {
+                return self.meter.records_dropped.add(1);
+            }
+            // There is room: this core alone takes it.
+            record.paid = paid.is_some_and(|paid| bills.push(paid).is_ok());
+            record.extra = extra.is_some_and(|extra| extras.push(extra).is_ok());
+        }
+        if records.push(record).is_err() {
             self.meter.records_dropped.add(1);
         }
     }
 
-    /// The same for one that somebody is charged for: both go, or neither.
-    pub fn record_paid(&self, record: Record, paid: Paid) {
-        let mut ring = self.paid.borrow_mut();
-        let has_room = ring.slots() > 0 && self.records.borrow().slots() > 0;
-        if has_room && ring.push(paid).is_ok() {
-            self.record(Record { paid: true, ..record });
-        } else {
-            self.meter.records_dropped.add(1);
+    /// Has the bodies of a request logged that it has a copy of; they are dropped, and counted, if too many wait for that.
+    #[cold]
+    pub fn log_bodies(&self, tape: Tape, asked: &[Chunk], extra: &mut Option<Box<Extra>>) {
+        match tape.bodies(asked, &self.bodies_queued) {
+            Some(Ok(bodies)) => extra.get_or_insert_default().bodies = Some(bodies),
+            Some(Err(Full)) => self.meter.bodies_dropped.add(1),
+            None => {}
         }
     }
 

@@ -13,6 +13,9 @@ use std::rc::Rc;
 /// How often a core looks over its deadlines, in milliseconds: also the precision of every timeout.
 pub const TICK_MS: u64 = 10;
 
+/// How long an idle client connection may still send a request once draining has begun, in milliseconds.
+pub const IDLE_GRACE_MS: u64 = 1_000;
+
 const NEVER: u64 = u64::MAX;
 
 /// The slots of one core.
@@ -79,6 +82,10 @@ impl Deadlines {
         for slot in self.0.slots.borrow().iter() {
             if slot.at_ms.get() <= now_ms {
                 slot.at_ms.set(NEVER);
+                if slot.idle.get() && holds_bytes(slot.fd.get()) {
+                    // Not idle: a request has come that its task has not seen yet.
+                    continue;
+                }
                 slot.expired.set(true);
                 if slot.receiving.get() {
                     shutdown_read(slot.fd.get());
@@ -162,6 +169,14 @@ pub fn shutdown_read(fd: RawFd) {
     }
 }
 
+/// Whether a socket has bytes that nobody has read.
+fn holds_bytes(fd: RawFd) -> bool {
+    let mut byte = 0_u8;
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: there is room for the one byte that the kernel is told of; on anything but a socket the call fails.
+    unsafe { libc::recv(fd, std::ptr::from_mut(&mut byte).cast(), 1, flags) > 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,6 +215,24 @@ mod tests {
         let mut heard = String::new();
         client.read_to_string(&mut heard).unwrap();
         assert_eq!(heard, "late");
+    }
+
+    #[test]
+    fn a_connection_whose_request_has_come_is_not_idle() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        let deadlines = Deadlines::default();
+        let deadline = deadlines.register(server.as_raw_fd());
+        client.write_all(b"GET").unwrap();
+        server.peek(&mut [0]).unwrap();
+        deadline.set_idle(100);
+        assert_eq!(deadlines.sweep(100), 0);
+        let mut request = [0; 3];
+        server.read_exact(&mut request).unwrap();
+        deadline.set_idle(200);
+        assert_eq!(deadlines.sweep(200), 1);
+        assert_eq!(server.read(&mut request).unwrap(), 0);
     }
 
     #[test]

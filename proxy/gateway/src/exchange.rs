@@ -7,12 +7,13 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use sluice_policy::meter::COUNTED;
 use sluice_policy::patience::{self, Patience};
-use sluice_policy::route::{self, Plan, PlannedTarget, Situation};
-use sluice_policy::snapshot::{Key, Provider, Resolved, RouteId, Snapshot, Target};
+use sluice_policy::route::{self, Situation};
+use sluice_policy::snapshot::{Provider, Resolved, RouteId, Snapshot, Target};
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
-use sluice_wire::http::{FieldId, Framing, Method, Version};
+use sluice_wire::http::{FieldId, Framing, Method, Span, Version};
 use sluice_wire::json::Range;
 use sluice_wire::provider::bedrock;
 use sluice_wire::surface::{self, Endpoint, ModelField};
@@ -25,7 +26,7 @@ use crate::connection::{After, ClientGone, Downstream};
 use crate::core::Core;
 use crate::intake::{self, NoBody, Scan};
 use crate::plane::{HeldPlane, Plane};
-use crate::record::{Label, Outcome, Record};
+use crate::record::{Extra, Label, Outcome, Record};
 use crate::relay;
 use crate::reply;
 use crate::scratch::{Asked, Scratch, Work};
@@ -38,6 +39,7 @@ mod forward;
 mod hedge;
 mod payment;
 mod resume;
+mod settle;
 mod shadow;
 mod ticket;
 
@@ -54,6 +56,8 @@ pub struct Request {
     head_only: bool,
     /// What the attempt under way holds.
     ticket: Option<Ticket>,
+    /// What there is to say beside the record.
+    extra: Option<Box<Extra>>,
     /// Header fields of an error that say who was asked, once somebody was.
     trace: Option<Box<[u8]>>,
 }
@@ -100,16 +104,10 @@ impl Request {
         Self {
             record,
             ticket: None,
+            extra: None,
             trace: None,
             ..*self
         }
-    }
-
-    /// An attempt is given up because another one began its answer sooner.
-    fn loses(&mut self, provider: &Provider, key: &Key, ticket: Ticket) {
-        self.record.given_up = Label::new(&provider.name);
-        self.record.given_up_key = Label::new(&key.name);
-        ticket.given_up();
     }
 
     /// Whether the attempt under way may be sent once more, on a connection of its own: that is a retry like any other, as far
@@ -124,31 +122,6 @@ impl Request {
         self.record.attempts = self.record.attempts.saturating_add(1);
         if let Some(ticket) = &mut self.ticket {
             ticket.sent();
-        }
-    }
-
-    /// The answer has been delivered.
-    fn settle_delivered(
-        &mut self,
-        context: &Context<'_>,
-        payment: &mut Payment,
-        planned: (&Resolved<'_>, &Plan),
-        target: &PlannedTarget<'_>,
-    ) {
-        payment.charge(context.core);
-        if let Some(ticket) = self.ticket.take() {
-            ticket.delivered(payment.output_tokens());
-        }
-        if target.is_fallback {
-            count::fallback(context, planned, target, self.record.reason);
-        }
-    }
-
-    /// The request is over without a whole answer.
-    fn settle_ended(&mut self, core: &Core, payment: &mut Payment, end: &End) {
-        payment.failed(core);
-        if let (Some(ticket), End::Interrupted) = (self.ticket.take(), end) {
-            ticket.interrupted();
         }
     }
 
@@ -261,7 +234,7 @@ impl From<ClientGone> for End {
 pub async fn run(core: &Rc<Core>, down: &mut Downstream, scratch: &mut Scratch, begun_us: u64) -> After {
     let mut request = begin(core, down, &scratch.asked, begun_us);
     let ended = serve(core, down, scratch, &mut request).await;
-    finish(core, down, scratch, request, ended).await
+    finish(core, down, scratch, &mut request, ended).await
 }
 
 /// Answers a head that was refused.
@@ -275,7 +248,7 @@ pub async fn refuse_head(
     scratch.asked.head.reset();
     let mut request = begin(core, down, &scratch.asked, begun_us);
     request.keep_alive = false;
-    finish(core, down, scratch, request, Err(End::Refused(error))).await
+    finish(core, down, scratch, &mut request, Err(End::Refused(error))).await
 }
 
 /// The steps of a request, in order.
@@ -328,8 +301,10 @@ async fn serve(
         Some(model) => snapshot.resolve_for(model, dialect)?,
         None => default_target(snapshot)?,
     };
+    request.record.route = Label::new(snapshot.route_name(resolved.route));
     let (payment, whose) = (&mut work.payment, (asked, body.bytes));
     let payer = account::admit(core, &plane, caller, payment, whose, (endpoint, &resolved))?;
+    work.tape = payer.as_ref().and_then(|payer| payer.transcript(snapshot));
     let own_fallbacks = fallbacks::read(snapshot, asked, dialect, scan)?;
     let session = snapshot
         .session_field(&resolved)
@@ -376,7 +351,7 @@ async fn finish(
     core: &Rc<Core>,
     down: &mut Downstream,
     scratch: &mut Scratch,
-    mut request: Request,
+    request: &mut Request,
     ended: Result<(), End>,
 ) -> After {
     let Scratch { asked, work } = scratch;
@@ -389,7 +364,7 @@ async fn finish(
         After::Close
     };
     // What an attempt held is let go of before the answer is sent.
-    request.ticket = None;
+    request.let_go(core);
     work.payment.failed(core);
     let trace = match &ended {
         Err(End::Refused(_) | End::Rejected(_)) => request.trace_with(core, &work.payment),
@@ -428,18 +403,21 @@ async fn finish(
             after = After::Abort;
         }
     }
-    request.record.total_us = request.since(core);
+    if COUNTED {
+        request.record.total_us = request.since(core);
+    }
     work.payment.close(core);
     count::request(core, &request.record, &work.payment);
-    match work.payment.paid(asked) {
-        Some(paid) => core.record_paid(request.record, paid),
-        None => core.record(request.record),
+    if let Some(tape) = work.tape.take() {
+        core.log_bodies(tape, &asked.body, &mut request.extra);
     }
+    core.record(request.record, work.payment.paid(asked), request.extra.take());
     after
 }
 
 fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Request {
     let head = &asked.head;
+    let text = |span: Span| if COUNTED { span.of(&asked.head_bytes) } else { &[] };
     let record = Record {
         unix_us: core.clock.unix_us(begun_us),
         id: u128::from(core.random()) << 64 | u128::from(core.random()),
@@ -449,16 +427,16 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         fallback: false,
         stream: false,
         paid: false,
+        extra: false,
         outcome: Outcome::Done,
-        method: Label::of_bytes(head.method_span.of(&asked.head_bytes)),
-        path: Label::of_bytes(head.path.of(&asked.head_bytes)),
+        method: Label::of_bytes(text(head.method_span)),
+        path: Label::of_bytes(text(head.path)),
         model: Label::EMPTY,
         provider: Label::EMPTY,
         key: Label::EMPTY,
         resumed: false,
         cache: None,
-        given_up: Label::EMPTY,
-        given_up_key: Label::EMPTY,
+        route: Label::EMPTY,
         reason: None,
         client: Some(down.client.ip()),
         bytes_in: 0,
@@ -478,6 +456,7 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
         version: head.version,
         head_only: head.method == Method::Head,
         ticket: None,
+        extra: None,
         trace: None,
     }
 }

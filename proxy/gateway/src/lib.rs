@@ -29,5 +29,6 @@ mod scratch;
 mod series;
 pub mod signing;
 mod tls;
+mod transcript;
 mod upstream;
 mod worker;

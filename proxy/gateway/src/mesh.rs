@@ -17,7 +17,7 @@ use sluice_wire::limits::{CACHE_RING_ENTRIES, RING_ENTRIES};
 
 use crate::ebpf::steering::Load;
 use crate::plane::Plane;
-use crate::record::{Paid, Record};
+use crate::record::{Extra, Paid, Record};
 
 /// Accounts of budgets that a core shall use.
 pub type Funds = Arc<[(BudgetId, Arc<Account>)]>;
@@ -65,6 +65,8 @@ pub struct CoreEnd {
     pub records: Producer<Record>,
     /// What goes with those of them that somebody is charged for.
     pub paid: Producer<Paid>,
+    /// What few of them are remembered by besides.
+    pub extras: Producer<Box<Extra>>,
     /// What it caches.
     pub cache: CacheEnd,
 }
@@ -164,6 +166,8 @@ pub struct ControlEnd {
     pub records: Consumer<Record>,
     /// What goes with those of them that say so, in the same order.
     pub paid: Consumer<Paid>,
+    /// What goes with few of them, likewise.
+    pub extras: Consumer<Box<Extra>>,
 }
 
 /// The rings of one core's cache.
@@ -183,17 +187,20 @@ pub fn rings(cache: CacheEnd) -> (CoreEnd, ControlEnd) {
     let (to_core, orders) = RingBuffer::new(ORDERS);
     let (records, from_core) = RingBuffer::new(RING_ENTRIES);
     let (paid, paid_from_core) = RingBuffer::new(RING_ENTRIES);
+    let (extras, extras_from_core) = RingBuffer::new(RING_ENTRIES);
     (
         CoreEnd {
             orders,
             records,
             paid,
+            extras,
             cache,
         },
         ControlEnd {
             orders: to_core,
             records: from_core,
             paid: paid_from_core,
+            extras: extras_from_core,
         },
     )
 }

@@ -13,6 +13,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice, Read};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -21,8 +22,8 @@ use monoio::io::{CancelHandle, Canceller};
 use monoio::net::TcpListener;
 use socket2::Socket;
 
-pub use self::ready::Readiness;
 use self::ready::Ready;
+pub use self::ready::{Readiness, fetch_ahead};
 use crate::buffer::{Buffers, Chunk, Size};
 use crate::deadline::{Deadline, Deadlines};
 use crate::parts::Parts;
@@ -33,6 +34,14 @@ const TURNS_MAX: u8 = 16;
 
 /// Most pieces of a message that one system call sends.
 const SEND_SLICES_MAX: usize = 32;
+
+/// How much of a message was sent at once.
+pub enum Sent {
+    /// All of it.
+    All,
+    /// What comes before this byte.
+    Until(usize),
+}
 
 /// What arrived: bytes, or `None` at the end of the stream.
 pub type Received = io::Result<Option<Chunk>>;
@@ -197,6 +206,11 @@ impl Stream {
         self.ready.forget();
     }
 
+    /// Whoever waits for the stream will use this then: it is fetched from memory once the stream is ready.
+    pub fn will_use<T>(&self, what: &T) {
+        self.ready.will_use(what);
+    }
+
     /// What has arrived already, without waiting: `None` if nothing has.
     pub fn arrived(&mut self) -> Option<Received> {
         if !self.ready.is_readable() && self.tls.is_none() {
@@ -276,11 +290,46 @@ impl Stream {
     /// # Errors
     /// Those of send(2); `WriteZero` if the peer takes nothing any more.
     pub async fn send(&mut self, parts: &mut Parts) -> io::Result<()> {
+        match self.send_now(parts)? {
+            Sent::All => Ok(()),
+            Sent::Until(from) => self.send_from(parts, from).await,
+        }
+    }
+
+    /// Sends what there is room for at once: mostly all of it, and then nothing has to be kept for a wait. A message that is
+    /// sent whole is cleared. TLS streams send nothing yet.
+    ///
+    /// # Errors
+    /// Those of send(2); `WriteZero` if the peer takes nothing any more.
+    pub fn send_now(&mut self, parts: &mut Parts) -> io::Result<Sent> {
+        parts.seal();
+        if parts.is_empty() {
+            parts.clear();
+            return Ok(Sent::All);
+        }
+        if self.tls.is_some() {
+            return Ok(Sent::Until(0));
+        }
+        let sent = match self.send_some(parts, 0) {
+            Ok(sent) => more_than_nothing(sent)?,
+            Err(error) => self.no_room(error).map(|()| 0)?,
+        };
+        if sent < parts.len() {
+            return Ok(Sent::Until(sent));
+        }
+        parts.clear();
+        Ok(Sent::All)
+    }
+
+    /// Sends the rest of a sealed message, from byte `from` on, and clears it.
+    ///
+    /// # Errors
+    /// As [`Stream::send`].
+    pub async fn send_from(&mut self, parts: &mut Parts, mut from: usize) -> io::Result<()> {
         if self.tls.is_some() {
             return self.send_encrypted(parts).await;
         }
-        parts.seal();
-        let (total, mut from) = (parts.len(), 0);
+        let total = parts.len();
         while from < total {
             match self.send_some(parts, from) {
                 Ok(sent) => from += more_than_nothing(sent)?,
@@ -314,15 +363,19 @@ impl Stream {
 
     /// After a send that failed with `error`: waits if that was for want of room, else gives the error back.
     async fn wait_for_room(&self, error: io::Error) -> io::Result<()> {
+        self.no_room(error)?;
+        poll_fn(|context| self.ready.poll_write(context)).await;
+        Ok(())
+    }
+
+    /// After a send that failed with `error`: notes it if that was for want of room, else gives the error back.
+    fn no_room(&self, error: io::Error) -> io::Result<()> {
         match error.kind() {
-            io::ErrorKind::WouldBlock => {
-                self.ready.full();
-                poll_fn(|context| self.ready.poll_write(context)).await;
-                Ok(())
-            }
-            io::ErrorKind::Interrupted => Ok(()),
-            _ => Err(error),
+            io::ErrorKind::WouldBlock => self.ready.full(),
+            io::ErrorKind::Interrupted => {}
+            _ => return Err(error),
         }
+        Ok(())
     }
 
     async fn send_encrypted(&mut self, parts: &mut Parts) -> io::Result<()> {
@@ -461,4 +514,9 @@ pub fn spawn(task: impl Future<Output = ()> + 'static) {
 /// Waits; precise to about a millisecond. Not for time limits, which are deadlines.
 pub async fn sleep_ms(milliseconds: u64) {
     monoio::time::sleep(Duration::from_millis(milliseconds)).await;
+}
+
+/// The same, for a wait that is rare: a timer is large, and so would be every task that may make one.
+pub fn pause_ms(milliseconds: u64) -> Pin<Box<impl Future<Output = ()>>> {
+    Box::pin(sleep_ms(milliseconds))
 }

@@ -17,8 +17,8 @@ pub trait Presence {
 }
 
 impl Presence for Downstream {
-    async fn while_present<T>(&mut self, operation: impl Future<Output = T>) -> Result<T, ClientGone> {
-        Downstream::while_present(self, operation).await
+    fn while_present<T>(&mut self, operation: impl Future<Output = T>) -> impl Future<Output = Result<T, ClientGone>> {
+        Downstream::while_present(self, operation)
     }
 }
 

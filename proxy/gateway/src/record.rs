@@ -1,13 +1,17 @@
 //! [`Record`]: what one request was, for the log and for whatever is counted later. It crosses from a core to the control
 //! thread by value.
 //!
-//! Invariants: plain data of bounded size, no heap, no reference into a request; never a body, never a key's secret.
+//! Invariants: plain data of bounded size, no reference into a request, never a key's secret; a record itself has no heap, and
+//! what has some ([`Extra`]) exists only of requests that did not go the plain way, or whose key has its bodies logged.
 //! Deliberately absent: formatting (the control thread's work).
 
 use sluice_policy::keyring::Tags;
 use sluice_policy::meter::Reason;
 use sluice_policy::money::NanoUsd;
 use sluice_wire::error::Code;
+use sluice_wire::limits::TRIES_MAX;
+
+use crate::transcript::Bodies;
 
 /// Text of at most `N` bytes, stored in place; longer text is cut at a character boundary.
 #[derive(Clone, Copy)]
@@ -114,6 +118,8 @@ pub struct Record {
     pub stream: bool,
     /// Whether a [`Paid`] goes with it, in a ring of its own: whoever is not charged does not pay for it either.
     pub paid: bool,
+    /// Whether an [`Extra`] goes with it, likewise.
+    pub extra: bool,
     /// How it ended.
     pub outcome: Outcome,
     /// Method of the request.
@@ -126,10 +132,8 @@ pub struct Record {
     pub provider: Label<32>,
     /// The name of the key that was used last.
     pub key: Label<32>,
-    /// The provider whose answer was given up because another one began sooner; it may charge for it.
-    pub given_up: Label<32>,
-    /// The key of that provider.
-    pub given_up_key: Label<32>,
+    /// The first model pattern of the route that it followed, if any.
+    pub route: Label<32>,
     /// True if another target brought a stream to its end that was cut.
     pub resumed: bool,
     /// What it had to do with the cache, if its route has one.
@@ -152,6 +156,71 @@ pub struct Record {
     pub upstream_us: u32,
     /// Waited for places at providers whose concurrency is limited, all attempts together.
     pub queued_us: u32,
+}
+
+/// What became of an attempt at a provider, or of a target that was passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The client has its answer.
+    Answered,
+    /// It failed, for that reason.
+    Failed(Code),
+    /// Another target that was asked beside it began its answer sooner. It may charge for it all the same.
+    GivenUp,
+    /// The client left.
+    Abandoned,
+    /// It was not made: the target or its keys rest, or the caller may not use it or cannot pay for it.
+    PassedOver(Code),
+}
+
+impl Fate {
+    /// As in the log: `ok`, `given_up`, `client_gone`, or the code.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "ok",
+            Self::Failed(code) | Self::PassedOver(code) => code.as_str(),
+            Self::GivenUp => "given_up",
+            Self::Abandoned => "client_gone",
+        }
+    }
+}
+
+/// One attempt at a provider, or a target that was passed over. Times are microseconds.
+#[derive(Clone, Copy)]
+pub struct Try {
+    /// The provider.
+    pub provider: Label<32>,
+    /// The model, as it knows it.
+    pub model: Label<64>,
+    /// The name of the key; empty if none was chosen.
+    pub key: Label<32>,
+    /// What became of it.
+    pub fate: Fate,
+    /// The status of its answer; 0 if there was none.
+    pub status: u16,
+    /// From the first byte of the request until it began.
+    pub begun_us: u32,
+    /// From then until its end; 0 if nothing was begun.
+    pub took_us: u32,
+}
+
+/// What a request is remembered by beside its record, if it is out of the ordinary.
+#[derive(Default)]
+pub struct Extra {
+    /// Its attempts, in the order in which they ended, if they are more than one that gave the answer. At most [`TRIES_MAX`].
+    pub tries: Vec<Try>,
+    /// Beginnings of its bodies, if its virtual key has them logged.
+    pub bodies: Option<Bodies>,
+}
+
+impl Extra {
+    /// Adds an attempt; beyond [`TRIES_MAX`] it takes the place of the last.
+    pub fn note(&mut self, one: Try) {
+        if self.tries.len() >= TRIES_MAX {
+            self.tries.pop();
+        }
+        self.tries.push(one);
+    }
 }
 
 /// Who a request was for, and what it cost: for the ledger, and for the log.

@@ -263,8 +263,15 @@ async fn pass(
     request.answered(context.core);
     let collected = work.answer.iter().map(|chunk| chunk.len()).sum();
     emit(work, request, frame, collected, |work| {
-        let Work { answer, parts, .. } = work;
-        answer.drain(..).for_each(|chunk| parts.chunk(chunk));
+        let Work {
+            answer, parts, tape, ..
+        } = work;
+        for chunk in answer.drain(..) {
+            if let Some(tape) = tape {
+                tape.keep(&chunk);
+            }
+            parts.chunk(chunk);
+        }
     });
     down.send(context.core, &mut work.parts, write_ms).await?;
     let ended = loop {
@@ -275,10 +282,14 @@ async fn pass(
             Piece::Data(chunk, _) => {
                 let bytes = work.spans.iter().map(|&(start, end)| (end - start) as usize).sum();
                 emit(work, request, frame, bytes, |work| {
-                    let Work { spans, parts, .. } = work;
-                    spans
-                        .iter()
-                        .for_each(|&(start, end)| parts.chunk(chunk.slice(start as usize, end as usize)));
+                    let Work { spans, parts, tape, .. } = work;
+                    for &(start, end) in spans.iter() {
+                        let piece = chunk.slice(start as usize, end as usize);
+                        if let Some(tape) = tape {
+                            tape.keep(&piece);
+                        }
+                        parts.chunk(piece);
+                    }
                 });
             }
             Piece::End => break true,

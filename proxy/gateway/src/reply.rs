@@ -115,11 +115,19 @@ pub fn connection_field(text: &mut Vec<u8>, client: Client) {
 
 /// An id as 32 hexadecimal digits.
 pub fn hex(id: u128) -> [u8; 32] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    const PAIRS: [[u8; 2]; 256] = {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut pairs = [[0; 2]; 256];
+        let mut byte = 0;
+        while byte < pairs.len() {
+            pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+            byte += 1;
+        }
+        pairs
+    };
     let mut text = [0; 32];
-    for (byte, pair) in id.to_be_bytes().iter().zip(text.chunks_exact_mut(2)) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
+    for (byte, pair) in id.to_be_bytes().into_iter().zip(text.as_chunks_mut().0) {
+        *pair = PAIRS[usize::from(byte)];
     }
     text
 }

@@ -5,8 +5,6 @@
 //! is read and only read afterwards, so that it can be borrowed for as long as the request lives.
 //! Deliberately absent: meaning. Each field belongs to the module named beside it.
 
-use std::rc::Rc;
-
 use sluice_wire::chat::{Notes, Out};
 use sluice_wire::http::head::{RequestHead, ResponseHead};
 use sluice_wire::json::TopKeys;
@@ -14,9 +12,9 @@ use sluice_wire::multipart::Multipart;
 use sluice_wire::watch::StreamWatch;
 
 use crate::buffer::Chunk;
-use crate::cache::flight::Flight;
 use crate::exchange::Payment;
 use crate::parts::Parts;
+use crate::transcript::Tape;
 
 /// Pieces of bodies kept in the vectors below; more are dropped with their memory.
 const PIECES_KEPT: usize = 64;
@@ -69,14 +67,14 @@ pub struct Work {
     pub beginning: Option<Box<str>>,
     /// What the translation of the request lost.
     pub notes: Notes,
-    /// Where the body of the client's answer is written down, if it may be given again (`exchange/cached.rs`).
-    pub tape: Option<Rc<Flight>>,
+    /// Where the body of the client's answer is written down, if it may be given again (`exchange/cached.rs`) or is logged.
+    pub tape: Option<Tape>,
     /// What it costs whom (`exchange/payment.rs`).
     pub payment: Payment,
 }
 
 impl Work {
-    /// Writes the translation of `source` down, if the client's answer may be given again; how many bytes it has.
+    /// Writes the translation of `source` down, if anybody wants it; how many bytes it has.
     pub fn write_down(&self, source: &[u8]) -> u64 {
         if let Some(tape) = &self.tape {
             self.out.parts(source).for_each(|piece| tape.push(piece));

@@ -27,33 +27,30 @@ pub struct Upstream {
     pub reused: bool,
 }
 
-/// Gets a connection to `origin`: an idle one, or a new one within `connect_ms` and before `total_at_ms`.
+/// An idle connection to `origin`, if there is one.
+pub fn idle(core: &Core, plane: &Plane, origin: OriginId) -> Option<Upstream> {
+    let generation = plane.snapshot.generation();
+    let stream = core.pools.checkout(origin, generation)?;
+    core.meter.upstream_reuses.add(1);
+    Some(Upstream {
+        stream,
+        origin,
+        generation,
+        reused: true,
+    })
+}
+
+/// A new connection to `origin`, made before `deadline_ms` of the core's clock.
 ///
 /// # Errors
 /// [`Code::UpstreamDns`], [`Code::UpstreamConnectFailed`] or [`Code::UpstreamTls`].
-pub async fn obtain(
-    core: &Rc<Core>,
-    plane: &Arc<Plane>,
-    origin: OriginId,
-    fresh: bool,
-    deadline_ms: u64,
-) -> Result<Upstream, Code> {
-    let generation = plane.snapshot.generation();
-    if !fresh && let Some(stream) = core.pools.checkout(origin, generation) {
-        core.meter.upstream_reuses.add(1);
-        return Ok(Upstream {
-            stream,
-            origin,
-            generation,
-            reused: true,
-        });
-    }
+pub async fn open(core: &Rc<Core>, plane: &Arc<Plane>, origin: OriginId, deadline_ms: u64) -> Result<Upstream, Code> {
     // Boxed: it is rare, and its state would make every connection's task larger.
     let stream = Box::pin(establish(core, plane, origin, deadline_ms)).await?;
     Ok(Upstream {
         stream: Box::new(stream),
         origin,
-        generation,
+        generation: plane.snapshot.generation(),
         reused: false,
     })
 }

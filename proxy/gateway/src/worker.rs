@@ -19,7 +19,7 @@ use sluice_policy::meter::CoreMeter;
 
 use crate::connection;
 use crate::core::Core;
-use crate::deadline::{self, TICK_MS};
+use crate::deadline::{self, IDLE_GRACE_MS, TICK_MS};
 use crate::ebpf::steering::Load;
 use crate::mesh::{CoreEnd, Funds, Order, Place, Pulse};
 use crate::net::{self, Listener, Net, Stop};
@@ -31,8 +31,6 @@ const RING_ENTRIES: u32 = 2048;
 const CUT_TICKS: u32 = 50;
 /// How often idle connections and gauges are looked at, in ticks.
 const SWEEP_TICKS: u64 = 100;
-/// How long an idle client connection may still send a request once draining has begun, in milliseconds.
-const IDLE_GRACE_MS: u64 = 1_000;
 /// Pause after a failed accept or at the connection limit, in milliseconds.
 const ACCEPT_PAUSE_MS: u64 = 20;
 
@@ -121,6 +119,7 @@ async fn serve(worker: Worker) {
         records,
         cache,
         paid,
+        extras,
     } = end;
     let net = match Net::new() {
         Ok(net) => net,
@@ -129,7 +128,8 @@ async fn serve(worker: Worker) {
     monoio::spawn(net.readiness.clone().watch());
     let purse = Purse::new(cores);
     funds.iter().for_each(|funds| fund(&purse, funds));
-    let core = Rc::new(Core::new(index, net, plane, (records, paid, cache), purse, meter, seed));
+    let ends = (records, paid, extras, cache);
+    let core = Rc::new(Core::new(index, net, plane, ends, purse, meter, seed));
     let mut doors = Doors::new(pulse.clone());
     obey(&core, &mut orders, &mut doors, core.clock.tick());
     pulse.beat_ms.store(core.clock.shared_ms(), Ordering::Relaxed);

@@ -91,11 +91,18 @@ impl Brain {
 
     /// Says for two texts why they would, or would not, share an answer, everything else being equal.
     pub fn explain(&self, one: &str, other: &str, level: Level) -> Explanation {
+        self.explain_at(self.similarity(one, other), one, other, level)
+    }
+
+    /// How similar two texts are by the own embedding.
+    pub fn similarity(&self, one: &str, other: &str) -> f32 {
         let mut scratch = Scratch::default();
-        let similarity = self
-            .model
-            .embed(one, &mut scratch)
-            .cosine(&self.model.embed(other, &mut scratch));
+        let one = self.model.embed(one, &mut scratch);
+        one.cosine(&self.model.embed(other, &mut scratch))
+    }
+
+    /// The same as [`Brain::explain`], where another embedding says how similar they are.
+    pub fn explain_at(&self, similarity: f32, one: &str, other: &str, level: Level) -> Explanation {
         let (mut reading, mut their_reading) = (Reading::default(), Reading::default());
         self.guard.read(one, &mut reading);
         self.guard.read(other, &mut their_reading);

@@ -33,7 +33,9 @@ pub use kernel::{Accounting, Ebpf, Handover, Steering};
 pub use provider::{AuthName, Aws, AwsAccessKey, AwsSource, DialectName, Key, Provider, ProviderTls, SecretPlace};
 pub use provider::{TimeoutOverrides, Timeouts};
 pub use routing::{Balance, Breaker, Hedge, KeyRest, Resume, Retries, Route, Sample, Verdict, WeightedTarget};
-pub use server::{ClientAuth, Limits, Log, LogFormat, LogLevel, LogRequests, LogRotate, ProxyProtocol, Server};
+pub use server::{
+    ClientAuth, Limits, Log, LogBodies, LogFormat, LogLevel, LogRequests, LogRotate, Metrics, ProxyProtocol, Server,
+};
 pub use server::{ServerTimeouts, ServerTls, Upstream};
 
 /// Sluice's configuration file.
@@ -84,7 +86,10 @@ pub struct Config {
     /// Answers that are given again. Default: none is.
     #[serde(default)]
     pub cache: CacheStore,
-    /// What is logged. Bodies and keys never are.
+    /// What is counted. Most of it always is.
+    #[serde(default)]
+    pub metrics: Metrics,
+    /// What is logged. Keys never are, and bodies only of virtual keys that they are switched on for.
     #[serde(default)]
     pub log: Log,
 }

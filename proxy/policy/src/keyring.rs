@@ -65,6 +65,8 @@ pub struct Scope {
     pub limits: Box<[Subject]>,
     /// Nobody may use it.
     pub disabled: bool,
+    /// Of a key: whether the bodies of its requests are logged.
+    pub logs_bodies: bool,
 }
 
 /// Which requests something applies to; without globs, all.

@@ -17,6 +17,7 @@ pub mod meter;
 pub mod money;
 pub mod patience;
 pub mod rate;
+pub mod redact;
 pub mod route;
 pub mod snapshot;
 pub mod vendors;

@@ -18,6 +18,10 @@ use self::board::Board;
 use self::histogram::{Histogram, TIMES_US};
 use self::series::{CallerSeries, FallbackLabel, TargetLabel, TargetSeries};
 
+/// Whether anything is counted and recorded at all. A build with the feature `uncounted` does without, so that what counting
+/// costs can be measured (`cargo xtask bench difference uncounted`); numbers that are set, not counted, go on.
+pub const COUNTED: bool = !cfg!(feature = "uncounted");
+
 /// One number, written by one thread.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -25,6 +29,9 @@ pub struct Counter(AtomicU64);
 impl Counter {
     /// Adds to it. Only the owning core may call this.
     pub fn add(&self, count: u64) {
+        if !COUNTED {
+            return;
+        }
         self.0
             .store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
     }
@@ -300,6 +307,8 @@ meter! {
     Counter bytes_in = "sluice_request_body_bytes_total", "Bytes of request bodies.";
     Counter bytes_out = "sluice_response_body_bytes_total", "Bytes of response bodies.";
     Counter records_dropped = "sluice_log_records_dropped_total", "Request records dropped because the control thread fell behind.";
+    Counter bodies_dropped = "sluice_log_bodies_dropped_total", "Requests whose bodies were to be logged and were not, because too many waited for the log.";
+    Counter cache_notes_dropped = "sluice_cache_notes_dropped_total", "Stored answers and findings that other cores were not told of, because the control thread fell behind.";
     Counter callers_unknown = "sluice_callers_unknown_total", "Requests without a virtual key that holds, where one is needed.";
     Counter callers_forbidden = "sluice_callers_forbidden_total", "Targets that a virtual key may not use.";
     Counter callers_limited = "sluice_callers_rate_limited_total", "Requests beyond a rate limit of their virtual key.";
@@ -307,6 +316,7 @@ meter! {
     Counter store_refusals = "sluice_budget_store_refusals_total", "Attempts that could not be charged because the store had not granted a lease.";
     Counter unpriced = "sluice_unpriced_total", "Attempts whose cost is not known: nothing was charged, or what had been reserved.";
     Counter uncertain = "sluice_uncertain_charges_total", "Attempts charged in full because it is not known what the provider made of them.";
+    Counter cache_charged_nano_usd = "sluice_cache_charged_nano_usd_total", "Of what was charged for requests, nano-dollars for hits.";
     Counter spent_nano_usd = "sluice_spent_nano_usd_total", "Billionths of a dollar charged for requests.";
     Gauge buffer_bytes = "sluice_buffer_bytes", "Bytes of receive buffers leased out.";
 }

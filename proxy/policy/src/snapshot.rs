@@ -26,7 +26,7 @@ pub(crate) use self::rules::{Member, Route};
 use crate::admission;
 use crate::config::names::Names;
 use crate::config::values::Network;
-use crate::config::{Accounts, Config, Log, ProviderTls, Upstream};
+use crate::config::{Accounts, Config, Log, Metrics, ProviderTls, Upstream};
 use crate::health::Settings;
 use crate::vendors::Auth;
 
@@ -346,6 +346,7 @@ pub struct Snapshot {
     settings: Settings,
     accounts: Option<Accounts>,
     log: Log,
+    metrics: Metrics,
     keys_len: usize,
     /// Of requests without a route.
     caching: Option<Arc<Caching>>,
@@ -397,6 +398,11 @@ impl Snapshot {
     /// What is logged.
     pub fn log(&self) -> &Log {
         &self.log
+    }
+
+    /// Whether tokens are counted where nobody is charged for them.
+    pub fn counts_tokens(&self) -> bool {
+        self.metrics.tokens
     }
 
     /// Every provider, in the order of the file.

@@ -211,6 +211,14 @@ pub const CONCURRENCY_DEFAULT: u32 = 1024;
 pub const QUEUE_DEFAULT: u32 = 256;
 /// Entries of each ring between a core and the control thread.
 pub const RING_ENTRIES: usize = 4096;
+/// Attempts of one request that its record tells apart; more than a plan has targets, with a retry of each.
+pub const TRIES_MAX: usize = 24;
+/// Bytes of bodies that wait for the log, of each core.
+pub const LOG_BODIES_QUEUED_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Most bytes of one body that are logged (`log.bodies.size`).
+pub const LOG_BODY_BYTES_MAX: u64 = 1024 * 1024;
+/// Depth of documents that are logged.
+pub const REDACT_DEPTH_MAX: usize = 64;
 
 /// Targets (a model at a provider, for one kind of request) that a core counts apart; what is beyond is counted as `other`.
 pub const SERIES_TARGETS_MAX: usize = 512;

@@ -41,6 +41,42 @@ fn a_service_ranks_and_the_guard_still_decides() {
     assert_eq!(sim.attempts().len(), 2);
 }
 
+/// What `explain` says of two texts.
+fn explained(gateway: &Gateway, one: &str, other: &str) -> sluice_tests::Value {
+    let body = |text: &str| json!({"model": "openai/m", "messages": [{"role": "user", "content": text}]});
+    let question = json!({"one": body(one), "other": body(other)});
+    let answer = gateway.admin_post("/admin/cache/explain", &question);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}
+
+#[test]
+fn what_is_explained_is_what_the_service_says() {
+    let (sim, service) = (Sim::start(), Sim::start());
+    let gateway = embedding(&sim, &service.base_url(), "10s").start();
+    let said = explained(&gateway, ONE, SAME);
+    // The simulator's vectors are all alike; the gateway's own are not.
+    let similarity = said["similarity"].as_f64().expect("a similarity");
+    assert!(similarity > 0.999 && said["shares"] == true, "{said}");
+    assert_eq!(service.attempts().len(), 2);
+    assert_eq!(explained(&gateway, ONE, OTHER)["guard"], "signature");
+    // What is one request needs no vector.
+    assert_eq!(explained(&gateway, ONE, ONE)["layer"], "exact");
+    assert_eq!(service.attempts().len(), 4);
+    let own = caching(&sim, "semantic").start();
+    let said = explained(&own, ONE, SAME);
+    assert!(
+        said["similarity"].as_f64().is_some_and(|cosine| cosine < 0.999),
+        "{said}"
+    );
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let base_url = format!("http://{}/v1", silent.local_addr().unwrap());
+    let gateway = embedding(&sim, &base_url, "50ms").start();
+    let said = explained(&gateway, ONE, SAME);
+    let why = said["why"].as_str().unwrap_or_default();
+    assert!(said["shares"] == false && why.contains("embedding service"), "{said}");
+}
+
 #[test]
 fn a_service_that_is_late_or_refuses_costs_a_match_and_nothing_else() {
     let sim = Sim::start();

@@ -15,10 +15,14 @@ use super::scenario::{self, Scenario};
 use super::subject::{Name, Running, Stage};
 use super::{build, machine, process, progress};
 
+/// The feature of a gateway that counts nothing, and the base of that name.
+const UNCOUNTED: &str = "uncounted";
+
 /// The flags of `bench difference`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// The other gateway: a revision, which is built in a worktree of its own, or a program.
+    /// The other gateway: a revision, which is built in a worktree of its own, a program, or the word `uncounted`: this tree, built
+    /// without counting and run without a request log.
     base: String,
     /// Another program than this tree's gateway to hold against it.
     #[arg(long)]
@@ -64,8 +68,10 @@ pub fn run(args: &Args) -> Result<()> {
         .with_context(|| format!("no such scenario; there are: {}", scenario::names()))?;
     let machine = machine::Machine::read()?;
     process::raise_open_files();
+    // Before the programs: this tree's own binary is the one that is built last.
+    let base = base(args)?;
     let mut programs = build::programs(&args.profile)?;
-    programs.insert("sluice-base".into(), base(args)?);
+    programs.insert("sluice-base".into(), base);
     if let Some(program) = &args.program {
         programs.insert("sluice".into(), program.clone());
     }
@@ -88,6 +94,14 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// The other gateway: a program that is there, or one that is built from a revision.
 fn base(args: &Args) -> Result<PathBuf> {
+    if args.base == UNCOUNTED {
+        let arguments = ["--bins", "-p", "sluice", "--features", UNCOUNTED];
+        let programs = crate::cargo::build(&args.profile, &arguments)?;
+        let built = programs.get("sluice").context("sluice was not built")?;
+        let kept = built.with_file_name("sluice-uncounted");
+        std::fs::copy(built, &kept).with_context(|| format!("copy {}", built.display()))?;
+        return Ok(kept);
+    }
     let program = Path::new(&args.base);
     if program.is_file() {
         return Ok(program.to_owned());
@@ -118,7 +132,12 @@ fn measure(args: &Args, stage: &mut Stage, scenario: &Scenario) -> Result<Vec<[S
         let started = stage.start(name, scenario.upstream)?;
         started.with_context(|| format!("{name} is not available"))
     };
-    let subjects = [start(Name::Base)?, start(Name::Gateway)?];
+    let base = if args.base == UNCOUNTED {
+        Name::Uncounted
+    } else {
+        Name::Base
+    };
+    let subjects = [start(base)?, start(Name::Gateway)?];
     let mut pairs = Vec::new();
     for round in 0..=args.rounds {
         progress(&format!("round {round}/{}", args.rounds));

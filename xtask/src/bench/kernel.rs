@@ -1,9 +1,11 @@
 //! `cargo xtask bench kernel`: what steering and accounting cost, in CPU per request, and what each program costs when it runs.
 //!
-//! Invariants: one gateway at a time, because the programs of one run for the sockets of all; with and without programs in turns, in
-//! an order that changes with every round; a ratio is taken within a round, and then the median. What a pause of the programs
-//! saves is measured, not only calculated: the long rounds last for a whole turn of window and pause. Deliberately absent: a limit
-//! that fails the run; the record says what the limit is.
+//! Invariants: nothing without programs is measured while another gateway's programs are there, because they run for the sockets of
+//! all; with and without programs in turns, in an order that changes with every round; a ratio is taken within a round, and then the
+//! median. What is shipped is measured over whole turns of window and pause (`turns.rs`). Deliberately absent: a limit that fails the
+//! run; the record says what the limit is.
+
+mod turns;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,22 +13,19 @@ use std::path::PathBuf;
 use std::process::Command as Process;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::measure::{self, Sample};
 use super::scenario::{self, Scenario};
 use super::subject::{Name, Stage};
 use super::{build, machine, process, progress};
+use turns::Turn;
 
 /// What steering and accounting may cost together.
 const LIMIT_PERCENT: f64 = 2.0;
 /// Where the kernel is told to count the time of programs.
 const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
-/// How long the load is on before the share of the time is known in which the programs are there, in seconds: the first window began
-/// before it.
-const SETTLE: f64 = 20.0;
-
 /// The flags of `bench kernel`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
@@ -36,9 +35,12 @@ pub struct Args {
     /// Seconds of each of their measurements.
     #[arg(long, default_value_t = 1.5)]
     seconds: f64,
-    /// Interleaved rounds as shipped: with pauses.
-    #[arg(long, default_value_t = 2)]
-    long_rounds: usize,
+    /// Turns of window and pause as shipped; each takes half a minute.
+    #[arg(long, default_value_t = 12)]
+    turns: usize,
+    /// Seconds of each slice of a turn.
+    #[arg(long, default_value_t = 0.5)]
+    slice: f64,
     /// The load.
     #[arg(long, default_value = "c64")]
     scenario: String,
@@ -70,10 +72,8 @@ struct Run {
 struct Measured {
     /// Without and with programs that are always there.
     always: Vec<[Sample; 2]>,
-    /// Without and with programs as shipped.
-    shipped: Vec<[Sample; 2]>,
-    share: f64,
-    turn_s: f64,
+    /// As shipped.
+    turns: Vec<Turn>,
     runs: Vec<Run>,
     requests: u64,
 }
@@ -115,16 +115,10 @@ pub fn run(args: &Args) -> Result<()> {
 fn measure_all(args: &Args, stage: &mut Stage, scenario: &Scenario) -> Result<Measured> {
     let (runs, requests) = programs_cost(args, stage, scenario)?;
     let always = rounds(stage, scenario, Name::GatewayTraced, args.rounds, args.seconds)?;
-    let share = share(stage, scenario)?;
-    ensure!(share > 0.0, "the programs are not there at all: is this process root?");
-    // The shortest window there is: exchanges of microseconds fit.
-    let turn_s = 2.0 / share;
-    let shipped = rounds(stage, scenario, Name::Gateway, args.long_rounds, turn_s)?;
+    let turns = turns::run(stage, scenario, args.turns, args.slice)?;
     Ok(Measured {
         always,
-        shipped,
-        share,
-        turn_s,
+        turns,
         runs,
         requests,
     })
@@ -149,19 +143,6 @@ fn rounds(stage: &mut Stage, scenario: &Scenario, with: Name, rounds: usize, sec
     }
     progress("");
     Ok(pairs)
-}
-
-/// The share of the time in which the programs are there under this load.
-fn share(stage: &mut Stage, scenario: &Scenario) -> Result<f64> {
-    let subject = stage
-        .start(Name::Gateway, scenario.upstream)?
-        .context("the gateway is there")?;
-    let admin = subject.admin.context("a gateway has an admin interface")?;
-    measure::run(stage, scenario, &subject, 0, SETTLE)?;
-    let page = ask(admin)?;
-    page["measured_share"]
-        .as_f64()
-        .with_context(|| format!("accounting is off: {}", page["accounting"]))
 }
 
 /// What each program costs each time it runs, and how often it runs.
@@ -202,6 +183,7 @@ fn loaded() -> Vec<Run> {
     runs.collect()
 }
 
+/// What a gateway's kernel has measured.
 fn ask(admin: SocketAddr) -> Result<Value> {
     let mut stream = TcpStream::connect(admin)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -213,25 +195,10 @@ fn ask(admin: SocketAddr) -> Result<Value> {
 }
 
 fn record(args: &Args, machine: &machine::Machine, scenario: &Scenario, measured: &Measured) -> String {
-    let both = measured.always.iter().chain(&measured.shipped);
-    let failures: u64 = both.flatten().map(Sample::failures).sum();
-    let always = added_percent(&measured.always);
-    let shipped = added_percent(&measured.shipped);
-    let calculated = always[1] * measured.share;
-    let row = |what: &str, pairs: &[[Sample; 2]], [low, middle, high]: [f64; 3]| {
-        let cpu = |index: usize| quartiles(pairs.iter().map(|pair| pair[index].cpu_us).collect())[1];
-        format!(
-            "| {what} | {} | {:.2} | {:.2} | {middle:+.1} % | {low:+.1} to {high:+.1} % |\n",
-            pairs.len(),
-            cpu(0),
-            cpu(1)
-        )
-    };
-    let verdict = if calculated.max(0.0) <= LIMIT_PERCENT {
-        "held"
-    } else {
-        "missed"
-    };
+    let failures: u64 = measured.always.iter().flatten().map(Sample::failures).sum();
+    let failures = failures + measured.turns.iter().map(|turn| turn.failures).sum::<u64>();
+    let [low, middle, high] = added_percent(&measured.always);
+    let cpu = |index: usize| quartiles(measured.always.iter().map(|pair| pair[index].cpu_us).collect())[1];
     let runs: String = measured
         .runs
         .iter()
@@ -240,25 +207,61 @@ fn record(args: &Args, machine: &machine::Machine, scenario: &Scenario, measured
     format!(
         "# What steering and accounting cost\n\n{}, kernel {}, rustc {}; revision {}; profile {}; {failures} failures.\n\n\
          {}; CPU in microseconds per request, all threads of the gateway, beside the same gateway with `ebpf.steering: off` and \
-         `ebpf.accounting: off`, in turns, one at a time.\n\n\
-         | | rounds | off | on | median of ratios | quartiles |\n|---|---:|---:|---:|---:|---:|\n{}{}\n\
-         Under this load the programs that see exchanges are there {:.1} % of the time, in turns of {:.0} s; each long measurement \
-         lasts one turn. What they cost when there, times that share: {calculated:+.2} %. Limit {LIMIT_PERCENT} %: {verdict}.\n\n\
+         `ebpf.accounting: off`.\n\n{}\
+         ## Programs that are always there (`accounting: always`)\n\n\
+         {} rounds of {} s in turns, one gateway at a time: off {:.2} us, on {:.2} us; median of ratios {middle:+.1} %, quartiles \
+         {low:+.1} to {high:+.1} %.\n\n\
          | program | ns per run | runs per request |\n|---|---:|---:|\n{runs}\n\
          Runs are those of the whole machine, the load's own sockets included; counting adds some 60 ns to each \
-         (`kernel.bpf_stats_enabled`).\n\n`cargo xtask bench kernel --rounds {} --long-rounds {}`\n",
+         (`kernel.bpf_stats_enabled`).\n\n`cargo xtask bench kernel --rounds {} --turns {}`\n",
         machine.arch,
         machine.kernel,
         machine.rustc,
         machine.revision,
         args.profile,
         scenario.what,
-        row("programs always there (`accounting: always`)", &measured.always, always),
-        row("as shipped (`auto`)", &measured.shipped, shipped),
-        measured.share * 100.0,
-        measured.turn_s,
+        turns_table(args, &measured.turns),
         args.rounds,
-        args.long_rounds,
+        args.seconds,
+        cpu(0),
+        cpu(1),
+        args.rounds,
+        args.turns,
+    )
+}
+
+/// The part of the record that is about what is shipped.
+fn turns_table(args: &Args, turns: &[Turn]) -> String {
+    let rows: String = turns
+        .iter()
+        .enumerate()
+        .map(|(number, turn)| {
+            format!(
+                "| {} | {} | {:.2} | {:.1} % | {:+.1} % | {:+.1} % | {:+.2} % |\n",
+                number + 1,
+                turn.slices,
+                turn.off_us,
+                turn.share * 100.0,
+                turn.paused,
+                turn.open,
+                turn.percent()
+            )
+        })
+        .collect();
+    let (mean, error) = turns::mean_and_error(&turns.iter().map(Turn::percent).collect::<Vec<_>>());
+    let verdict = match (mean - error <= LIMIT_PERCENT, mean + error <= LIMIT_PERCENT) {
+        (_, true) => "held",
+        (true, false) => "neither proven nor refuted",
+        (false, false) => "missed",
+    };
+    format!(
+        "## As shipped (`auto`)\n\nOver whole turns of window and pause: two fresh gateways each, the load going from one to the other \
+         every {} s (ABBA), each slice with programs against the slices without them just before and after it.\n\n\
+         | turn | slices | off, us | measured | in pauses | in windows | the whole turn |\n|---:|---:|---:|---:|---:|---:|---:|\n{rows}\n\
+         **{mean:+.2} %**, 95 % confidence {:+.2} to {:+.2} % (Student's t over the turns). Limit {LIMIT_PERCENT} %: {verdict}.\n\n",
+        args.slice,
+        mean - error,
+        mean + error,
     )
 }
 

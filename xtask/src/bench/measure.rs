@@ -182,7 +182,9 @@ fn share(ns: u64, begin: (u64, u64), end: (u64, u64)) -> f64 {
 /// The gateway takes `provider/model` and has to splice the model; everything else passes on what the provider knows.
 fn model(scenario: &Scenario, name: Name) -> String {
     let prefix = match name {
-        Name::Gateway | Name::GatewayTls | Name::GatewayBare | Name::GatewayTraced | Name::Base => "openai/",
+        Name::Gateway | Name::GatewayTls | Name::GatewayBare | Name::GatewayTraced | Name::Base | Name::Uncounted => {
+            "openai/"
+        }
         _ => "",
     };
     format!("{prefix}gpt-4o-mini{}", scenario.script)

@@ -36,7 +36,7 @@ pub fn of(outcome: &Outcome) -> Vec<(String, String)> {
 fn colour(name: Name) -> &'static str {
     match name {
         Name::Gateway => "#d1495b",
-        Name::Base | Name::GatewayBare | Name::GatewayTraced => "#777777",
+        Name::Base | Name::Uncounted | Name::GatewayBare | Name::GatewayTraced => "#777777",
         Name::GatewayTls => "#8d2f3d",
         Name::L4 => "#4d4d4d",
         Name::Direct => "#a0a0a0",

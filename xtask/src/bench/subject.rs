@@ -33,6 +33,8 @@ pub enum Name {
     GatewayTls,
     /// Another gateway, for `bench difference`.
     Base,
+    /// Sluice built without counting, and without a request log, for `bench difference uncounted`.
+    Uncounted,
     /// Sluice without anything in the kernel, for `bench kernel`.
     GatewayBare,
     /// Sluice with all of it at all times, for `bench kernel`.
@@ -59,6 +61,7 @@ impl Name {
             Self::Gateway => "gateway",
             Self::GatewayTls => "gateway-tls",
             Self::Base => "base",
+            Self::Uncounted => "uncounted",
             Self::GatewayBare => "gateway-bare",
             Self::GatewayTraced => "gateway-traced",
             Self::Nginx => "nginx",
@@ -189,7 +192,7 @@ impl Stage {
                 };
                 Some(self.start_reverse_proxy(name, program, plain)?)
             }
-            Name::Gateway | Name::Base | Name::GatewayBare | Name::GatewayTraced => {
+            Name::Gateway | Name::Base | Name::Uncounted | Name::GatewayBare | Name::GatewayTraced => {
                 self.start_gateway(name, &format!("http://{plain}/v1"), None, &mut admin)?
             }
             Name::GatewayTls => {
@@ -228,11 +231,17 @@ impl Stage {
         ca: Option<&Path>,
         admin_at: &mut Option<SocketAddr>,
     ) -> Result<Option<(Kept, SocketAddr)>> {
-        let program = if name == Name::Base { "sluice-base" } else { "sluice" };
+        let program = match name {
+            Name::Base | Name::Uncounted => "sluice-base",
+            _ => "sluice",
+        };
         let Some(program) = self.programs.get(program) else {
             return Ok(None);
         };
-        let log = self.directory.join(format!("{name}-requests.log"));
+        let log = match name {
+            Name::Uncounted => PathBuf::from("none"),
+            _ => self.directory.join(format!("{name}-requests.log")),
+        };
         let config = self.directory.join(format!("{name}.yaml"));
         let kernel = match name {
             Name::GatewayBare => "ebpf:\n  steering: off\n  accounting: off\n",

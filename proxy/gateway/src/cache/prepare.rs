@@ -90,6 +90,12 @@ impl Helper {
         Prepared { vector, frames }
     }
 
+    /// Has a text embedded, for whoever can wait elsewhere than on a core: the result, once it is there.
+    pub fn embed(&self, text: &str) -> impl Fn() -> Option<Option<Vector>> + use<> {
+        let result = self.hand_in(|reply| Job::Embed(text.into(), reply));
+        move || result.get().copied()
+    }
+
     fn hand_in<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Arc<OnceLock<Option<T>>> {
         let result = Arc::new(OnceLock::new());
         // A job that finds no room is dropped, and says so.
@@ -110,7 +116,7 @@ async fn wait<T>(mut result: Arc<OnceLock<Option<T>>>, wait_ms: u64, waited_ms: 
         } else if *waited_ms >= wait_ms {
             return None;
         }
-        net::sleep_ms(1).await;
+        net::pause_ms(1).await;
         *waited_ms += 1;
     }
 }

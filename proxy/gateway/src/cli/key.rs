@@ -25,6 +25,15 @@ pub enum Command {
     Enable(owner::Named),
     /// Change which models and providers a key may use, or when it expires.
     Allow(owner::Allow),
+    /// Have the bodies of a key's requests logged, or not any more: beginnings alone, and what `log.bodies` in the configuration
+    /// lets through.
+    Bodies {
+        /// The key.
+        name: String,
+        /// on or off.
+        #[arg(value_parser = ["on", "off"])]
+        state: String,
+    },
     /// Give a key a new secret, which is printed, once.
     Rotate {
         /// The key.
@@ -80,6 +89,11 @@ pub fn run(command: Command, client: &Client) -> Result<String, String> {
             }
             let answer = client.json("POST", &format!("/keys/{}/rotate", segment(&name)), Some(&body))?;
             Ok(told(&answer))
+        }
+        Command::Bodies { name, state } => {
+            let body = json!({"log_bodies": state == "on"});
+            client.json("PATCH", &format!("/keys/{}", segment(&name)), Some(&body))?;
+            Ok(String::new())
         }
         Command::List(filter) => owner::list("key", &filter, client),
         Command::Show(of) => owner::show("key", &of, client),

@@ -4,6 +4,8 @@
 //! Invariants: asks the admin interface and nothing else, so it needs no privilege and touches no request. Deliberately absent:
 //! Prometheus (`/metrics` has the same histograms).
 
+mod map;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Read, Write};
@@ -17,14 +19,12 @@ use serde_json::Value;
 
 /// How long the admin interface may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Rounds that a heat-map shows.
+/// Looks that a heat-map shows.
 const ROUNDS: usize = 60;
-/// From the lightest to the darkest, where there are no colours.
-const SHADES: [char; 5] = [' ', '░', '▒', '▓', '█'];
-/// The same in colours of the 256-colour palette.
-const COLOURS: [u8; 6] = [17, 19, 27, 45, 220, 196];
-/// Histograms of a heat-map, in the order in which a request meets them.
-const MAPPED: [&str; 5] = ["accept_queue", "ready_wait", "connect", "first_byte", "last_byte"];
+/// Least width of names.
+const NAME_WIDTH: usize = 16;
+/// Histograms of a heat-map: what is shown first where there is not room for all.
+const MAPPED: [&str; 5] = ["first_byte", "ready_wait", "accept_queue", "connect", "last_byte"];
 
 /// The flags of `latency`.
 #[derive(Debug, clap::Args)]
@@ -35,9 +35,12 @@ pub struct Args {
     /// That address, instead of the file's.
     #[arg(long, value_name = "ADDR")]
     admin: Option<SocketAddr>,
-    /// Go on until interrupted, with a heat-map of the last minute.
+    /// Go on until interrupted, with heat-maps over the last 60 looks, as many as the terminal has room for.
     #[arg(long)]
     watch: bool,
+    /// Only the heat-maps of this histogram.
+    #[arg(long, value_name = "WHAT", value_parser = MAPPED)]
+    of: Option<String>,
     /// Seconds between two looks.
     #[arg(long, value_name = "S", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600))]
     every: u64,
@@ -45,6 +48,8 @@ pub struct Args {
 
 /// Counts of one histogram by bucket.
 type Buckets = BTreeMap<u64, u64>;
+/// Counts of every histogram that is mapped: its place in [`MAPPED`], whose it is, and its buckets.
+type Counts = BTreeMap<(usize, String), Buckets>;
 
 /// Shows it.
 ///
@@ -62,26 +67,32 @@ pub fn run(args: &Args) -> Result<()> {
         }
     };
     let mut out = std::io::stdout();
-    let mut history: Vec<BTreeMap<String, Buckets>> = Vec::new();
-    let mut before: Option<BTreeMap<String, Buckets>> = None;
+    let terminal = out.is_terminal();
+    let mut history: Vec<Counts> = Vec::new();
+    let mut before: Option<Counts> = None;
     loop {
         let page = fetch(admin, "/admin/latency")?;
-        let now = counted(&page);
+        let now = counted(&page, args.of.as_deref());
         let mut text = table(&page);
-        let round = before
-            .as_ref()
-            .map_or_else(|| now.clone(), |before| difference(&now, before));
+        match &before {
+            // All since the start: in a map over time it would outshine what follows.
+            None => text.push_str(&map::spread(&now, terminal)),
+            Some(before) => {
+                history.push(difference(&now, before));
+                history.drain(..history.len().saturating_sub(ROUNDS));
+                let room = terminal.then(map::rows).flatten().unwrap_or(usize::MAX);
+                let room = room.saturating_sub(text.lines().count() + 1);
+                text.push_str(&map::over_time(&history, room, terminal));
+            }
+        }
         before = Some(now);
-        history.push(round);
-        if history.len() > ROUNDS {
-            history.remove(0);
+        if args.watch && terminal {
+            // Over what was there, without a moment of darkness.
+            let lines: String = text.lines().map(|line| format!("{line}\x1b[K\n")).collect();
+            write!(out, "\x1b[H{}\x1b[J", lines.trim_end_matches('\n'))?;
+        } else {
+            writeln!(out, "{text}")?;
         }
-        text.push_str(&heat_map(&history, out.is_terminal()));
-        if args.watch && out.is_terminal() {
-            // To the upper left corner, with what was there gone.
-            write!(out, "\x1b[H\x1b[2J")?;
-        }
-        writeln!(out, "{text}")?;
         out.flush()?;
         if !args.watch {
             return Ok(());
@@ -129,24 +140,26 @@ fn table(page: &Value) -> String {
             why.unwrap_or("no reason is known")
         ),
     };
+    let width = width_of(slots);
     if !slots.is_empty() {
         let _ = writeln!(
             text,
-            "{:<9}{:<24}{:<16}{:>10}{:>10}{:>10}{:>10}",
+            "{:<9} {:<width$} {:<15}{:>10}{:>10}{:>10}{:>10}",
             "role", "name", "what", "count", "p50", "p90", "p99"
         );
     }
     for slot in slots {
+        // Whose it is stands in the first of its lines.
+        let mut whose = ["role", "name"].map(|key| slot[key].as_str().unwrap_or_default());
         for (what, histogram) in slot["histograms"].as_object().into_iter().flatten() {
             if histogram["count"].as_u64().unwrap_or(0) == 0 {
                 continue;
             }
             let shown = |quantile: &str| value(what, histogram[quantile].as_u64().unwrap_or(0));
+            let [role, name] = std::mem::take(&mut whose);
             let _ = writeln!(
                 text,
-                "{:<9}{:<24}{:<16}{:>10}{:>10}{:>10}{:>10}",
-                slot["role"].as_str().unwrap_or_default(),
-                slot["name"].as_str().unwrap_or_default(),
+                "{role:<9} {name:<width$} {:<15}{:>10}{:>10}{:>10}{:>10}",
                 what,
                 histogram["count"].as_u64().unwrap_or(0),
                 shown("p50"),
@@ -165,18 +178,19 @@ fn where_time_goes(page: &Value, slots: &[Value]) -> String {
     let mut text = String::new();
     let empty = Vec::new();
     let providers = page["providers"].as_array().unwrap_or(&empty);
+    let width = width_of(providers);
     let (cpu, requests) = (
         page["cpu_us"].as_u64().unwrap_or(0),
         page["requests"].as_u64().unwrap_or(0),
     );
     let _ = writeln!(
         text,
-        "where did the time go? (medians; processor time per request, the process as a whole: {})",
+        "where did the time go? medians; the process takes {} of processor time per request",
         shown_us(cpu / requests.max(1))
     );
     let _ = writeln!(
         text,
-        "{:<24}{:>9} │{:>9}{:>9}{:>9}{:>9} │{:>9}{:>9} │{:>9}{:>9}{:>9}",
+        "{:<width$} {:>9} │{:>9}{:>9}{:>9}{:>9} │{:>9}{:>9} │{:>9}{:>9}{:>9}",
         "provider", "requests", "client", "queue", "we", "provider", "accept", "unread", "connect", "rtt", "answers"
     );
     let of_role = |role: &str, name: Option<&str>, what: &str| {
@@ -195,7 +209,7 @@ fn where_time_goes(page: &Value, slots: &[Value]) -> String {
         let upstream = |what| shown(of_role("upstream", Some(name), what));
         let _ = writeln!(
             text,
-            "{:<24}{:>9} │{:>9}{:>9}{:>9}{:>9} │{:>9}{:>9} │{:>9}{:>9}{:>9}",
+            "{:<width$} {:>9} │{:>9}{:>9}{:>9}{:>9} │{:>9}{:>9} │{:>9}{:>9}{:>9}",
             name,
             provider["total"]["count"].as_u64().unwrap_or(0),
             own("receiving"),
@@ -210,27 +224,32 @@ fn where_time_goes(page: &Value, slots: &[Value]) -> String {
         );
     }
     text.push_str(
-        "client: its request arrives · queue: it waits for a place at a limited provider · we: the gateway itself · provider: until its \
-         first byte is read, all by the gateway's clock\naccept, unread: waiting outside the program · connect, rtt: the network · answers: until the first byte is there, by the \
-         kernel's clock\nprovider slow: `answers` is large · network slow: `connect` and `rtt` are · we are slow: `we`, `accept` or \
-         `unread` is\n",
+        "  client: its request arrives · queue: it waits for a place at a limited provider · we: the gateway itself\n  \
+         provider: until its first byte is read, by the gateway's clock; answers: until it is there, by the kernel's\n  \
+         accept, unread: waiting outside the program · connect, rtt: the network\n  \
+         provider slow: `answers` is large · network slow: `connect`, `rtt` · we are slow: `we`, `accept`, `unread`\n",
     );
     text
 }
 
+/// The width of the longest name.
+fn width_of(named: &[Value]) -> usize {
+    let names = named.iter().filter_map(|one| one["name"].as_str());
+    names.map(|name| name.chars().count()).fold(NAME_WIDTH, usize::max)
+}
+
 /// Counts of every histogram that a heat-map shows.
-fn counted(page: &Value) -> BTreeMap<String, Buckets> {
-    let mut all = BTreeMap::new();
+fn counted(page: &Value, only: Option<&str>) -> Counts {
+    let mut all = Counts::new();
     for slot in page["slots"].as_array().into_iter().flatten() {
-        for what in MAPPED {
+        for (place, what) in MAPPED.into_iter().enumerate() {
             let pairs = slot["histograms"][what]["buckets"].as_array().into_iter().flatten();
             let buckets: Buckets = pairs
                 .filter_map(|pair| Some((pair[0].as_u64()?, pair[1].as_u64()?)))
                 .collect();
-            if !buckets.is_empty() {
+            if !buckets.is_empty() && only.is_none_or(|only| only == what) {
                 let of = |key: &str| slot[key].as_str().unwrap_or_default();
-                let name = format!("{} {} {what}", of("role"), of("name"));
-                all.insert(name, buckets);
+                all.insert((place, format!("{} {}", of("role"), of("name"))), buckets);
             }
         }
     }
@@ -238,9 +257,9 @@ fn counted(page: &Value) -> BTreeMap<String, Buckets> {
 }
 
 /// What has been added since.
-fn difference(now: &BTreeMap<String, Buckets>, before: &BTreeMap<String, Buckets>) -> BTreeMap<String, Buckets> {
+fn difference(now: &Counts, before: &Counts) -> Counts {
     let none = Buckets::new();
-    let since = |(name, buckets): (&String, &Buckets)| {
+    let since = |(name, buckets): (&(usize, String), &Buckets)| {
         let before = before.get(name).unwrap_or(&none);
         let added = |(&bound, &count): (&u64, &u64)| {
             let added = count.saturating_sub(before.get(&bound).copied().unwrap_or(0));
@@ -249,57 +268,6 @@ fn difference(now: &BTreeMap<String, Buckets>, before: &BTreeMap<String, Buckets
         (name.clone(), buckets.iter().filter_map(added).collect())
     };
     now.iter().map(since).collect()
-}
-
-/// One map for each histogram: a column for each look, the newest at the right; a row for each power of two, the slowest above.
-fn heat_map(history: &[BTreeMap<String, Buckets>], colours: bool) -> String {
-    let mut text = String::new();
-    let names: std::collections::BTreeSet<&String> = history.iter().flat_map(BTreeMap::keys).collect();
-    for name in names {
-        let columns: Vec<BTreeMap<u32, u64>> = history.iter().map(|round| octaves(round.get(name))).collect();
-        let rows: Vec<u32> = columns.iter().flat_map(|column| column.keys().copied()).collect();
-        let (Some(&low), Some(&high)) = (rows.iter().min(), rows.iter().max()) else {
-            continue;
-        };
-        let most = columns
-            .iter()
-            .flat_map(|column| column.values().copied())
-            .max()
-            .unwrap_or(1);
-        let _ = writeln!(text, "\n{name} (darkest: {most})");
-        for octave in (low..=high).rev() {
-            let _ = write!(text, "{:>9} ", shown_us(1 << octave));
-            for column in &columns {
-                text.push_str(&cell(column.get(&octave).copied().unwrap_or(0), most, colours));
-            }
-            text.push('\n');
-        }
-    }
-    text
-}
-
-/// Counts by power of two.
-fn octaves(buckets: Option<&Buckets>) -> BTreeMap<u32, u64> {
-    let mut all = BTreeMap::new();
-    for (&bound, &count) in buckets.into_iter().flatten() {
-        *all.entry(bound.max(1).ilog2()).or_insert(0) += count;
-    }
-    all
-}
-
-/// A count as a shade: logarithmic, so that one in a thousand is still seen.
-fn cell(count: u64, most: u64, colours: bool) -> String {
-    let steps = if colours { COLOURS.len() } else { SHADES.len() - 1 };
-    if count == 0 {
-        return " ".into();
-    }
-    let share = (count as f64).ln_1p() / (most as f64).ln_1p();
-    let step = ((share * steps as f64).ceil() as usize).clamp(1, steps);
-    if colours {
-        format!("\x1b[48;5;{}m \x1b[0m", COLOURS[step - 1])
-    } else {
-        SHADES[step].to_string()
-    }
 }
 
 /// A value of a histogram in its unit.
@@ -331,20 +299,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_map_has_a_row_for_each_power_of_two_and_a_column_for_each_look() {
-        let round =
-            |bound, count| BTreeMap::from([("upstream x first_byte".to_owned(), Buckets::from([(bound, count)]))]);
-        let map = heat_map(&[round(1_024, 1), round(4_096, 100)], false);
-        let lines: Vec<&str> = map.lines().filter(|line| !line.is_empty()).collect();
-        assert_eq!(lines[0], "upstream x first_byte (darkest: 100)");
-        assert_eq!(lines[1..].len(), 3, "{map}");
-        assert!(lines[1].ends_with(" █") && lines[3].contains('░'), "{map}");
-    }
-
-    #[test]
     fn only_what_was_added_since_is_counted() {
-        let of = |count| BTreeMap::from([("a".to_owned(), Buckets::from([(8, count), (16, 5)]))]);
-        assert_eq!(difference(&of(7), &of(5))["a"], Buckets::from([(8, 2)]));
+        let name = (0, "a".to_owned());
+        let of = |count| Counts::from([(name.clone(), Buckets::from([(8, count), (16, 5)]))]);
+        assert_eq!(difference(&of(7), &of(5))[&name], Buckets::from([(8, 2)]));
     }
 
     #[test]

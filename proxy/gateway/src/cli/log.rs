@@ -122,6 +122,7 @@ pub fn run(args: &Args) -> Result<String, String> {
             text(row, "cost_usd"),
             ms,
             text(row, "id"),
+            row["tries"].as_array().map_or_else(String::new, |tries| went(tries)),
         ]
     };
     let lines: Vec<Vec<String>> = rows.iter().map(line).collect();
@@ -136,8 +137,22 @@ pub fn run(args: &Args) -> Result<String, String> {
         "USD",
         "MS",
         "ID",
+        "WENT",
     ];
     Ok(table(&heading, &lines))
+}
+
+/// Attempts in a line: who was asked, what became of it, and how long that took.
+fn went(tries: &[Value]) -> String {
+    let one = |one: &Value| {
+        let text = |name: &str| one[name].as_str().unwrap_or_default();
+        let ms = one["took_us"].as_u64().unwrap_or(0) as f64 / 1e3;
+        match one["asked"].as_bool() {
+            Some(false) => format!("{}: not asked ({})", text("provider"), text("result")),
+            _ => format!("{}: {} {ms:.1} ms", text("provider"), text("result")),
+        }
+    };
+    tries.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 fn of_ledger(args: &Args, status: Status, (from_s, to_s): (u64, u64)) -> Result<Vec<Value>, String> {

@@ -152,6 +152,9 @@ pub fn show(kind: &str, of: &Named, client: &Client) -> Result<String, String> {
             text.push_str(&format!("{what} {}\n", names.join(", ")));
         }
     }
+    if row["log_bodies"] == true {
+        text.push_str("bodies of its requests are logged\n");
+    }
     if row["budgets"].as_array().is_some_and(|budgets| !budgets.is_empty()) {
         let lines: Vec<Vec<String>> = super::budget::lines(&of.name, &row).collect();
         text.push('\n');

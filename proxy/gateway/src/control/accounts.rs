@@ -16,11 +16,11 @@ use sluice_policy::money::{self, OnUnknown, PriceTable};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::build;
-use super::log::outcome_text;
+use super::log::{outcome_text, tries};
 use super::store::{Entry, Store};
 use super::treasury::{Budgets, Desk, Event, Rate, Settings, Treasury};
 use crate::mesh::Funds;
-use crate::record::{Paid, Record};
+use crate::record::{CacheUse, Extra, Paid, Record};
 
 /// How long the end of the process waits for the store to take back what was not spent.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
@@ -124,11 +124,15 @@ impl Office {
     }
 
     /// Adds a request to the ledger.
-    pub fn enter(&mut self, record: &Record, paid: &Paid) {
+    pub fn enter(&mut self, record: &Record, paid: &Paid, extra: Option<&Extra>) {
         let mut tags = Vec::new();
         for (name, value) in paid.tags.iter() {
             let (name, value) = self.tags.place(name, value);
             tags.push((name.into(), value.into()));
+        }
+        let mut attempts = Vec::new();
+        if let Some(extra) = extra.filter(|extra| !extra.tries.is_empty()) {
+            tries(&mut attempts, &extra.tries);
         }
         self.entries.push(Entry {
             unix_s: record.unix_us / 1_000_000,
@@ -144,8 +148,14 @@ impl Office {
             output: paid.output,
             cost: paid.cost,
             priced: paid.priced,
+            route: record.route.as_str().into(),
+            cache: record.cache.map_or("", CacheUse::as_str),
+            received_us: record.received_us,
+            queued_us: record.queued_us,
+            upstream_us: record.upstream_us,
             first_byte_us: record.first_byte_us,
             total_us: record.total_us,
+            tries: String::from_utf8(attempts).unwrap_or_default().into(),
             tags: tags.into(),
         });
     }

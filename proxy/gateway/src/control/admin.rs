@@ -157,8 +157,8 @@ impl Status {
     }
 
     /// A request has ended.
-    pub fn spent(&self, record: &Record) {
-        self.change(|state| state.spent.add(record));
+    pub fn spent(&self, records: [&[Record]; 2]) {
+        self.change(|state| records.into_iter().flatten().for_each(|record| state.spent.add(record)));
     }
 
     fn change<T>(&self, act: impl FnOnce(&mut Facts) -> T) -> T {

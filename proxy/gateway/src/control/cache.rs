@@ -107,6 +107,8 @@ pub struct View {
     pub facts: Facts,
     /// What explains.
     pub brain: Arc<Brain>,
+    /// What embeds texts, if not the brain.
+    pub helper: Helper,
 }
 
 /// What a change has done.
@@ -266,6 +268,7 @@ impl Desk {
                 change: inner.change,
                 facts: inner.facts.clone(),
                 brain: kept.brain.clone(),
+                helper: kept.helper.clone(),
             })
         })
     }

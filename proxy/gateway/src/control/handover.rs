@@ -8,31 +8,35 @@
 //!   new ── ready ─────────────► old     stops accepting; what is in the queues stays there
 //!   new ◄─ state ────────────── old     breakers and keys
 //!   (new: accepts)
-//!   new ── serving ───────────► old     ends when its last request has ended
+//!   new ── serving ───────────► old
+//!   new ◄─ retired ──────────── old     ends when its last request has ended
 //! ```
 //!
-//! Invariants: until `serving`, whatever becomes of the new process, the old one accepts again; each step has a time limit; the
-//! exchange runs on threads of its own, so neither cores nor the control thread wait for the peer. Deliberately absent: BPF. A
-//! program that steers is attached to the sockets that move; each process brings its own.
+//! Invariants: until the old process has heard `serving`, whatever becomes of the new one, it accepts again, and says `resumed`: who
+//! hears that ends. Who hears nothing more, because the old process has died, has the port to itself and goes on. Each step has a
+//! time limit; the exchange runs on threads of its own, so neither cores nor the control thread wait for the peer, and those threads
+//! wait for events. Deliberately absent: BPF. A program that steers is attached to the sockets that move; each process brings its own.
 
+mod bell;
 mod fds;
 mod state;
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use self::bell::{Bell, Heard};
 pub use self::state::State;
 
 /// Version of what is said over the socket.
@@ -41,8 +45,14 @@ const VERSION: u32 = 1;
 const READY_PATIENCE: Duration = Duration::from_secs(60);
 /// How long any other step may take.
 const STEP_PATIENCE: Duration = Duration::from_secs(10);
-/// How often the end of a process or a process's retirement is looked for.
-const LOOK_PERIOD: Duration = Duration::from_millis(20);
+/// How long a new process may take from the state until it serves: nobody accepts meanwhile, and it has little left to do.
+const SERVE_PATIENCE: Duration = Duration::from_secs(3);
+/// How long nobody is received after the process could not have another descriptor.
+const EXHAUSTED: Duration = Duration::from_secs(1);
+/// What the old process says when it is one no longer.
+const RETIRED: &str = "retired";
+/// What it says when it goes on after all.
+const RESUMED: &str = "resumed";
 /// Longest line that is read: the state of some thousand targets and keys.
 const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -79,12 +89,31 @@ pub enum Ask {
 /// Where the next process is waited for.
 pub struct Successor {
     asks: mpsc::Receiver<Ask>,
-    retired: Arc<AtomicBool>,
-    upgrades: Arc<AtomicU32>,
+    /// Rung when the next process has everything, or none is waited for any more.
+    retired: Option<Arc<Bell>>,
+    /// Those who wait to be told what became of an upgrade.
+    upgrades: Arc<watch::Sender<usize>>,
 }
 
 /// The process that is taken over from, as long as it waits for this one.
 pub struct Taken(UnixStream);
+
+/// What there is to be had from the former process.
+pub enum Found {
+    /// Its sockets, and itself.
+    Sockets(Sockets, Taken),
+    /// Nothing: it has died meanwhile, and its sockets with it.
+    Nobody,
+}
+
+/// Whose the port is in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// This process's.
+    Ours,
+    /// Still the former process's: it did not hear in time that this one serves.
+    Theirs,
+}
 
 /// The socket that configuration means; `None` if it is off.
 pub fn address(setting: &str, config: &Path) -> Result<Option<UnixAddress>> {
@@ -127,9 +156,10 @@ impl Successor {
     ///
     /// # Errors
     /// When no thread can be made.
-    pub fn wait(listener: UnixListener) -> std::io::Result<Self> {
+    pub fn wait(listener: UnixListener) -> io::Result<Self> {
         let (to_control, asks) = mpsc::channel(4);
-        let (retired, upgrades) = (Arc::<AtomicBool>::default(), Arc::<AtomicU32>::default());
+        let retired = Arc::new(Bell::new()?);
+        let upgrades = Arc::new(watch::Sender::new(0));
         let desk = Desk {
             to_control,
             retired: retired.clone(),
@@ -143,7 +173,7 @@ impl Successor {
             .spawn(move || desk.receive(&listener))?;
         Ok(Self {
             asks,
-            retired,
+            retired: Some(retired),
             upgrades,
         })
     }
@@ -153,8 +183,8 @@ impl Successor {
         let (_, asks) = mpsc::channel(1);
         Self {
             asks,
-            retired: Arc::default(),
-            upgrades: Arc::default(),
+            retired: None,
+            upgrades: Arc::new(watch::Sender::new(0)),
         }
     }
 
@@ -168,15 +198,17 @@ impl Successor {
 
     /// The next process has everything.
     pub fn retired(&self) {
-        self.retired.store(true, Ordering::Release);
+        if let Some(retired) = &self.retired {
+            retired.ring();
+        }
     }
 
     /// Waits until who asked for the upgrade has been told.
     pub async fn settled(&self) {
-        let until = Instant::now() + STEP_PATIENCE;
-        while self.upgrades.load(Ordering::Acquire) > 0 && Instant::now() < until {
-            tokio::time::sleep(LOOK_PERIOD).await;
-        }
+        let mut upgrades = self.upgrades.subscribe();
+        let told = upgrades.wait_for(|waiting| *waiting == 0);
+        // Who is not told in time finds the connection closed.
+        let _ = tokio::time::timeout(STEP_PATIENCE, told).await;
     }
 }
 
@@ -184,25 +216,35 @@ impl Successor {
 #[derive(Clone)]
 struct Desk {
     to_control: mpsc::Sender<Ask>,
-    retired: Arc<AtomicBool>,
+    retired: Arc<Bell>,
     /// Whether somebody is taking over.
     busy: Arc<AtomicBool>,
-    /// Who waits to be told what became of an upgrade.
-    upgrades: Arc<AtomicU32>,
+    /// As in [`Successor`].
+    upgrades: Arc<watch::Sender<usize>>,
     program: Option<PathBuf>,
 }
 
 impl Desk {
     fn receive(self, listener: &UnixListener) {
-        while !self.retired.load(Ordering::Acquire) {
-            match listener.accept() {
+        let mut patience = None;
+        let mut whom = Some(listener.as_fd());
+        loop {
+            match self.retired.wait(whom, patience) {
+                Ok(Heard::Other | Heard::Nothing) => {}
+                Ok(Heard::Bell) | Err(_) => return,
+            }
+            // The process that takes over listens to the same socket, and may have been quicker.
+            (whom, patience) = match listener.accept() {
                 Ok((stream, _)) => {
                     let desk = self.clone();
                     let thread = std::thread::Builder::new().name("handover".into());
                     let _ = thread.spawn(move || desk.serve(stream));
+                    (Some(listener.as_fd()), None)
                 }
-                Err(_) => std::thread::sleep(LOOK_PERIOD),
-            }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (Some(listener.as_fd()), None),
+                // Who waits in the queue would be heard again and again.
+                Err(_) => (None, Some(EXHAUSTED)),
+            };
         }
     }
 
@@ -220,17 +262,18 @@ impl Desk {
                 if let Err(error) = self.hand_over(&stream) {
                     tracing::warn!("a new process did not take over: {error:#}; this one goes on");
                     let _ = self.to_control.blocking_send(Ask::Resume);
+                    let _ = say(&stream, RESUMED);
                 }
                 self.busy.store(false, Ordering::Release);
             }
             Ok("upgrade") => {
-                self.upgrades.fetch_add(1, Ordering::AcqRel);
+                self.upgrades.send_modify(|waiting| *waiting += 1);
                 let said = match self.upgrade() {
                     Ok(process) => format!("ok {process}"),
                     Err(error) => format!("failed {error:#}"),
                 };
                 let _ = say(&stream, &said);
-                self.upgrades.fetch_sub(1, Ordering::AcqRel);
+                self.upgrades.send_modify(|waiting| *waiting -= 1);
             }
             _ => {}
         }
@@ -253,9 +296,14 @@ impl Desk {
         ensure!(said == "ready", "it said: {said}");
         let state = self.ask(Ask::Cease)??;
         say(stream, &serde_json::to_string(&state)?)?;
-        let said = line(stream, STEP_PATIENCE).context("it ended before it served")?;
+        let said = line(stream, SERVE_PATIENCE).context("it ended before it served, or took too long")?;
         ensure!(said == "serving", "it said: {said}");
-        self.to_control.blocking_send(Ask::Retire).context("this process ends")
+        self.to_control
+            .blocking_send(Ask::Retire)
+            .context("this process ends")?;
+        // It serves, whether it hears this or not.
+        let _ = say(stream, RETIRED);
+        Ok(())
     }
 
     fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T> {
@@ -276,18 +324,21 @@ impl Desk {
             .stdin(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        let until = Instant::now() + READY_PATIENCE + STEP_PATIENCE;
-        while Instant::now() < until {
-            if self.retired.load(Ordering::Acquire) {
-                return Ok(child.id());
+        let heard = bell::end_of(&child).and_then(|end| {
+            self.retired
+                .wait(Some(end.as_fd()), Some(READY_PATIENCE + STEP_PATIENCE))
+        });
+        match heard {
+            Ok(Heard::Bell) => return Ok(child.id()),
+            Ok(Heard::Other) => {
+                let status = child.wait()?;
+                bail!("the new process ended with {status}; its log says why")
             }
-            if let Some(status) = child.try_wait()? {
-                bail!("the new process ended with {status}; its log says why");
-            }
-            std::thread::sleep(LOOK_PERIOD);
+            Ok(Heard::Nothing) | Err(_) => {}
         }
         child.kill()?;
         child.wait()?;
+        heard.context("the new process cannot be watched (Linux 5.3)")?;
         bail!("the new process did not become ready in time")
     }
 }
@@ -296,11 +347,18 @@ impl Desk {
 ///
 /// # Errors
 /// When none is running, or it does not give them.
-pub fn take(address: &UnixAddress) -> Result<(Sockets, Taken)> {
+pub fn take(address: &UnixAddress) -> Result<Found> {
     let stream = UnixStream::connect_addr(address).context("there is no running gateway to take over from")?;
-    say(&stream, "takeover")?;
-    let said = line(&stream, STEP_PATIENCE)?;
+    let asked = say(&stream, "takeover").and_then(|()| line(&stream, STEP_PATIENCE));
+    let said = match asked {
+        Err(error) if is_gone(&error) => return Ok(Found::Nobody),
+        asked => asked.context("the running gateway does not answer")?,
+    };
     ensure!(said != "busy", "another process is taking over already");
+    ensure!(
+        said != RESUMED,
+        "the running gateway does not give its sockets; its log says why"
+    );
     let offer: Offer = serde_json::from_str(&said).context("the running gateway is not understood")?;
     ensure!(
         offer.version == VERSION,
@@ -308,7 +366,10 @@ pub fn take(address: &UnixAddress) -> Result<(Sockets, Taken)> {
         offer.version
     );
     let count = offer.cores * offer.addresses;
-    let mut all = fds::receive(&stream, count + 2)?.into_iter();
+    let mut all = match fds::receive(&stream, count + 2) {
+        Err(error) if is_gone(&error) => return Ok(Found::Nobody),
+        received => received?.into_iter(),
+    };
     let mut next = || all.next().context("a socket is missing");
     let mut clients = Vec::new();
     for _ in 0..offer.cores {
@@ -320,27 +381,47 @@ pub fn take(address: &UnixAddress) -> Result<(Sockets, Taken)> {
         admin: next()?.into(),
         successor: Some(next()?.into()),
     };
-    Ok((sockets, Taken(stream)))
+    Ok(Found::Sockets(sockets, Taken(stream)))
 }
 
 impl Taken {
-    /// Says that this process can serve; the running one stops accepting, and says what it knows.
+    /// Says that this process can serve; the running one stops accepting, and says what it knows: nothing, if it has died.
     ///
     /// # Errors
-    /// When it does not.
+    /// When it goes on instead.
     pub fn ready(&self) -> Result<State> {
-        say(&self.0, "ready")?;
-        let said = line(&self.0, STEP_PATIENCE)?;
+        let asked = say(&self.0, "ready").and_then(|()| line(&self.0, STEP_PATIENCE));
+        let said = match asked {
+            Err(error) if is_gone(&error) => {
+                tracing::warn!("the former process is gone; what it knew of targets and keys is lost");
+                return Ok(State::default());
+            }
+            asked => asked.context("the running gateway does not answer")?,
+        };
+        ensure!(said != RESUMED, "the running gateway goes on; its log says why");
         serde_json::from_str(&said).context("the state is not understood")
     }
 
-    /// Says that this process serves.
+    /// Says that this process serves, and hears whose the port is.
     ///
     /// # Errors
-    /// When the former process is gone, which then does not matter.
-    pub fn serving(&self) -> Result<()> {
-        say(&self.0, "serving")
+    /// When the former process does not say, though it lives: the port is then this process's too.
+    pub fn serving(&self) -> Result<Port> {
+        // If it has closed its end, what it said before that is still there.
+        let _ = say(&self.0, "serving");
+        match line(&self.0, STEP_PATIENCE) {
+            Ok(said) if said == RESUMED => Ok(Port::Theirs),
+            Ok(_) => Ok(Port::Ours),
+            Err(error) if is_gone(&error) => Ok(Port::Ours),
+            Err(error) => Err(error).context("the former process says nothing"),
+        }
     }
+}
+
+/// Whether the other process has died, or has closed its end, which it does without a word only then.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 /// Has the running gateway replace itself; gives the new process's id.
@@ -358,28 +439,26 @@ pub fn upgrade(address: &UnixAddress) -> Result<String> {
     }
 }
 
-fn say(mut stream: &UnixStream, text: &str) -> Result<()> {
+fn say(mut stream: &UnixStream, text: &str) -> io::Result<()> {
     stream.set_write_timeout(Some(STEP_PATIENCE))?;
     stream.write_all(text.as_bytes())?;
-    Ok(stream.write_all(b"\n")?)
+    stream.write_all(b"\n")
 }
 
 /// The next line, without its end; byte by byte, because what follows a line may carry descriptors, which a larger read would
-/// throw away.
-fn line(mut stream: &UnixStream, patience: Duration) -> Result<String> {
+/// throw away. An interrupted or late peer is an error, and so is one that is gone ([`is_gone`]).
+fn line(mut stream: &UnixStream, patience: Duration) -> io::Result<String> {
     stream.set_read_timeout(Some(patience))?;
     let mut bytes = Vec::new();
     let mut byte = [0];
     while bytes.len() < LINE_BYTES_MAX {
-        stream
-            .read_exact(&mut byte)
-            .context("the other process is gone, or too slow")?;
+        stream.read_exact(&mut byte)?;
         if byte[0] == b'\n' {
-            return Ok(String::from_utf8(bytes)?);
+            return String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into());
         }
         bytes.push(byte[0]);
     }
-    bail!("a line is too long")
+    Err(io::ErrorKind::FileTooLarge.into())
 }
 
 /// Those of the former process's sockets that are still wanted: for every core and address, one that is bound to it; a port of

@@ -20,7 +20,7 @@ use super::accounts::{self, Office};
 use super::admin::{self, Status};
 use super::cache::Desk;
 use super::credentials::InstanceCredentials;
-use super::handover::{self, Sockets, Successor, Taken};
+use super::handover::{self, Found, Port, Sockets, Successor, Taken};
 use super::log::RequestLog;
 use super::reload::Watch;
 use super::resolve::Resolver;
@@ -104,13 +104,16 @@ pub(super) async fn start(config: Config, path: PathBuf, overrides: &Overrides) 
         sockets: Some(sockets),
         successor,
         ceased: true,
+        superseded: false,
         ticks: 0,
     };
     control.accept().await?;
-    if let Some(taken) = taken
-        && let Err(error) = taken.serving()
-    {
-        tracing::warn!("the former process is gone: {error:#}");
+    if let Some(taken) = taken {
+        match taken.serving() {
+            Ok(Port::Ours) => {}
+            Ok(Port::Theirs) => control.superseded = true,
+            Err(error) => tracing::warn!("the former process may go on beside this one: {error:#}"),
+        }
     }
     announce(scheme_of(&control.plane), &bound, admin_bound, json);
     Ok(control)
@@ -146,7 +149,7 @@ fn learn(taken: Option<&Taken>, cores: &Cores, plane: &Plane, office: Option<&Of
 }
 
 fn open_log(config: &Config, json: bool) -> Result<RequestLog> {
-    RequestLog::open(&config.log.requests, json)
+    RequestLog::open(&config.log.requests, &config.log.bodies, json)
         .with_context(|| format!("cannot write the request log to {}", config.log.requests.output))
 }
 
@@ -178,31 +181,31 @@ fn sockets(
         None => config.server.listen.0.iter().map(|address| address.0).collect(),
     };
     let admin = overrides.admin.unwrap_or(config.server.admin.0);
+    let bind_admin =
+        || TcpListener::bind(admin).with_context(|| format!("cannot listen on {admin} for the admin interface"));
     let address = handover::address(&config.handover.socket, path)?;
-    if !overrides.takeover {
-        let admin_socket =
-            TcpListener::bind(admin).with_context(|| format!("cannot listen on {admin} for the admin interface"))?;
+    let found = if overrides.takeover {
+        ensure!(
+            plane.snapshot.ready(),
+            "not ready to take over: no provider has a usable key"
+        );
+        let address = address.as_ref();
+        handover::take(address.context("handover.socket is off, so nothing can be taken over")?)?
+    } else {
+        Found::Nobody
+    };
+    let Found::Sockets(given, taken) = found else {
         let sockets = Sockets {
+            // First: it is what only one process can have.
+            admin: bind_admin()?,
             clients: handover::adopt(Vec::new(), &addresses, cores, listen)?,
-            admin: admin_socket,
             successor: address.as_ref().and_then(successor),
         };
         return Ok((sockets, None));
-    }
-    ensure!(
-        plane.snapshot.ready(),
-        "not ready to take over: no provider has a usable key"
-    );
-    let address = address.context("handover.socket is off, so nothing can be taken over")?;
-    let (given, taken) = handover::take(&address)?;
+    };
     let local = given.admin.local_addr()?;
     let same = local.ip() == admin.ip() && (admin.port() == 0 || local.port() == admin.port());
-    let admin_socket = match same {
-        true => given.admin,
-        false => {
-            TcpListener::bind(admin).with_context(|| format!("cannot listen on {admin} for the admin interface"))?
-        }
-    };
+    let admin_socket = if same { given.admin } else { bind_admin()? };
     let sockets = Sockets {
         clients: handover::adopt(given.clients, &addresses, cores, listen)?,
         admin: admin_socket,

@@ -122,7 +122,7 @@ impl Control {
     }
 
     /// No core accepts any more; gives what the next process should know.
-    async fn cease(&mut self) -> Result<State> {
+    pub(super) async fn cease(&mut self) -> Result<State> {
         self.ceased = true;
         for index in 0..self.cores.len() {
             self.order(index, || Order::Cease).await;

@@ -262,6 +262,11 @@ impl Accounting {
         }
     }
 
+    /// Whether exchanges are measured at this moment.
+    pub fn is_measuring(&self) -> bool {
+        is_open(self.pace.window)
+    }
+
     fn name_listeners(&mut self, addresses: &[SocketAddr]) -> Result<()> {
         for (slot, address) in (0..LISTENER_SLOTS).zip(addresses) {
             let key = ListenerKey {

@@ -9,12 +9,13 @@ use sluice_policy::keyring::{self, Caller, Digest, KEY_PREFIX, NotAllowed, Tags}
 use sluice_policy::money::Tier;
 use sluice_policy::rate::{Ask, Limited, Unit};
 use sluice_policy::route::PlannedTarget;
-use sluice_policy::snapshot::Resolved;
+use sluice_policy::snapshot::{Resolved, Snapshot};
 use sluice_wire::chat::{Kind, Reader};
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
 use sluice_wire::http::FieldId;
 use sluice_wire::json::{Range, TopKeys};
+use sluice_wire::limits::LOG_BODY_BYTES_MAX;
 use sluice_wire::sigv4::SignatureError;
 use sluice_wire::surface::Endpoint;
 
@@ -24,6 +25,7 @@ use crate::core::Core;
 use crate::plane::{HeldPlane, Plane};
 use crate::scratch::Asked;
 use crate::signing;
+use crate::transcript::Tape;
 
 /// Largest `metadata`, `service_tier` or `inferenceConfig` that is looked into, in bytes.
 const MEMBER_BYTES_MAX: u64 = 16 * 1024;
@@ -37,6 +39,16 @@ pub struct Payer {
     pub caller: Option<Caller>,
     /// What it asks for.
     pub demand: Demand,
+    /// Whether its body and its answer's are logged.
+    pub logs_bodies: bool,
+}
+
+impl Payer {
+    /// Where the answer is copied for the log, if the caller's bodies are logged.
+    pub fn transcript(&self, snapshot: &Snapshot) -> Option<Tape> {
+        let most = snapshot.log().bodies.size.0.min(LOG_BODY_BYTES_MAX);
+        self.logs_bodies.then(|| Tape::copying(most as usize))
+    }
 }
 
 /// Whom a request says it is from.
@@ -154,6 +166,7 @@ pub fn admit(
     let payer = Payer {
         caller,
         demand: demand_of(asked, endpoint, body_bytes),
+        logs_bodies: caller.is_some_and(|caller| accounts.keyring.scope(caller.key).logs_bodies),
     };
     payment.open(plane.clone(), caller);
     if let Some(caller) = caller {

@@ -25,6 +25,7 @@ use sluice_policy::cache::{By, Hit, Settled};
 use sluice_policy::config::CacheShare;
 use sluice_policy::snapshot::{Caching, Resolved};
 use sluice_wire::chat::{ChatRequest, Content, Source, Text, pointed};
+use sluice_wire::error::ApiError;
 use sluice_wire::limits::{CACHE_CONTEXT_BYTES_MAX, CACHE_FRAMES_PER_REQUEST_MAX};
 use sluice_wire::provider::{self, Ingress};
 
@@ -80,6 +81,8 @@ enum Begun {
     Answered,
     /// Its answer is a stream, to be replayed at a pace.
     Replay(Hit),
+    /// It is a stored answer, and its caller cannot pay what that costs here.
+    Refused(ApiError),
     /// An identical request is with the provider.
     Wait(wait::Following),
     /// Something is to be prepared first, and then it is begun again.
@@ -115,13 +118,14 @@ pub(super) async fn serve(
                 let write_ms = context.plane.snapshot.downstream().write_ms;
                 return Ok(down.send(context.core, &mut work.parts, write_ms).await?);
             }
+            Begun::Refused(error) => return Err(End::Refused(error)),
             // Both boxed: they are rare, and their state would make every connection's task larger.
             Begun::Replay(hit) => {
                 let per_second = caching.events_per_second;
                 return Box::pin(reply::replay(context, per_second, down, work, request, &hit)).await;
             }
             Begun::Wait(following) => {
-                if Box::pin(wait::wait(context, caching, down, work, request, following)).await? {
+                if Box::pin(wait::wait(context, (caching, resolved), down, work, request, following)).await? {
                     return Ok(());
                 }
                 may_wait = false;
@@ -172,14 +176,21 @@ fn begin(
     match looked {
         None | Some(Looked::Bypass | Looked::Prepare(..)) => bypass(core),
         Some(Looked::Hit(hit)) => {
+            let cost_nano_usd = hit.entry.answer.cost_nano_usd;
+            if let Err(error) = work.payment.hold_stored(context, caching, resolved, cost_nano_usd) {
+                return Begun::Refused(error);
+            }
             note_hit(core, request, &hit);
             if context.stream && caching.events_per_second > 0 {
+                work.payment.settle_stored(core);
                 return Begun::Replay(hit);
             }
             if reply::write(context, work, request, &hit.entry, Some(&hit)) {
+                work.payment.settle_stored(core);
                 Begun::Answered
             } else {
                 // It was said to fit: a stored answer that cannot be read after all.
+                work.payment.release_stored();
                 request.record.cache = Some(CacheUse::Miss);
                 Begun::Ask(None)
             }
@@ -189,7 +200,7 @@ fn begin(
             let compared = found.compare.is_some();
             request.record.cache = Some(if compared { CacheUse::Shadow } else { CacheUse::Miss });
             core.meter.cache_misses.add(1);
-            work.tape = Some(found.flight.clone());
+            work.tape.get_or_insert_default().fly(found.flight.clone());
             Begun::Ask(Some(Asking {
                 core: core.clone(),
                 found: Some(found),

@@ -4,8 +4,9 @@
 //! model is labelled by a name that the configuration or the table of prices has, else `other`; without accounts, no label of
 //! a caller exists. Deliberately absent: the numbers (`sluice_policy::meter`) and how an attempt ends (`ticket.rs`).
 
-use sluice_policy::meter::Reason;
+use sluice_policy::meter::board::OTHER;
 use sluice_policy::meter::series::{FallbackLabel, TargetLabel, TargetSeries};
+use sluice_policy::meter::{COUNTED, Reason};
 use sluice_policy::money::NanoUsd;
 use sluice_policy::route::{Plan, PlannedTarget};
 use sluice_policy::snapshot::Resolved;
@@ -19,6 +20,9 @@ use crate::record::{CacheUse, Outcome, Record};
 
 /// Counts a request that has ended.
 pub fn request(core: &Core, record: &Record, payment: &Payment) {
+    if !COUNTED {
+        return;
+    }
     let meter = &*core.meter;
     match record.status {
         200..=299 => meter.responses_2xx.add(1),
@@ -81,6 +85,9 @@ fn times(core: &Core, record: &Record, output_tokens: u64) {
 
 /// The row of a target's series; `tag` is [`sluice_policy::health::Health::tag`] of it.
 pub fn target(context: &Context<'_>, target: &PlannedTarget<'_>, tag: u64) -> usize {
+    if !COUNTED {
+        return OTHER;
+    }
     let operation = operation(context.endpoint);
     // The tag alone says the operation that nearly all requests have.
     let tag = tag.wrapping_add((operation.len() as u64 - "chat".len() as u64) << 1);
@@ -94,7 +101,7 @@ pub fn target(context: &Context<'_>, target: &PlannedTarget<'_>, tag: u64) -> us
 
 /// The numbers of a target.
 pub fn row(core: &Core, at: usize) -> Option<&TargetSeries> {
-    core.meter.boards.targets.row(at)
+    core.meter.boards.targets.row(at).filter(|_| COUNTED)
 }
 
 /// An answer has said what it used, which costs so much.

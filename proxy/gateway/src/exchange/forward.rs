@@ -19,7 +19,7 @@ use crate::attempt::{self, Answer, Failure, Next, failure, limits};
 use crate::connection::{ClientGone, Downstream};
 use crate::deadline::TICK_MS;
 use crate::net;
-use crate::record::Label;
+use crate::record::{Fate, Label};
 use crate::relay::{self, Undelivered, Unfinished};
 use crate::scratch::Work;
 
@@ -87,7 +87,7 @@ pub(super) async fn forward(
             continue;
         }
         if let Err(refusal) = account::may_use(context, &target) {
-            course.refuse(request, &target, refusal);
+            course.refuse(context, request, &target, refusal);
             continue;
         }
         let is_last = beyond.is_some() || index + 1 == plan.len();
@@ -192,7 +192,7 @@ async fn try_target(
         };
         tried |= 1 << choice;
         if let Err(refusal) = hold(context, down, work, &target).await? {
-            course.refuse(request, &target, refusal);
+            course.refuse(context, request, &target, refusal);
             return Ok(Tried::Failed);
         }
         let key = &target.provider.keys[choice];
@@ -218,11 +218,11 @@ async fn try_target(
         work.payment.failed(context.core);
         if other.is_some() {
             let last_resort = true;
-            course.note(context, request, leg.place, Turn { last_resort, ..turn }, failure);
+            course.note(context, request, &leg, Turn { last_resort, ..turn }, failure);
             return Ok(Tried::Failed);
         }
         let next = failure.next;
-        let pause_ms = course.note(context, request, place, turn, failure);
+        let pause_ms = course.note(context, request, &leg, turn, failure);
         let over = context.is_late();
         match pause_ms {
             _ if over => return Ok(Tried::Failed),
@@ -230,7 +230,7 @@ async fn try_target(
                 // Another key does as well; the same one may be the only one.
                 tried &= !(1 << choice);
                 if pause_ms > 0 {
-                    down.while_present(net::sleep_ms(pause_ms)).await?;
+                    down.while_present(net::pause_ms(pause_ms)).await?;
                 }
             }
             None if next == Next::OtherKey && !turn.last_resort => {}
@@ -286,7 +286,7 @@ async fn begin(
         return Ok(true);
     }
     match course.pause_ms(context, place, 0, None) {
-        Some(pause_ms) => down.while_present(net::sleep_ms(pause_ms)).await.map(|()| true),
+        Some(pause_ms) => down.while_present(net::pause_ms(pause_ms)).await.map(|()| true),
         None => Ok(false),
     }
 }
@@ -305,7 +305,7 @@ async fn hold(
             Err(refusal) if refusal.code == Code::BudgetStoreUnavailable && !context.is_late() => {}
             _ => break,
         }
-        down.while_present(net::sleep_ms(TICK_MS)).await?;
+        down.while_present(net::pause_ms(TICK_MS)).await?;
         held = work.payment.hold(context, target);
     }
     let meter = &context.core.meter;
@@ -345,11 +345,11 @@ async fn finish(
             Ok(Finished::Answered(None))
         }
         Err(Undelivered::Cut(unfinished)) => {
-            request.settle_ended(context.core, &mut work.payment, &End::Interrupted);
+            request.settle_ended(context, &mut work.payment, &leg.target, &End::Interrupted);
             Ok(Finished::Answered(Some(unfinished)))
         }
         Err(Undelivered::Ended(end)) => {
-            request.settle_ended(context.core, &mut work.payment, &end);
+            request.settle_ended(context, &mut work.payment, &leg.target, &end);
             Err(end)
         }
         Err(Undelivered::Failed(failure)) => Ok(Finished::Failed(failure)),
@@ -391,20 +391,34 @@ impl Course {
         &mut self,
         context: &Context<'_>,
         request: &mut Request,
-        place: Place,
+        leg: &Leg<'_>,
         turn: Turn<'_>,
         failure: Failure,
     ) -> Option<u64> {
+        let ticket = request.ticket.take();
+        Self::remember(context, request, leg, (ticket.as_ref(), &failure));
         let core = context.core;
         core.meter.failures.add(failure.code);
         let in_time = !context.is_late();
-        if let Some(ticket) = request.ticket.take() {
+        if let Some(ticket) = ticket {
             ticket.failed(&failure, in_time);
         }
         request.record.reason.get_or_insert(Reason::Failed(failure.code));
-        let pause_ms = self.retry(context, place, turn, &failure);
+        let pause_ms = self.retry(context, leg.place, turn, &failure);
         self.last = Some(failure.prefer_over(self.last.take()));
         pause_ms
+    }
+
+    /// An attempt has failed: what the log says of it.
+    fn remember(
+        context: &Context<'_>,
+        request: &mut Request,
+        leg: &Leg<'_>,
+        (ticket, failure): (Option<&Ticket>, &Failure),
+    ) {
+        let begun_us = ticket.map(Ticket::begun_us);
+        let (key, fate) = (Label::new(&leg.key.name), Fate::Failed(failure.code));
+        request.tried(context, &leg.target, key, begun_us, (fate, failure.status));
     }
 
     /// A target's turn begins, which earns it a share of a retry.
@@ -427,8 +441,9 @@ impl Course {
         context: &Context<'_>,
         request: &mut Request,
         ticket: Option<Ticket>,
-        failure: Failure,
+        (leg, failure): (&Leg<'_>, Failure),
     ) {
+        Self::remember(context, request, leg, (ticket.as_ref(), &failure));
         context.core.meter.failures.add(failure.code);
         if let Some(ticket) = ticket {
             ticket.failed(&failure, !context.is_late());
@@ -511,6 +526,7 @@ impl Course {
             }
         };
         context.core.meter.passed_over.add(1);
+        request.tried(context, target, Label::EMPTY, None, (Fate::PassedOver(failure.code), 0));
         request.record.reason.get_or_insert(Reason::Failed(failure.code));
         if request.record.provider.as_bytes().is_empty() {
             request.record.provider = Label::new(&target.provider.name);
@@ -519,7 +535,9 @@ impl Course {
     }
 
     /// A target is not tried, because the caller may not use it, or cannot pay for it.
-    fn refuse(&mut self, request: &mut Request, target: &PlannedTarget<'_>, refusal: ApiError) {
+    fn refuse(&mut self, context: &Context<'_>, request: &mut Request, target: &PlannedTarget<'_>, refusal: ApiError) {
+        let fate = Fate::PassedOver(refusal.code);
+        request.tried(context, target, Label::EMPTY, None, (fate, 0));
         request.record.reason.get_or_insert(Reason::Failed(refusal.code));
         if request.record.provider.as_bytes().is_empty() {
             request.record.provider = Label::new(&target.provider.name);

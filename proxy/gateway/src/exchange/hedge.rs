@@ -133,13 +133,14 @@ async fn run<'a>(
         Ended::First(result, failed) => {
             if let Some(failure) = failed {
                 course.asked(index);
-                course.beside(context, request, fork.ticket.take(), failure);
+                let leg = second.unwrap_or(first);
+                course.beside(context, request, fork.ticket.take(), (&leg, failure));
             }
             (result, None)
         }
         Ended::FirstWon(answer) => {
             if let (Some(leg), Some(ticket)) = (second, fork.ticket.take()) {
-                request.loses(leg.target.provider, leg.key, ticket);
+                request.loses(context, &leg, ticket);
             }
             (Ok(answer), None)
         }
@@ -147,8 +148,8 @@ async fn run<'a>(
             course.asked(index);
             let ticket = std::mem::replace(&mut request.ticket, fork.ticket.take());
             match (failed, ticket) {
-                (Some(failure), ticket) => course.beside(context, request, ticket, failure),
-                (None, Some(ticket)) => request.loses(first.target.provider, first.key, ticket),
+                (Some(failure), ticket) => course.beside(context, request, ticket, (&first, failure)),
+                (None, Some(ticket)) => request.loses(context, &first, ticket),
                 (None, None) => {}
             }
             request.record.reason.get_or_insert(Reason::Late);
@@ -158,6 +159,8 @@ async fn run<'a>(
             request.record.key = fork.record.key;
             request.record.fallback = rival.is_fallback;
             std::mem::swap(work, spare);
+            // Who reads along, or logs, does so whoever answers.
+            std::mem::swap(&mut work.tape, &mut spare.tape);
             (result, second)
         }
     }

@@ -12,15 +12,18 @@
 //! usage counts only of an answer that is whole; without accounts, each step is one branch. Copies to shadow targets are the
 //! operator's own experiment: nobody is charged for them. Deliberately absent: what may be spent (`sluice_policy::budget`).
 
+mod fields;
+mod stored;
+
 use std::ops::Deref;
 
-use sluice_policy::budget::{BudgetId, Refusal, Refused};
+use sluice_policy::budget::{BudgetId, Refusal, Refused, Reservation};
 use sluice_policy::charge::{self, Enforce, Held, Unaffordable};
 use sluice_policy::config::Accounts as Settings;
 use sluice_policy::config::accounts::{self, Reserve, StoreDown};
 use sluice_policy::keyring::{Caller, LimitId};
 use sluice_policy::money::{NanoUsd, PriceId, Tier};
-use sluice_policy::rate::{Ask, Limited, Limiter, Pass, Standing, Unit};
+use sluice_policy::rate::{Ask, Limited, Limiter, Pass, Standing};
 use sluice_policy::route::PlannedTarget;
 use sluice_wire::chat::Usage;
 use sluice_wire::dialect::Dialect;
@@ -29,12 +32,12 @@ use sluice_wire::limits::BUDGETS_PER_REQUEST_MAX;
 use sluice_wire::reference::ReferenceScan;
 use sluice_wire::tally::{Framing, UsageScan};
 
+use self::fields::{limit_fields, money_field};
 use super::account::{self, Payer};
 use super::{Context, count};
 use crate::core::Core;
 use crate::plane::{Accounts, HeldPlane};
 use crate::record::{Label, Paid};
-use crate::reply;
 use crate::scratch::Asked;
 
 /// What a request costs whom.
@@ -48,10 +51,14 @@ pub struct Payment {
     denied: Option<Limited>,
     /// The attempt under way.
     bill: Option<Bill>,
+    /// What is held for a stored answer.
+    stored: Option<Reservation>,
     /// What it is charged to.
     budgets: Budgets,
     tally: UsageScan,
     reads: bool,
+    /// Where tokens are counted that nobody is charged for.
+    counted: Option<usize>,
     /// Whether the body refers to content elsewhere, and whether it marks any for a prompt cache, once that was looked for.
     looked: Option<(bool, bool)>,
     spent: Spent,
@@ -92,6 +99,8 @@ struct Spent {
     priced: bool,
     /// Anything has been sent to a provider that took it.
     begun: bool,
+    /// The answer is a stored one, for which nobody was asked.
+    stored: bool,
     /// Some of it is not known, but reserved.
     uncertain: bool,
     model: Label<128>,
@@ -106,6 +115,7 @@ impl Default for Spent {
             cost: NanoUsd::ZERO,
             priced: true,
             begun: false,
+            stored: false,
             uncertain: false,
             model: Label::EMPTY,
         }
@@ -170,8 +180,10 @@ impl Payment {
     pub fn clear(&mut self) {
         // Dropped, so that it is settled as any attempt is that nobody brought to an end.
         self.bill = None;
+        self.stored = None;
         self.pass.clear();
-        if self.of.take().is_some() {
+        if self.of.take().is_some() || self.counted.take().is_some() {
+            self.counted = None;
             self.denied = None;
             self.budgets.len = 0;
             self.reads = false;
@@ -202,6 +214,11 @@ impl Payment {
             (Some(payer), Some(accounts), Some(settings)) if context.endpoint.is_charged() => {
                 self.hold_of(context, target, payer, accounts, settings)
             }
+            (None, ..) if context.plane.snapshot.counts_tokens() && context.endpoint.is_charged_by_tokens() => {
+                let tag = context.plane.health.tag(&target.provider.name, target.model);
+                self.counted = Some(count::target(context, target, tag));
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -223,15 +240,7 @@ impl Payment {
             .then(|| accounts.prices.find_id(&provider.name, provider.vendor, model))
             .flatten();
         let price = price_id.map(|id| &accounts.prices.row(id).price);
-        self.budgets.len = 0;
-        if let Some(caller) = payer.caller {
-            for id in accounts.keyring.budgets(caller, &provider.name, model) {
-                if let Some(place) = self.budgets.ids.get_mut(self.budgets.len) {
-                    *place = id;
-                    self.budgets.len += 1;
-                }
-            }
-        }
+        self.charge_to(accounts, payer, &provider.name, model);
         let mut demand = payer.demand;
         if self.budgets.len > 0 {
             let (refers, marks) = *self.looked.get_or_insert_with(|| look(context.asked));
@@ -253,7 +262,7 @@ impl Payment {
             }
             held => held,
         };
-        let held = held.map_err(|why| refusal(core, accounts, payer, target, why))?;
+        let held = held.map_err(|why| refusal(core, accounts, payer, (&provider.name, model), why))?;
         self.bill = Some(Bill {
             held,
             price: price_id,
@@ -262,6 +271,18 @@ impl Payment {
             row: count::target(context, target, context.plane.health.tag(&provider.name, model)),
         });
         Ok(())
+    }
+
+    /// Finds the budgets that a model of a provider is charged to.
+    fn charge_to(&mut self, accounts: &Accounts, payer: &Payer, provider: &str, model: &str) {
+        self.budgets.len = 0;
+        let Some(caller) = payer.caller else { return };
+        for id in accounts.keyring.budgets(caller, provider, model) {
+            if let Some(place) = self.budgets.ids.get_mut(self.budgets.len) {
+                *place = id;
+                self.budgets.len += 1;
+            }
+        }
     }
 
     /// The most output tokens to ask for in each answer, if the budgets do not afford what the client asked for.
@@ -291,7 +312,7 @@ impl Payment {
 
     /// Its body is going to be read.
     pub fn begin(&mut self, dialect: Dialect, framing: Framing) {
-        self.reads = self.bill.is_some();
+        self.reads = self.bill.is_some() || self.counted.is_some();
         if self.reads {
             self.tally.reset(dialect, framing);
         }
@@ -315,6 +336,9 @@ impl Payment {
 
     /// The answer is whole: charges what it says it has used, and everything if it says nothing. An error costs nothing.
     pub fn charge(&mut self, core: &Core) {
+        if let Some(row) = self.counted {
+            return self.count(core, row);
+        }
         if self.bill.as_ref().is_none_or(Bill::is_refused) {
             return self.failed(core);
         }
@@ -343,6 +367,17 @@ impl Payment {
         self.spent.add(charged.cost, charged.priced, &usage);
         core.meter.spent_nano_usd.add(charged.cost.0);
         count::usage(core, bill.row, &usage, charged.cost);
+    }
+
+    /// The same where nobody is charged: counts what a whole answer says it has used.
+    fn count(&mut self, core: &Core, row: usize) {
+        if !std::mem::take(&mut self.reads) {
+            return;
+        }
+        if let Some(usage) = self.tally.usage() {
+            self.spent.add(NanoUsd::ZERO, true, &usage);
+            count::usage(core, row, &usage, NanoUsd::ZERO);
+        }
     }
 
     /// The attempt is over without a whole answer: it costs nothing if nothing was sent or the provider refused it, and
@@ -445,7 +480,7 @@ impl Payment {
         if self.of.is_none() {
             return;
         }
-        if self.spent.begun && self.bill.is_none() {
+        if (self.spent.begun || self.spent.stored) && self.bill.is_none() {
             money_field(text, b"x-sluice-cost: ", self.spent.cost);
         }
         let unix_s = core.unix_s();
@@ -518,8 +553,13 @@ fn look(asked: &Asked) -> (bool, bool) {
 }
 
 #[cold]
-fn refusal(core: &Core, accounts: &Accounts, payer: &Payer, target: &PlannedTarget<'_>, why: Unaffordable) -> ApiError {
-    let (provider, model) = (&target.provider.name, target.model);
+fn refusal(
+    core: &Core,
+    accounts: &Accounts,
+    payer: &Payer,
+    (provider, model): (&str, &str),
+    why: Unaffordable,
+) -> ApiError {
     let Refused { budget, why, resets_s } = match why {
         Unaffordable::Budget(refused) => refused,
         Unaffordable::NoPrice => {
@@ -555,46 +595,5 @@ fn refusal(core: &Core, accounts: &Accounts, payer: &Payer, target: &PlannedTarg
             Code::BudgetExceeded,
             format!("{name}, does not have what this request may cost at most; it begins anew in {in_s} s"),
         ),
-    }
-}
-
-fn money_field(text: &mut Vec<u8>, name: &[u8], amount: NanoUsd) {
-    text.extend_from_slice(name);
-    amount.write(text);
-    text.extend_from_slice(b"\r\n");
-}
-
-/// How a caller's limits stand, as OpenAI's own fields say it: of requests and of tokens, the limit that is nearest.
-fn limit_fields(text: &mut Vec<u8>, standings: impl Iterator<Item = Standing>) {
-    let mut nearest: [Option<Standing>; 2] = [None; 2];
-    for standing in standings {
-        let at = match standing.unit {
-            Unit::Requests => 0,
-            Unit::InputTokens | Unit::OutputTokens | Unit::TotalTokens => 1,
-            Unit::Concurrent => continue,
-        };
-        let place = &mut nearest[at];
-        if place.is_none_or(|other| standing.remaining < other.remaining) {
-            *place = Some(standing);
-        }
-    }
-    for (standing, names) in nearest.into_iter().zip([
-        [
-            &b"x-ratelimit-limit-requests: "[..],
-            b"x-ratelimit-remaining-requests: ",
-            b"x-ratelimit-reset-requests: ",
-        ],
-        [
-            b"x-ratelimit-limit-tokens: ",
-            b"x-ratelimit-remaining-tokens: ",
-            b"x-ratelimit-reset-tokens: ",
-        ],
-    ]) {
-        let Some(standing) = standing else { continue };
-        reply::number_field(text, names[0], standing.most);
-        reply::number_field(text, names[1], standing.remaining);
-        text.extend_from_slice(names[2]);
-        text.extend_from_slice(itoa::Buffer::new().format(standing.resets_in_s).as_bytes());
-        text.extend_from_slice(b"s\r\n");
     }
 }

@@ -6,12 +6,13 @@
 
 use sluice_policy::route::Plan;
 use sluice_policy::snapshot::Resolved;
+use sluice_wire::error::Code;
 
 use super::ticket::{Need, Place, Ticket};
 use super::{Context, End, Request, account};
 use crate::attempt;
 use crate::connection::Downstream;
-use crate::record::Label;
+use crate::record::{Fate, Label};
 use crate::relay::{self, Undelivered, Unfinished};
 use crate::scratch::Work;
 
@@ -63,11 +64,11 @@ pub(super) async fn run(
                     }
                     Err(Undelivered::Cut(again)) => {
                         unfinished = again;
-                        request.settle_ended(context.core, &mut work.payment, &End::Interrupted);
+                        request.settle_ended(context, &mut work.payment, &target, &End::Interrupted);
                         continue;
                     }
                     Err(Undelivered::Ended(end)) => {
-                        request.settle_ended(context.core, &mut work.payment, &end);
+                        request.settle_ended(context, &mut work.payment, &target, &end);
                         return Err(end);
                     }
                     // Cannot be: the stream has begun.
@@ -79,13 +80,17 @@ pub(super) async fn run(
             Err(failure) => Some(failure),
         };
         work.payment.failed(context.core);
-        match (request.ticket.take(), failure) {
-            (Some(ticket), Some(failure)) => {
+        let Some(ticket) = request.ticket.take() else { continue };
+        let verdict = (Code::UpstreamError, work.response.status);
+        let (code, status) = failure.as_ref().map_or(verdict, |why| (why.code, why.status));
+        let ended = (Fate::Failed(code), status);
+        request.tried(context, &target, Label::new(&key.name), Some(ticket.begun_us()), ended);
+        match failure {
+            Some(failure) => {
                 context.core.meter.failures.add(failure.code);
                 ticket.failed(&failure, !context.is_late());
             }
-            (Some(ticket), None) => ticket.unfit(),
-            (None, _) => {}
+            None => ticket.unfit(),
         }
     }
     Err(relay::give_up(context, down, work, request, unfinished).await)

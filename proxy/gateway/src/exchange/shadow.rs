@@ -142,9 +142,12 @@ fn settle(core: &Core, mut ticket: Ticket, ended: &Ended, provider: &sluice_poli
 
 impl Copy {
     async fn run(mut self) -> Ended {
-        let obtained = upstream::obtain(&self.core, &self.plane, self.origin, false, self.connect_by_ms).await;
-        let Ok(mut upstream) = obtained else {
-            return Ended::Failed;
+        let mut upstream = match upstream::idle(&self.core, &self.plane, self.origin) {
+            Some(upstream) => upstream,
+            None => match upstream::open(&self.core, &self.plane, self.origin, self.connect_by_ms).await {
+                Ok(upstream) => upstream,
+                Err(_) => return Ended::Failed,
+            },
         };
         upstream.stream.deadline().set(self.total_at_ms);
         let stale = upstream.reused;

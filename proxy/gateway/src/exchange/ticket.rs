@@ -142,6 +142,11 @@ impl Ticket {
         }
     }
 
+    /// When it began, in microseconds of the core's clock.
+    pub fn begun_us(&self) -> u64 {
+        self.begun_us
+    }
+
     /// The request is being sent.
     pub fn sent(&mut self) {
         self.sent = true;

@@ -6,11 +6,15 @@
 //! a second run of the task, and it leaves no buffer with the kernel while nothing arrives: 7 % less CPU time per request at
 //! 64 connections, measured in alternation with the same gateway on ring operations.
 //!
+//! With many connections, what a task needs has left the caches since it last ran, and it would wait for one line of memory
+//! after the other. Which tasks run next is known here: their memory is fetched first, all lines at once.
+//!
 //! Invariants: a flag is set by an event and cleared only by an operation that found the socket exhausted, so no event is
-//! lost; a socket that has ended stays readable; a slot is reused only after its descriptor has left the set.
-//! Deliberately absent: IO.
+//! lost; a socket that has ended stays readable; a slot is reused only after its descriptor has left the set, and an event of
+//! the one before is not taken for its own. Deliberately absent: IO.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
@@ -20,6 +24,15 @@ use monoio::net::TcpStream;
 
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 256;
+
+/// Sockets whose tasks are woken together: what these need is fetched together, and fits the caches next to the core.
+const GROUP: usize = 16;
+/// How much of a task is fetched: nearly all of a connection's, in bytes.
+const TASK_BYTES: usize = 4096;
+/// How much is fetched, at most, of what a task has said that it will use, in bytes.
+const USED_BYTES_MAX: usize = 2048;
+/// What memory is fetched by, in bytes.
+const LINE_BYTES: usize = 64;
 
 /// All sockets of one core.
 #[derive(Clone)]
@@ -38,7 +51,11 @@ struct Slot {
     readable: Cell<bool>,
     writable: Cell<bool>,
     ended: Cell<bool>,
+    /// How often it has been reused.
+    generation: Cell<u32>,
     waker: Cell<Option<Waker>>,
+    /// What the task will use besides its own memory: where it is, and how many bytes. Never read here.
+    used: Cell<(usize, usize)>,
 }
 
 /// One registered socket; it leaves the set when this is dropped, which must be before it is closed.
@@ -78,7 +95,36 @@ impl Readiness {
                 tracing::error!(%error, "this core no longer learns which of its sockets are ready");
                 return;
             }
-            while self.take(&mut events) == EVENTS {}
+            loop {
+                let count = self.take(&mut events);
+                for group in events[..count].chunks(GROUP) {
+                    self.wake(group);
+                    if count > GROUP {
+                        // They run while their memory is at hand.
+                        yield_now().await;
+                    }
+                }
+                if count < EVENTS {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Wakes the tasks that wait for these events.
+    fn wake(&self, events: &[libc::epoll_event]) {
+        let slots = self.0.slots.borrow();
+        let of = |event: &libc::epoll_event| {
+            let slot = slots.get(event.u64 as u32 as usize)?;
+            (slot.generation.get() == (event.u64 >> 32) as u32).then_some(slot)
+        };
+        if events.len() > 1 {
+            events.iter().filter_map(of).for_each(|slot| slot.fetch());
+        }
+        for event in events {
+            if let Some(slot) = of(event) {
+                slot.note(event.events as i32);
+            }
         }
     }
 
@@ -86,14 +132,7 @@ impl Readiness {
     fn take(&self, events: &mut [libc::epoll_event; EVENTS]) -> usize {
         // SAFETY: `events` has room for as many events as the kernel is told.
         let count = unsafe { libc::epoll_wait(self.0.epoll, events.as_mut_ptr(), EVENTS as i32, 0) };
-        let count = usize::try_from(count).unwrap_or(0);
-        let slots = self.0.slots.borrow();
-        for event in &events[..count] {
-            if let Some(slot) = slots.get(event.u64 as usize) {
-                slot.note(event.events as i32);
-            }
-        }
-        count
+        usize::try_from(count).unwrap_or(0)
     }
 
     /// Registers an open socket. It counts as readable and writable until an attempt says otherwise.
@@ -110,6 +149,8 @@ impl Readiness {
         slot.readable.set(true);
         slot.writable.set(true);
         slot.ended.set(false);
+        slot.generation.set(slot.generation.get().wrapping_add(1));
+        let tag = u64::from(slot.generation.get()) << 32 | u64::from(index);
         let ready = Ready {
             home: self.clone(),
             slot,
@@ -119,7 +160,7 @@ impl Readiness {
         drop(slots);
         let mut event = libc::epoll_event {
             events: (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET) as u32,
-            u64: u64::from(index),
+            u64: tag,
         };
         // SAFETY: both descriptors are open, and `event` lives through the call.
         let result = unsafe { libc::epoll_ctl(self.0.epoll, libc::EPOLL_CTL_ADD, ready.fd, &mut event) };
@@ -132,6 +173,18 @@ impl Readiness {
 }
 
 impl Slot {
+    /// Has the memory fetched that the waiting task will use.
+    fn fetch(&self) {
+        let waker = self.waker.take();
+        if let Some(waker) = &waker {
+            // The runtime's wakers point to the task, which is one piece of memory. Were they not to, this would be in vain.
+            fetch(waker.data() as usize, TASK_BYTES);
+        }
+        self.waker.set(waker);
+        let (at, bytes) = self.used.get();
+        fetch(at, bytes);
+    }
+
     fn note(&self, events: i32) {
         if events & (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) != 0 {
             self.ended.set(true);
@@ -194,9 +247,16 @@ impl Ready {
         self.slot.writable.set(false);
     }
 
+    /// The task that waits will use this as well.
+    pub fn will_use<T>(&self, what: &T) {
+        let at = std::ptr::from_ref(what) as usize;
+        self.slot.used.set((at, size_of::<T>().min(USED_BYTES_MAX)));
+    }
+
     /// No task waits any more.
     pub fn forget(&self) {
         self.slot.waker.set(None);
+        self.slot.used.set((0, 0));
     }
 }
 
@@ -208,4 +268,41 @@ impl Drop for Ready {
         unsafe { libc::epoll_ctl(watched.epoll, libc::EPOLL_CTL_DEL, self.fd, std::ptr::null_mut()) };
         watched.free.borrow_mut().push(self.index);
     }
+}
+
+/// Has memory fetched that will be used soon, up to a bound.
+pub fn fetch_ahead<T>(what: &T) {
+    fetch(std::ptr::from_ref(what) as usize, size_of::<T>().min(USED_BYTES_MAX));
+}
+
+/// Asks the processor to bring memory near. A hint: it reads nothing, and any address will do.
+fn fetch(at: usize, bytes: usize) {
+    for line in (at..at.saturating_add(bytes)).step_by(LINE_BYTES) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the instruction neither reads nor faults, whatever the address.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(line as *const i8);
+        }
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        unsafe {
+            std::arch::asm!("prfm pldl1keep, [{line}]", line = in(reg) line, options(nostack, readonly, preserves_flags));
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let _ = line;
+    }
+}
+
+/// Lets every task run that has been woken.
+async fn yield_now() {
+    let mut has_yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut has_yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

@@ -29,18 +29,22 @@ pub enum Why {
     Differ(Vec<&'static str>),
     /// The route does not match by meaning, or these cannot be (an empty text, or a long one).
     ExactOnly,
+    /// They would be compared by meaning, but nobody says how similar they are.
+    NoVector,
     /// Their last texts do not mean the same, or are not similar enough.
     Meaning(Explanation),
 }
 
 impl Brain {
-    /// Says of two requests of one scope whether they would share an answer under these rules.
+    /// Says of two requests of one scope whether they would share an answer under these rules. `similarity` is asked about their last
+    /// texts if it comes to that.
     pub fn sharing(
         &self,
         one: (&ChatRequest<'_>, &Scope<'_>),
         other: (&ChatRequest<'_>, &Scope<'_>),
         eligible: &Eligible,
         rules: &Rules,
+        similarity: impl FnOnce(&str, &str) -> Option<f32>,
     ) -> Sharing {
         let (mut mine, mut theirs) = (Canonical::default(), Canonical::default());
         for (at, canonical, (request, scope)) in [(1, &mut mine, one), (2, &mut theirs, other)] {
@@ -61,7 +65,10 @@ impl Brain {
         if rules.mode == Mode::Off || !mine.is_semantic() || !theirs.is_semantic() {
             return Sharing::Apart(Why::ExactOnly);
         }
-        let explanation = self.explain(mine.text(), theirs.text(), rules.level);
+        let Some(similarity) = similarity(mine.text(), theirs.text()) else {
+            return Sharing::Apart(Why::NoVector);
+        };
+        let explanation = self.explain_at(similarity, mine.text(), theirs.text(), rules.level);
         let near = explanation.similarity >= rules.similarity.max(SIMILARITY_FLOOR);
         if near && explanation.verdict.is_ok() {
             Sharing::Meaning(explanation)
@@ -150,7 +157,14 @@ mod tests {
             mode: Mode::On,
             ..Rules::default()
         };
-        brain.sharing((&one, &scope(0)), (&other, &scope(1)), &Eligible::default(), &rules)
+        let own = |one: &str, other: &str| Some(brain.similarity(one, other));
+        brain.sharing(
+            (&one, &scope(0)),
+            (&other, &scope(1)),
+            &Eligible::default(),
+            &rules,
+            own,
+        )
     }
 
     fn body(system: &str, text: &str, more: &str) -> String {

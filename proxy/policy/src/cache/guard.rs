@@ -11,6 +11,7 @@ mod pair;
 mod read;
 mod slots;
 mod stem;
+mod table;
 mod template;
 mod words;
 

@@ -115,6 +115,10 @@ pub struct CacheRules {
     /// Share of matches by meaning that the provider answers all the same, to be compared (0 to 1).
     #[schemars(range(min = 0, max = 1))]
     pub audit: f64,
+    /// What a hit is charged of what its answer cost when it was stored (0 to 1): 0 is nothing, 1 the full price. It is charged to the
+    /// budgets of the request's key, and refused where they cannot afford it.
+    #[schemars(range(min = 0, max = 1))]
+    pub hit_price: f64,
     /// Tags of every answer stored, to purge by.
     #[schemars(length(max = 8), inner(length(min = 1, max = 64)))]
     pub tags: Vec<String>,
@@ -139,6 +143,7 @@ impl Default for CacheRules {
             agreements: 20,
             tolerance: 0.01,
             audit: 0.02,
+            hit_price: 0.0,
             tags: Vec::new(),
         }
     }

@@ -156,8 +156,11 @@ impl Checker<'_> {
         }
         if self.config.log.requests.output.is_empty() {
             self.within(&["log", "requests", "output"], |c| {
-                c.add("expected stdout or the name of a file")
+                c.add("expected stdout, none or the name of a file")
             });
+        }
+        if self.config.log.bodies.size.0 > limits::LOG_BODY_BYTES_MAX {
+            self.within(&["log", "bodies", "size"], |c| c.add("expected at most 1 MiB"));
         }
     }
 

@@ -192,6 +192,8 @@ pub struct Log {
     pub level: LogLevel,
     /// The line that each request leaves.
     pub requests: LogRequests,
+    /// Bodies, of virtual keys that an administrator has switched them on for (`sluice key bodies NAME on`); of no others.
+    pub bodies: LogBodies,
 }
 
 /// How a log line is written.
@@ -246,10 +248,44 @@ pub struct LogRequests {
     /// Share of successful requests that are logged (0 to 1). Failed ones always are.
     #[schemars(range(min = 0, max = 1))]
     pub sample: f64,
-    /// Where the lines go: stdout, or a file that is appended to. SIGHUP opens it anew.
+    /// Where the lines go: stdout, none, or a file that is appended to. SIGHUP opens it anew.
     pub output: String,
     /// When the file is replaced by a new one: it is renamed to FILE.1, what was FILE.1 to FILE.2, and so on. Default: never.
     pub rotate: LogRotate,
+}
+
+/// What of bodies is logged, where they are. They are part of a request's JSON line; secrets and long runs of data (images) are
+/// always left out, and so is whatever is not JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogBodies {
+    /// Bytes of a body that are logged at most, from its beginning (1 B to 1 MiB).
+    pub size: Size,
+    /// Values that are replaced: by their place, as a JSON pointer in which * stands for any member or item, such as
+    /// /messages/*/content, or by the name of a member, such as password, wherever it is (up to 256).
+    #[schemars(length(max = 256), inner(length(min = 1, max = 256)))]
+    pub redact: Vec<String>,
+    /// Whether e-mail addresses are left as they are.
+    pub emails: bool,
+}
+
+impl Default for LogBodies {
+    fn default() -> Self {
+        Self {
+            size: Size(16 * 1024),
+            redact: Vec::new(),
+            emails: false,
+        }
+    }
+}
+
+/// What is counted beyond what costs next to nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// Whether the tokens that answers say they have used are counted without `accounts`, too. Each answer is read for that; of
+    /// streams of OpenAI's dialect only those say it whose client has asked for it.
+    pub tokens: bool,
 }
 
 /// When the file of the request log is replaced by a new one.

@@ -45,13 +45,13 @@ families! {
     Histogram ADDED_SECONDS = "sluice_request_added_seconds" [] "seconds", "What the gateway added until the first byte of the answer: without the client's sending, waiting for a place, and the provider.";
     Histogram UPSTREAM_SECONDS = "sluice_request_upstream_seconds" [] "seconds", "From sending to the provider that was asked last until its first byte.";
     Histogram FIRST_TOKEN_SECONDS = "sluice_request_first_token_seconds" [] "seconds", "From the first byte of a request to the first event of its stream.";
-    Histogram BETWEEN_TOKENS_SECONDS = "sluice_request_between_tokens_seconds" [] "seconds", "From one output token of a stream to the next, on average over the stream; where tokens are counted (accounts).";
+    Histogram BETWEEN_TOKENS_SECONDS = "sluice_request_between_tokens_seconds" [] "seconds", "From one output token of a stream to the next, on average over the stream; where tokens are counted (`accounts` or `metrics.tokens`).";
     Histogram QUEUE_SECONDS = "sluice_request_queue_seconds" [] "seconds", "Waiting for places at providers whose concurrency is limited, of requests that waited.";
     Counter TARGET_ATTEMPTS = "sluice_target_attempts_total" ["provider", "model"] "", "Requests sent to a target.";
     Counter TARGET_SUCCEEDED = "sluice_target_attempts_succeeded_total" ["provider", "model"] "", "Of those, answers that reached the client whole.";
     Counter TARGET_FAILED = "sluice_target_attempts_failed_total" ["provider", "model", "code"] "", "Of those, attempts that failed, by error code.";
     Counter TARGET_ABANDONED = "sluice_target_attempts_abandoned_total" ["provider", "model"] "", "Of those, attempts that somebody else ended: the client left, or another target was faster.";
-    Counter TARGET_TOKENS = "sluice_target_tokens_total" ["provider", "model", "kind"] "", "Tokens that answers say they have used. Kinds: `input` (cached ones included), `cached`, `output`. Counted with `accounts`.";
+    Counter TARGET_TOKENS = "sluice_target_tokens_total" ["provider", "model", "kind"] "", "Tokens that answers say they have used. Kinds: `input` (cached ones included), `cached`, `output`. Counted with `accounts` or `metrics.tokens`.";
     Counter TARGET_COST = "sluice_target_cost_usd_total" ["provider", "model"] "", "Dollars charged for requests to a target.";
     Counter FALLBACKS = "sluice_fallbacks_by_pair_total" ["from", "to", "reason"] "", "Requests that another target than the first answered, by both and by why the first did not.";
     Counter FAILURES_BY_CODE = "sluice_upstream_failures_by_code_total" ["code"] "", "Attempts that gave no answer for the client, by error code; what could not be sent included.";
@@ -78,9 +78,9 @@ families! {
     Gauge KEY_STATE = "sluice_key_state" ["provider", "key"] "", "0: usable, 1: resting after a 429 (for one model at least), 2: refused by the provider.";
     Gauge KEY_SHARE = "sluice_key_share" ["provider", "key"] "", "Part of its weight that a key is chosen by; below 1 as a limit comes near.";
     Histogram OPERATION_SECONDS = "gen_ai_client_operation_duration_seconds" ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "error_type"] "seconds", "OpenTelemetry's gen_ai.client.operation.duration: attempts at a provider, from sending to the end of the answer. `error_type` is `_OTHER` for failed ones; the codes are in `sluice_target_attempts_failed_total`.";
-    Histogram TOKEN_USAGE = "gen_ai_client_token_usage" ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "gen_ai_token_type"] "", "OpenTelemetry's gen_ai.client.token.usage: tokens of single answers, `input` and `output`. Counted with `accounts`.";
+    Histogram TOKEN_USAGE = "gen_ai_client_token_usage" ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "gen_ai_token_type"] "", "OpenTelemetry's gen_ai.client.token.usage: tokens of single answers, `input` and `output`. Counted with `accounts` or `metrics.tokens`.";
     Histogram SERVER_FIRST_TOKEN = "gen_ai_server_time_to_first_token_seconds" ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"] "seconds", "OpenTelemetry's gen_ai.server.time_to_first_token, of streams, as the gateway sees it.";
-    Histogram SERVER_PER_TOKEN = "gen_ai_server_time_per_output_token_seconds" ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"] "seconds", "OpenTelemetry's gen_ai.server.time_per_output_token: after the first one, on average over an answer. Counted with `accounts`.";
+    Histogram SERVER_PER_TOKEN = "gen_ai_server_time_per_output_token_seconds" ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"] "seconds", "OpenTelemetry's gen_ai.server.time_per_output_token: after the first one, on average over an answer. Counted with `accounts` or `metrics.tokens`.";
     Gauge CACHE_BOUND = "sluice_cache_error_upper_bound" [] "", "Highest share of wrong matches by meaning that checks leave possible, of all tenants' routes (95 % confidence).";
     Gauge CACHE_TOLERANCE = "sluice_cache_error_tolerance" [] "", "The share beyond which matches by meaning are switched off.";
     Gauge CACHE_CHECKS = "sluice_cache_checks" [] "", "Checks of matches by meaning that count.";

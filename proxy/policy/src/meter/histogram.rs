@@ -3,7 +3,7 @@
 //! Invariants: bounds are fixed when it is made, so that histograms of one metric can be added up; observing writes two words
 //! and takes no memory. Deliberately absent: quantiles, which are the reader's work.
 
-use super::Counter;
+use super::{COUNTED, Counter};
 
 /// Bounds of the gateway's own times, in microseconds, inclusive.
 pub const TIMES_US: &[u64] = &[
@@ -74,6 +74,9 @@ impl Histogram {
 
     /// Adds a value. Only the owning core may call this.
     pub fn observe(&self, value: u64) {
+        if !COUNTED {
+            return;
+        }
         let index = self.bounds.partition_point(|bound| *bound < value);
         self.counts[index].add(1);
         self.sum.add(value);

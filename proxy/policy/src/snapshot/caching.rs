@@ -43,6 +43,8 @@ pub struct Caching {
     pub frames_wait_ms: u64,
     /// Events a second of a replayed stream; 0: at once.
     pub events_per_second: u16,
+    /// What a hit is charged of what its answer cost, in millionths.
+    pub hit_price_per_million: u32,
     /// Tags of what is stored.
     pub tags: Box<[Box<str>]>,
 }
@@ -90,6 +92,7 @@ impl Caching {
             flight_wait_ms: u64::from(config.flight_wait.0),
             frames_wait_ms: config.frames.as_ref().map_or(0, |frames| frames.timeout.0.into()),
             events_per_second: config.replay_events_per_second,
+            hit_price_per_million: (config.hit_price * 1e6).round() as u32,
             tags: same(&config.tags),
         }))
     }

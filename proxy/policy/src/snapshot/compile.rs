@@ -73,6 +73,7 @@ pub(super) fn compile(config: &Config, generation: u64, secrets: Secrets<'_>) ->
         },
         accounts: config.accounts.clone(),
         log: config.log.clone(),
+        metrics: config.metrics,
         caching: Caching::compile(&config.cache.default, String::new()),
         cache_limits: super::caching::limits(&config.cache),
         keys_len: compiler.keys_len,
@@ -380,6 +381,7 @@ fn compile_route(names: &Names, route: &config::Route, cached: &config::CacheRul
     // Of 2^32; the cast saturates.
     let sample = |sample: &config::Sample| Some((target(&sample.model)?, (sample.share * 2f64.powi(32)) as u32));
     Route {
+        name: route.models.first().map_or("", String::as_str).into(),
         members: route
             .targets
             .iter()

@@ -12,6 +12,8 @@ use crate::health::KeyState;
 /// What happens to requests for certain models.
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
+    /// The first of the models that it is for, as the configuration has it.
+    pub name: Box<str>,
     /// Where its requests go instead of to the model asked for; empty: there.
     pub members: Box<[Member]>,
     pub balance: Balance,
@@ -102,6 +104,11 @@ impl Snapshot {
     /// Where a request goes next if its own target fails, in order.
     pub fn fallbacks(&self, resolved: &Resolved<'_>) -> &[Target] {
         self.route(resolved).map_or(&[], |route| &route.fallbacks)
+    }
+
+    /// What a route is called in logs and the ledger: the first of the models that it is for; empty for none.
+    pub fn route_name(&self, route: Option<RouteId>) -> &str {
+        route.map_or("", |route| &self.routes[route.index()].name)
     }
 
     pub(crate) fn route(&self, resolved: &Resolved<'_>) -> Option<&Route> {

@@ -4,6 +4,7 @@
 //! value of a context key is shown. Deliberately absent: reading what is stored.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::State;
@@ -22,8 +23,12 @@ use sluice_wire::provider::{self, Ingress};
 
 use super::metrics::text::Page;
 use super::{Status, json};
+use crate::cache::prepare::Helper;
 use crate::control::cache::{Desk, View};
 use crate::mesh::{Change, Purged};
+
+/// How often it is looked for what an embedding service says.
+const LOOK_PERIOD: Duration = Duration::from_millis(2);
 
 /// `GET /admin/cache`.
 pub async fn stats(State(status): State<Arc<Status>>) -> Response {
@@ -204,13 +209,45 @@ pub async fn explain(State(status): State<Arc<Status>>, body: Bytes) -> Response
         Err(error) => return refused(&error.to_string()),
     };
     let Some(view) = status.cache.view() else { return off() };
-    match answer(&question, &view.brain, &status.plane().snapshot) {
+    let snapshot = status.plane().snapshot.clone();
+    // The first time finds out whether texts are compared at all, and which.
+    let mut texts = None;
+    let brain = &view.brain;
+    let mut answered = answer(&question, brain, &snapshot, |one, other| {
+        texts = Some([one.to_owned(), other.to_owned()]);
+        Some(brain.similarity(one, other))
+    });
+    if let (Some((_, wait_ms)), Some(texts)) = (view.helper.embedding, texts) {
+        let similarity = remote_similarity(&view.helper, &texts, wait_ms).await;
+        answered = answer(&question, brain, &snapshot, |_, _| similarity);
+    }
+    match answered {
         Ok(answer) => json(StatusCode::OK, answer.to_string()),
         Err(message) => refused(&message),
     }
 }
 
-fn answer(question: &Question, brain: &Brain, snapshot: &Snapshot) -> Result<Value, String> {
+/// How similar the configured service finds two texts; `None` if it does not say in time.
+async fn remote_similarity(helper: &Helper, texts: &[String; 2], wait_ms: u64) -> Option<f32> {
+    let asked = texts.each_ref().map(|text| helper.embed(text));
+    let until = tokio::time::Instant::now() + Duration::from_millis(wait_ms);
+    loop {
+        if let (Some(one), Some(other)) = (asked[0](), asked[1]()) {
+            return Some(one?.cosine(&other?));
+        }
+        if tokio::time::Instant::now() >= until {
+            return None;
+        }
+        tokio::time::sleep(LOOK_PERIOD).await;
+    }
+}
+
+fn answer(
+    question: &Question,
+    brain: &Brain,
+    snapshot: &Snapshot,
+    similarity: impl FnOnce(&str, &str) -> Option<f32>,
+) -> Result<Value, String> {
     let known = Dialect::ALL.iter().find(|dialect| dialect.as_str() == question.dialect);
     let dialect = *known.ok_or_else(|| format!("no dialect is called \"{}\"", question.dialect))?;
     let bodies = [question.one.to_string(), question.other.to_string()];
@@ -252,6 +289,7 @@ fn answer(question: &Question, brain: &Brain, snapshot: &Snapshot) -> Result<Val
         (&other, &scope(1)),
         &caching.eligible,
         &caching.rules,
+        similarity,
     );
     Ok(words(&sharing))
 }
@@ -271,6 +309,9 @@ fn words(sharing: &Sharing) -> Value {
         Sharing::Apart(Why::Meaning(explanation)) => meaning(explanation, false),
         Sharing::Apart(Why::ExactOnly) => {
             value!({"shares": false, "why": "they differ in the last text, and are matched exactly only"})
+        }
+        Sharing::Apart(Why::NoVector) => {
+            value!({"shares": false, "why": "they differ in the last text, and the embedding service says nothing of it in time"})
         }
         Sharing::Apart(Why::Differ(names)) => value!({"shares": false, "why": "they differ", "differ": names}),
         Sharing::Apart(Why::Bypass(which, bypass)) => {

@@ -127,6 +127,7 @@ pub async fn latency(State(status): State<Arc<Status>>) -> Response {
     let body = json!({
         "accounting": kernel.accounting.reason().unwrap_or("on"),
         "measured_share": kernel.accounting.get().map(Accounting::share),
+        "measuring": kernel.accounting.get().map(Accounting::is_measuring),
         "slots": slots,
         "requests": requests,
         "cpu_us": clock::cpu_us(),

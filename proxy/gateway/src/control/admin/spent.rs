@@ -3,8 +3,6 @@
 //! Invariants: filled from the records that the cores send anyway; providers are those of the configuration, and at most
 //! [`PROVIDERS_MAX`] of all that there ever were. Deliberately absent: what is outside the process (`ebpf/accounting.rs`).
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 use sluice_ebpf_common::accounting::{BUCKETS, bucket, lower_bound};
 
@@ -16,7 +14,9 @@ const PROVIDERS_MAX: usize = 512;
 /// Requests of each provider.
 #[derive(Default)]
 pub struct Spent {
-    of: BTreeMap<String, OfProvider>,
+    of: Vec<(Box<str>, OfProvider)>,
+    /// Where the provider of the request before is, which is mostly the next one's too.
+    last: usize,
 }
 
 #[derive(Default)]
@@ -50,13 +50,18 @@ impl Spent {
         if provider.is_empty() || record.status == 0 {
             return;
         }
-        if !self.of.contains_key(provider) {
-            if self.of.len() >= PROVIDERS_MAX {
-                return;
-            }
-            self.of.insert(provider.to_owned(), OfProvider::default());
+        let is_it = |(name, _): &(Box<str>, OfProvider)| **name == *provider;
+        if !self.of.get(self.last).is_some_and(is_it) {
+            self.last = match self.of.iter().position(is_it) {
+                Some(at) => at,
+                None if self.of.len() >= PROVIDERS_MAX => return,
+                None => {
+                    self.of.push((provider.into(), OfProvider::default()));
+                    self.of.len() - 1
+                }
+            };
         }
-        let Some(of) = self.of.get_mut(provider) else { return };
+        let (_, of) = &mut self.of[self.last];
         let elsewhere = u64::from(record.received_us) + u64::from(record.upstream_us) + u64::from(record.queued_us);
         of.receiving.add(record.received_us.into());
         of.queue.add(record.queued_us.into());
@@ -68,7 +73,9 @@ impl Spent {
 
     /// All of it, by provider.
     pub fn report(&self) -> Value {
-        let of = self.of.iter().map(|(name, of)| {
+        let mut all: Vec<_> = self.of.iter().collect();
+        all.sort_unstable_by_key(|(name, _)| name);
+        let of = all.into_iter().map(|(name, of)| {
             json!({
                 "name": name,
                 "receiving": of.receiving.report(),

@@ -40,10 +40,22 @@ pub struct Entry {
     pub cost: NanoUsd,
     /// Whether its price was known.
     pub priced: bool,
+    /// What its route is called; empty for none.
+    pub route: Box<str>,
+    /// What it had to do with the cache, in a word; empty for nothing.
+    pub cache: &'static str,
+    /// From its first byte until it was complete, in microseconds.
+    pub received_us: u32,
+    /// Waited for places at providers, in microseconds.
+    pub queued_us: u32,
+    /// From sending to the provider that was asked last until its first byte, in microseconds.
+    pub upstream_us: u32,
     /// From its first byte to the first byte of its answer, in microseconds.
     pub first_byte_us: u32,
     /// From its first byte to the last of its answer, in microseconds.
     pub total_us: u32,
+    /// Its attempts as a JSON array, if they are more than one that gave the answer; else empty.
+    pub tries: Box<str>,
     /// Its tags, as reports tell them apart.
     pub tags: Box<[(Box<str>, Box<str>)]>,
 }
@@ -143,10 +155,10 @@ pub struct SpendRow {
 const ROWS_MAX: usize = 10_000;
 const HOUR_S: u64 = 3_600;
 /// Columns of the ledger.
-const COLUMNS: usize = 18;
+const COLUMNS: usize = 24;
 const LEDGER: &str =
     "ledger (unix_s, request, key, team, customer, provider, model, status, outcome, attempts, input, cached,
-    output, cost, priced, first_byte_us, total_us, tags)";
+    output, cost, priced, first_byte_us, total_us, tags, route, cache, received_us, queued_us, upstream_us, tries)";
 const HOURS: &str = "hours (hour, key, provider, model, team, customer, requests, input, cached, output, cost)";
 const TAG_HOURS: &str = "tag_hours (hour, name, value, requests, input, cached, output, cost)";
 
@@ -262,6 +274,12 @@ fn values_of(entry: &Entry) -> [Value<'_>; COLUMNS] {
         entry.first_byte_us.into(),
         entry.total_us.into(),
         tags.join("\n").into(),
+        (&*entry.route).into(),
+        entry.cache.into(),
+        entry.received_us.into(),
+        entry.queued_us.into(),
+        entry.upstream_us.into(),
+        (&*entry.tries).into(),
     ]
 }
 

@@ -56,10 +56,25 @@ pub struct RequestRow {
     pub cost_usd: String,
     /// Whether its price was known.
     pub priced: bool,
+    /// What its route is called.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub route: String,
+    /// What it had to do with the cache.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cache: String,
+    /// From its first byte until it was complete, in microseconds.
+    pub received_us: u64,
+    /// Waited for places at providers, in microseconds.
+    pub queued_us: u64,
+    /// From sending to the provider that was asked last until its first byte, in microseconds.
+    pub upstream_us: u64,
     /// From its first byte to the first byte of its answer, in microseconds.
     pub first_byte_us: u64,
     /// From its first byte to the last of its answer, in microseconds.
     pub total_us: u64,
+    /// Its attempts with reason and duration, if they are more than one that gave the answer.
+    #[serde(skip_serializing_if = "serde_json::Value::is_null")]
+    pub tries: serde_json::Value,
     /// Its tags, `name=value`.
     pub tags: Vec<String>,
 }
@@ -93,7 +108,8 @@ impl Tx<'_> {
         let statement = format!(
             "SELECT unix_s, request, coalesce((SELECT name FROM scopes WHERE id = ledger.key),
                CASE WHEN coalesce(key, 0) = 0 THEN '-' ELSE 'deleted-' || key END),
-             provider, model, status, outcome, attempts, input, cached, output, cost, priced, first_byte_us, total_us, tags
+             provider, model, status, outcome, attempts, input, cached, output, cost, priced, first_byte_us, total_us, tags,
+             route, cache, received_us, queued_us, upstream_us, tries
              FROM ledger WHERE unix_s >= ?1 AND unix_s < ?2{conditions} ORDER BY unix_s DESC, id DESC LIMIT {most}"
         );
         self.sql.query(&statement, &values)?.iter().map(line).collect()
@@ -103,6 +119,7 @@ impl Tx<'_> {
 fn line(row: &Row) -> Result<RequestRow> {
     let id: [u8; 16] = row.get(1)?;
     let tags: String = row.get(15)?;
+    let tries: String = row.get(21)?;
     Ok(RequestRow {
         unix_s: row.get(0)?,
         id: id.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -117,8 +134,15 @@ fn line(row: &Row) -> Result<RequestRow> {
         output_tokens: row.get(10)?,
         cost_usd: NanoUsd(row.get(11)?).to_string(),
         priced: row.get(12)?,
+        route: row.get(16)?,
+        cache: row.get(17)?,
+        received_us: row.get(18)?,
+        queued_us: row.get(19)?,
+        upstream_us: row.get(20)?,
         first_byte_us: row.get(13)?,
         total_us: row.get(14)?,
+        // The gateway has written it itself; what cannot be read says nothing.
+        tries: serde_json::from_str(&tries).unwrap_or_default(),
         tags: tags.lines().map(str::to_owned).collect(),
     })
 }

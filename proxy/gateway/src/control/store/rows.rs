@@ -49,6 +49,8 @@ pub struct ScopeRow {
     pub previous: Option<(Digest, u64)>,
     /// The second from which on a key does not hold.
     pub expires_s: Option<u64>,
+    /// Of a key: whether the bodies of its requests are logged.
+    pub bodies: bool,
 }
 
 /// A budget's definition.
@@ -253,6 +255,20 @@ impl Tx<'_> {
         self.audit(change, "expire", kind, &name, &expires_s.to_string())
     }
 
+    /// Has the bodies of a key's requests logged, or not any more.
+    ///
+    /// # Errors
+    /// There is no such key.
+    pub fn set_bodies(&mut self, change: &Change, id: i64, bodies: bool) -> Result<()> {
+        let (kind, name) = self.named(id)?;
+        if kind != ScopeKind::Key {
+            return refuse("bodies are logged of single keys");
+        }
+        let sql = "UPDATE scopes SET bodies = ?2 WHERE id = ?1";
+        self.sql.execute(sql, values![id, bodies])?;
+        self.audit(change, "log-bodies", kind, &name, if bodies { "on" } else { "off" })
+    }
+
     /// Gives a key a new secret; the old one holds until `overlap_until_s`. It expires when it did, unless the new secret says
     /// something else.
     ///
@@ -438,8 +454,8 @@ impl Tx<'_> {
     /// The file's.
     pub fn scopes(&self) -> Result<Scopes> {
         let scopes = self.sql.query(
-            "SELECT id, kind, name, parent, disabled, models, providers, digest, hint, previous, previous_until_s, expires_s
-             FROM scopes ORDER BY id",
+            "SELECT id, kind, name, parent, disabled, models, providers, digest, hint, previous, previous_until_s, expires_s,
+             bodies FROM scopes ORDER BY id",
             &[],
         )?;
         let scopes = scopes.iter().map(read_scope).collect::<Result<_>>()?;
@@ -531,6 +547,7 @@ fn read_scope(row: &Row) -> Result<ScopeRow> {
         hint: row.get(8)?,
         previous: previous.map(Digest).zip(until_s),
         expires_s: row.get(11)?,
+        bodies: row.get(12)?,
     })
 }
 

@@ -38,6 +38,7 @@ pub fn keyring(scopes: &Scopes, ids: &HashMap<i64, BudgetId>, limiters: &mut Has
         budgets: budgets.remove(&row.id).unwrap_or_default().into(),
         limits: limits.remove(&row.id).unwrap_or_default().into(),
         disabled: row.disabled,
+        logs_bodies: row.bodies,
     };
     for row in of_kind(ScopeKind::Customer) {
         places.insert(row.id, parts.customers.len() as u32);

@@ -154,6 +154,9 @@ pub fn write(context: &Context<'_>, work: &mut Work, request: &mut Request, entr
     };
     work.parts.clear();
     head(context, work, request, Some(entry), hit);
+    if let Some(tape) = &work.tape {
+        tape.keep(&body);
+    }
     let text = work.parts.text();
     number_field(text, b"content-length: ", body.len() as u64);
     text.extend_from_slice(b"\r\n");
@@ -202,6 +205,7 @@ pub fn head(context: &Context<'_>, work: &mut Work, request: &mut Request, entry
         text.extend_from_slice(&digits);
         text.extend_from_slice(b"\r\n");
     }
+    work.payment.write_fields(context.core, text);
     request_id_fields(text, view);
     connection_field(text, view);
 }
@@ -230,7 +234,7 @@ pub async fn replay(
         }
         live.send(context, down, work).await?;
         if !rest.is_empty() {
-            down.while_present(net::sleep_ms(pause_ms)).await?;
+            down.while_present(net::pause_ms(pause_ms)).await?;
         }
     }
     Ok(())
@@ -271,6 +275,9 @@ impl Live {
             return;
         }
         request.record.bytes_out += bytes.len() as u64;
+        if let Some(tape) = &work.tape {
+            tape.keep(bytes);
+        }
         let text = work.parts.text();
         if self.chunked {
             write_chunk_head(bytes.len(), text);

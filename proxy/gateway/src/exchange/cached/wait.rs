@@ -11,7 +11,7 @@ use std::task::Poll;
 use sluice_policy::cache::entry::{Entry, Shape};
 use sluice_policy::cache::flight::FlightId;
 use sluice_policy::cache::key::Key;
-use sluice_policy::snapshot::Caching;
+use sluice_policy::snapshot::{Caching, Resolved};
 use sluice_wire::chat::Out;
 use sluice_wire::error::{ApiError, Code};
 use sluice_wire::provider::{Reply, StreamEncoder};
@@ -65,7 +65,7 @@ impl Drop for Following {
 /// When the client is gone, or its stream was cut.
 pub async fn wait(
     context: &Context<'_>,
-    caching: &Caching,
+    (caching, resolved): (&Caching, &Resolved<'_>),
     down: &mut Downstream,
     work: &mut Work,
     request: &mut Request,
@@ -85,10 +85,14 @@ pub async fn wait(
             return Ok(false);
         }
         Read::Landed(entry) => {
+            let cost_nano_usd = entry.answer.cost_nano_usd;
+            work.payment.hold_stored(context, caching, resolved, cost_nano_usd)?;
             if !reply::write(context, work, request, &entry, None) {
+                work.payment.release_stored();
                 request.record.cache = Some(CacheUse::Miss);
                 return Ok(false);
             }
+            work.payment.settle_stored(core);
             note(core, &entry);
             let write_ms = context.plane.snapshot.downstream().write_ms;
             down.send(core, &mut work.parts, write_ms).await?;
@@ -96,7 +100,9 @@ pub async fn wait(
         }
         Read::More(bytes) => bytes,
     };
-    follow(context, down, work, request, &following, bytes).await?;
+    work.payment.may_follow(context, caching, resolved)?;
+    let cost_nano_usd = follow(context, down, work, request, &following, bytes).await?;
+    work.payment.followed(context, caching, resolved, cost_nano_usd);
     Ok(true)
 }
 
@@ -121,7 +127,7 @@ async fn first(
     Ok(down.while_present(either).await?)
 }
 
-/// Gives a stream on as it comes.
+/// Gives a stream on as it comes; says what it cost, in nano-dollars.
 async fn follow(
     context: &Context<'_>,
     down: &mut Downstream,
@@ -129,7 +135,7 @@ async fn follow(
     request: &mut Request,
     following: &Following,
     mut bytes: Vec<u8>,
-) -> Result<(), End> {
+) -> Result<u64, End> {
     let live = Live::begin(context, work, request, None, None);
     let mut sent = 0;
     loop {
@@ -142,7 +148,8 @@ async fn follow(
                 live.write(work, request, entry.answer.body.get(sent..).unwrap_or_default());
                 live.finish(work);
                 note(context.core, &entry);
-                return live.send(context, down, work).await;
+                live.send(context, down, work).await?;
+                return Ok(entry.answer.cost_nano_usd);
             }
             Read::Landed(_) | Read::Failed => {
                 request.keep_alive = false;

@@ -40,6 +40,8 @@ pub(super) struct Token {
     /// In the folded text: the word that stands for all of its meaning; empty if there is none.
     pub group: Span,
     pub word: Word,
+    /// Whether anything is known of it: else `word` says nothing.
+    pub is_known: bool,
     /// Capitalised, and not because a sentence begins.
     pub is_name: bool,
     /// Behind a mark that ends a clause.
@@ -130,6 +132,9 @@ impl Reading {
     fn count(&mut self) {
         (self.classes, self.negations, self.polarity) = ([0; 4], 0, [0; 2]);
         for at in 0..self.tokens.len() {
+            if !self.tokens[at].is_known {
+                continue;
+            }
             if self.is_number_sign(at) {
                 self.tokens[at + 1].after_break = false;
                 self.tokens[at].word = Word {
@@ -262,10 +267,11 @@ impl<'r> Scanner<'r> {
     fn letters(&mut self) -> bool {
         let text = self.reading.text.as_bytes();
         let from = self.at;
-        let len = text[from..]
-            .iter()
-            .take_while(|byte| byte.is_ascii_alphabetic())
-            .count();
+        let (mut len, mut is_lower) = (0, true);
+        while let Some(byte) = text.get(from + len).filter(|byte| byte.is_ascii_alphabetic()) {
+            is_lower &= byte.is_ascii_lowercase();
+            len += 1;
+        }
         let ends = match text.get(from + len) {
             None | Some(b' ' | b'\n' | b';' | b'?' | b'!' | b')') => true,
             // Inside words they join what stands around them.
@@ -273,10 +279,39 @@ impl<'r> Scanner<'r> {
             Some(_) => false,
         };
         if ends {
-            self.word(from, from + len);
+            if !(is_lower && self.plain(from, from + len)) {
+                self.word(from, from + len);
+            }
             self.at = from + len;
         }
         ends
+    }
+
+    /// A word in lower case, which is what most are: what [`Scanner::word`] makes of it, without asking what it cannot be. `false`, and
+    /// nothing is done, if it stands for something else.
+    fn plain(&mut self, from: usize, to: usize) -> bool {
+        if !self.reading.is_ascii {
+            return false;
+        }
+        let known = self.words.find(self.reading.text.as_bytes(), from, to);
+        if known.is_some_and(|word| word.number != 0 || word.group != 0) {
+            return false;
+        }
+        let place = (from as u32, to as u32);
+        self.reading.tokens.push(Token {
+            kind: Kind::Word,
+            raw: place,
+            folded: place,
+            group: (0, 0),
+            word: known.unwrap_or_default(),
+            is_known: known.is_some(),
+            is_name: false,
+            after_break: self.after_break,
+            before_mark: false,
+            in_slot: false,
+        });
+        (self.at_start, self.after_break) = (false, false);
+        true
     }
 
     fn char_at(&self, at: usize) -> Option<char> {
@@ -453,6 +488,7 @@ impl<'r> Scanner<'r> {
             folded: (place.0 as u32, place.1 as u32),
             group: (group.0 as u32, group.1 as u32),
             word,
+            is_known: true,
             is_name: false,
             after_break: self.after_break,
             before_mark: false,

@@ -398,3 +398,33 @@ fn any_text_is_read_without_panic_and_equals_itself() {
         })
         .unwrap();
 }
+
+#[test]
+fn a_word_in_lower_case_is_read_like_any_other() {
+    let guard = Guard::builtin();
+    let (mut one, mut other) = (Reading::default(), Reading::default());
+    for text in [
+        "please check the weld on the left side and do not open the valve",
+        "which one is above line seven, and no one is below part no. twelve",
+        "is it okay to unlock both doors of cell 4 before noon? photo, picture, image",
+        "internationalisation of electroencephalographically measured thing",
+    ] {
+        guard.read(text, &mut one);
+        // With letters that are not ASCII the usual way is not taken.
+        guard.read(&format!("{text} ü"), &mut other);
+        other.tokens.pop();
+        assert_eq!(one.tokens.len(), other.tokens.len());
+        for (a, b) in one.tokens.iter().zip(&other.tokens) {
+            let of = |reading: &Reading, token: &read::Token| {
+                (
+                    format!("{:?} {:?} {:?}", token.kind, token.raw, token.word),
+                    (token.is_name, token.after_break, token.before_mark, token.in_slot),
+                    reading.folded(token).to_owned(),
+                    reading.stem(token).to_owned(),
+                )
+            };
+            assert_eq!(of(&one, a), of(&other, b), "{text}");
+        }
+        assert_eq!(one.signature(), other.signature());
+    }
+}

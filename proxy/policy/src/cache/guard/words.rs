@@ -10,6 +10,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 use indexmap::IndexMap;
 use serde::Deserialize;
 
+use super::table::{self, Table};
+
 /// Classes that can be told apart: bits of [`super::Reading`]'s set, with 0 kept for none.
 pub(super) const CLASSES_MAX: usize = 256;
 
@@ -60,6 +62,8 @@ pub(super) struct Word {
 #[derive(Debug)]
 pub struct Words {
     table: HashMap<Box<str>, Word, BuildHasherDefault<Quick>>,
+    /// The short ones of `table`, which nearly all are.
+    short: Table,
     numbers: Vec<String>,
     groups: Vec<String>,
     fingerprint: [u8; 32],
@@ -112,6 +116,7 @@ impl Words {
         let file: File = serde_saphyr::from_str(yaml).map_err(|error| WordsError::Form(error.to_string()))?;
         let mut words = Self {
             table: HashMap::default(),
+            short: Table::default(),
             numbers: Vec::new(),
             groups: Vec::new(),
             fingerprint: blake3::hash(yaml.as_bytes()).into(),
@@ -154,12 +159,22 @@ impl Words {
             let number = u8::try_from(words.numbers.len()).map_err(|_| WordsError::Classes(word.clone()))?;
             words.entry(&word).number = number;
         }
+        words.short = Table::new(words.table.iter().map(|(word, known)| (&**word, *known)));
         Ok(words)
     }
 
     /// What is known of a word in lower case.
     pub(super) fn get(&self, word: &str) -> Word {
-        self.table.get(word).copied().unwrap_or_default()
+        self.find(word.as_bytes(), 0, word.len()).unwrap_or_default()
+    }
+
+    /// The same for the word between two places of a text in lower case, if anything is known of it.
+    pub(super) fn find(&self, text: &[u8], from: usize, to: usize) -> Option<Word> {
+        if let Some(key) = table::key(text, from, to) {
+            return self.short.get(key);
+        }
+        let word = std::str::from_utf8(text.get(from..to)?).ok()?;
+        self.table.get(word).copied()
     }
 
     /// A word's value, if it is a number.

@@ -34,6 +34,9 @@ pub struct Shown {
     #[serde(skip_serializing_if = "Option::is_none")]
     team: Option<String>,
     disabled: bool,
+    /// Of a key whose bodies are logged.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    log_bodies: bool,
     models: Vec<String>,
     providers: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -162,6 +165,7 @@ fn show(all: &All<'_>, scope: &ScopeRow) -> Shown {
         customer: named(ScopeKind::Customer),
         team: named(ScopeKind::Team),
         disabled: scope.disabled,
+        log_bodies: scope.bodies,
         models: scope.models.clone(),
         providers: scope.providers.clone(),
         ends_with: scope.hint.clone(),

@@ -78,6 +78,7 @@ pub struct Alteration {
     models: Option<Vec<String>>,
     providers: Option<Vec<String>>,
     expires_s: Option<u64>,
+    log_bodies: Option<bool>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -174,6 +175,9 @@ pub async fn alter(
         let id = tx.scope_named(kind.into(), &name)?;
         if let Some(disabled) = asked.disabled {
             tx.set_disabled(&change(), id, disabled)?;
+        }
+        if let Some(bodies) = asked.log_bodies {
+            tx.set_bodies(&change(), id, bodies)?;
         }
         if let Some(expires_s) = asked.expires_s {
             tx.set_expiry(&change(), id, expires_s)?;

@@ -28,8 +28,8 @@ pub const OPERATIONS: &[(&str, &str, &str, &str)] = &[
     (
         "patch",
         "/{kind}/{name}",
-        "Enable, disable, or change what may be used and, of a key, until when",
-        "disabled? models? providers? expires_s?",
+        "Enable, disable, or change what may be used and, of a key, until when, and whether bodies are logged",
+        "disabled? models? providers? expires_s? log_bodies?",
     ),
     (
         "delete",
@@ -131,7 +131,7 @@ fn body(members: &str) -> Value {
         let schema = match name {
             "models" | "providers" => json!({"type": "array", "items": {"type": "string"}}),
             "budgets" => json!({"type": "array", "items": {"type": "object"}}),
-            "disabled" => json!({"type": "boolean"}),
+            "disabled" | "log_bodies" => json!({"type": "boolean"}),
             "most" | "expires_s" | "overlap_s" => json!({"type": "integer", "minimum": 0}),
             "soft" => {
                 json!({"type": "string", "description": "Decimal dollars; none, where it is changed, to warn no more"})
