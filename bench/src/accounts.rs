@@ -1,8 +1,8 @@
-//! What virtual keys, budgets and limits cost a running gateway: CPU time per request with and without them, and how long a start
-//! with many of them takes.
+//! What virtual keys, budgets and limits cost a running gateway: CPU time per request without keys, with keys alone, and with
+//! budgets and limits too, whose difference is admission and settlement; and how long a start with many of them takes.
 //!
-//! Invariants: both gateways run throughout, the serving thread on one core, and are loaded in turns with the same requests, so that what else the
-//! machine does meets both alike; load and provider are on another core; CPU time is what the kernel counts for a thread, over the
+//! Invariants: all gateways run throughout, the serving thread on one core, and are loaded in turns with the same requests, so that what else the
+//! machine does meets all alike; load and provider are on another core; CPU time is what the kernel counts for a thread, over the
 //! requests that the gateway itself has counted. Deliberately absent: latency, which the load generator measures.
 
 use std::fs;
@@ -86,10 +86,12 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn measure(args: &Args, folder: &Path) -> Result<()> {
-    let store = folder.join("sluice.db");
+    let (store, bare_store) = (folder.join("sluice.db"), folder.join("bare.db"));
     let (keys, rows) = (args.keys.to_string(), args.rows.to_string());
-    let filled = Command::new(&args.stock).arg(&store).args([&keys, &rows]).status()?;
-    ensure!(filled.success(), "the store cannot be filled");
+    for (store, words) in [(&store, &[&*keys, &*rows][..]), (&bare_store, &[&*keys, "0", "bare"])] {
+        let filled = Command::new(&args.stock).arg(store).args(words).status()?;
+        ensure!(filled.success(), "the store cannot be filled");
+    }
     let flags = [
         ("--model", "openai/gpt-4o-mini".to_owned()),
         ("--connections", args.connections.to_string()),
@@ -107,10 +109,12 @@ fn measure(args: &Args, folder: &Path) -> Result<()> {
             "log": {"requests": {"output": "/dev/null"}, "format": "json"},
         })
     };
-    let accounts = json!({"store": store.display().to_string(), "admin_credential": {"env": "KEY"}});
-    let (with, without) = (folder.join("with.yaml"), folder.join("without.yaml"));
-    fs::write(&with, config(accounts).to_string())?;
+    let accounts = |store: &Path| json!({"store": store.display().to_string(), "admin_credential": {"env": "KEY"}});
+    let names = ["without.yaml", "bare.yaml", "with.yaml"];
+    let [without, bare, with] = names.map(|name| folder.join(name));
     fs::write(&without, config(Value::Null).to_string())?;
+    fs::write(&bare, config(accounts(&bare_store)).to_string())?;
+    fs::write(&with, config(accounts(&store)).to_string())?;
     let mut started = Vec::new();
     for _ in 0..args.starts {
         started.push(time_to_ready(&args.gateway, &with)?);
@@ -123,9 +127,10 @@ fn measure(args: &Args, folder: &Path) -> Result<()> {
     }
     let gateways = [
         Gateway::start(&args.gateway, &without)?,
+        Gateway::start(&args.gateway, &bare)?,
         Gateway::start(&args.gateway, &with)?,
     ];
-    let mut turns: [Vec<(f64, f64)>; 2] = Default::default();
+    let mut turns: [Turns; 3] = Default::default();
     for turn in 0..=args.turns {
         for (gateway, turns) in gateways.iter().zip(&mut turns) {
             let (cpu, requests) = (gateway.cpu()?, gateway.requests()?);
@@ -142,30 +147,35 @@ fn measure(args: &Args, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn report([without, with]: &[Vec<(f64, f64)>; 2]) {
-    let of = |turns: &[(f64, f64)], what: fn(&(f64, f64)) -> f64| median(turns.iter().map(what).collect());
+/// CPU time of serving threads and of all others, in microseconds a request, by turn.
+type Turns = Vec<(f64, f64)>;
+
+fn report([without, bare, with]: &[Turns; 3]) {
+    let of = |turns: &Turns, what: fn(&(f64, f64)) -> f64| median(turns.iter().map(what).collect());
     println!("| CPU µs a request | serving threads | all other threads |\n|---|---|---|");
-    for (name, turns) in [("without accounts", without), ("with accounts", with)] {
+    for (name, turns) in [
+        ("without accounts", without),
+        ("with keys alone", bare),
+        ("with keys, budgets and limits", with),
+    ] {
         println!(
             "| {name} | {:.2} | {:.2} |",
             of(turns, |turn| turn.0),
             of(turns, |turn| turn.1)
         );
     }
-    let pairs: Vec<f64> = with
-        .iter()
-        .zip(without)
-        .map(|(with, without)| with.0 - without.0)
-        .collect();
-    let mut sorted = pairs.clone();
-    sorted.sort_by(f64::total_cmp);
-    println!(
-        "\nAdmission and settlement, pairs of turns: p50 {:.2} µs, from {:.2} to {:.2}, of {} pairs.",
-        median(pairs),
-        sorted[0],
-        sorted[sorted.len() - 1],
-        sorted.len()
-    );
+    println!("\n| on the serving threads, pairs of turns | p50 | from | to | pairs |\n|---|---|---|---|---|");
+    for (name, more, less) in [
+        ("all of it", with, without),
+        ("keys, usage, prices and ledger", bare, without),
+        ("admission and settlement", with, bare),
+    ] {
+        let mut pairs: Vec<f64> = more.iter().zip(less).map(|(more, less)| more.0 - less.0).collect();
+        pairs.sort_by(f64::total_cmp);
+        let (least, most) = (pairs[0], pairs[pairs.len() - 1]);
+        let count = pairs.len();
+        println!("| {name} | {:.2} | {least:.2} | {most:.2} | {count} |", median(pairs));
+    }
 }
 
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {

@@ -169,3 +169,29 @@ fn clients_that_leave_at_any_moment_are_charged_and_leave_nothing_set_aside() {
     let shown = admin(&gateway, "GET", "/keys/paying", &Value::Null).json();
     assert_eq!(shown["budgets"][0]["window"], "total", "{shown}");
 }
+
+#[test]
+fn a_stream_that_the_end_of_a_drain_cuts_is_charged_and_in_the_ledger() {
+    let sim = Sim::start();
+    let setup = setup(&sim, 1).set("/server/timeouts/drain", json!("200ms"));
+    let mut gateway = setup.start();
+    let secret = paying(&gateway);
+    sim.rules(&json!([{"do": "tokens=100000,tps=20"}]));
+    let mut client = gateway.client();
+    client.send(request(true, &secret).bytes());
+    wait::until("the stream has begun", || (in_flight(&sim) == 1).then_some(()));
+    gateway.signal(libc::SIGTERM);
+    assert!(gateway.wait().success());
+    let mut lines = gateway.request_lines(1);
+    lines.retain(|line| line["path"] == "/v1/chat/completions");
+    let [line] = &lines[..] else {
+        panic!("one line: {lines:?}")
+    };
+    assert_ne!(line["outcome"], "ok", "{line}");
+    assert_ne!(line["cost_usd"], "0", "{line}");
+    gateway.revive();
+    let (ledger, bill) = (spent_by(&gateway, "paying"), billed(&sim));
+    let (_, used, _) = budget(&gateway, "paying");
+    assert!(ledger > 0 && ledger >= bill, "{ledger} of {bill}");
+    assert_eq!(ledger, used, "both books say the same");
+}

@@ -1,6 +1,7 @@
-//! Fills a store for measurements: `cargo run --release -p sluice --example stock -- STORE KEYS ROWS`.
+//! Fills a store for measurements: `cargo run --release -p sluice --example stock -- STORE KEYS ROWS [bare]`.
 //!
-//! A customer, a team and the keys, each with a budget and a limit of its own, and so many requests in the ledger. The secret of
+//! A customer, a team and the keys, each with a budget and a limit of its own unless they are to be bare, and so many requests
+//! in the ledger. The secret of
 //! key number N is `VirtualKey::from_random` of N's four bytes, low first, and 28 zeroes, so that whoever measures knows it; such
 //! keys are for measurements alone. Deliberately absent: anything that a gateway in service needs.
 
@@ -18,10 +19,11 @@ fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let mut next = || arguments.next().context("stock STORE KEYS ROWS");
     let (place, keys, rows) = (next()?, next()?.parse::<u32>()?, next()?.parse::<u64>()?);
+    let bare = arguments.next().is_some_and(|word| word == "bare");
     let (store, _) = Store::at(&place, NOW_S, false)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        add_keys(&store, keys).await?;
+        add_keys(&store, keys, bare).await?;
         let mut from = 0;
         while from < rows {
             let to = rows.min(from + AT_ONCE);
@@ -32,7 +34,7 @@ fn main() -> Result<()> {
     })
 }
 
-async fn add_keys(store: &Store, keys: u32) -> Result<()> {
+async fn add_keys(store: &Store, keys: u32, bare: bool) -> Result<()> {
     let added = store.ask(move |tx| {
         let change = Change {
             actor: "stock".to_owned(),
@@ -51,6 +53,9 @@ async fn add_keys(store: &Store, keys: u32) -> Result<()> {
                 expires_s: None,
             };
             rows.push(tx.add_scope(&change, ScopeKind::Key, &format!("key-{at}"), Some(team), Some(&key))?);
+        }
+        if bare {
+            return Ok(());
         }
         for scope in rows {
             let budget = BudgetRow {

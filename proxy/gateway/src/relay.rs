@@ -364,9 +364,12 @@ async fn next_piece(
             answer.reusable &= step.consumed == chunk.len();
             if work.payment.reads() {
                 let Work { payment, spans, .. } = work;
-                spans
-                    .iter()
-                    .for_each(|&(start, end)| payment.scan(&chunk[start as usize..end as usize]));
+                match **spans {
+                    [(start, end)] if step.done => payment.scan_last(&chunk[start as usize..end as usize]),
+                    _ => spans
+                        .iter()
+                        .for_each(|&(start, end)| payment.scan(&chunk[start as usize..end as usize])),
+                }
             }
             Ok(Piece::Data(chunk, step))
         }

@@ -27,6 +27,8 @@ use crate::plane::Plane;
 
 /// Entries of a core's submission ring.
 const RING_ENTRIES: u32 = 2048;
+/// Ticks that requests have to end in once they are cut.
+const CUT_TICKS: u32 = 50;
 /// How often idle connections and gauges are looked at, in ticks.
 const SWEEP_TICKS: u64 = 100;
 /// Pause after a failed accept or at the connection limit, in milliseconds.
@@ -157,9 +159,22 @@ async fn serve(worker: Worker) {
             break;
         }
     }
+    cut(&core).await;
     core.pools.clear();
-    // Requests that are cut now report what they cost when they are dropped, with the runtime.
+    // What is left reports what it cost when it is dropped, with the runtime.
     core.purse.close();
+}
+
+/// Ends what is still under way, as a deadline that passes does: so it is charged, counted and recorded like any other request.
+async fn cut(core: &Core) {
+    for _ in 0..CUT_TICKS {
+        if core.connections() == 0 {
+            return;
+        }
+        core.net.deadlines.sweep(u64::MAX - 1);
+        net::sleep_ms(TICK_MS).await;
+        core.clock.tick();
+    }
 }
 
 fn fund(purse: &Purse, funds: &Funds) {

@@ -78,15 +78,13 @@ fn main() {
         output: 100,
         ..Usage::default()
     };
-    let request = |secret: &str| {
+    let mut pass = Pass::default();
+    let mut request = |secret: &str| {
         let caller = keyring.find(secret.as_bytes(), NOW_S).expect("it is there");
         keyring.allows(caller, "openai", "gpt-5-mini").expect("it may");
-        let pass = Pass::new(
-            keyring.limits(caller, "openai", "gpt-5-mini").cloned(),
-            Ask::default(),
-            NOW_S,
-        )
-        .expect("below");
+        let limits = keyring.limits(caller, "openai", "gpt-5-mini");
+        let limits = limits.map(|id| &**keyring.limiter(id));
+        pass.enter(limits, Ask::default(), NOW_S).expect("below");
         let mut budgets = [BudgetId(0); 16];
         let mut len = 0;
         for id in keyring.budgets(caller, "openai", "gpt-5-mini").take(16) {
@@ -107,7 +105,7 @@ fn main() {
         );
         let mut held = held.expect("there is money");
         held.reservation.sent();
-        black_box(held.settle(price, &usage));
+        black_box(held.settle(price, &usage, None));
         pass.settle(Ask::default());
     };
     for (name, keys) in [("100 keys in turn", 100), ("10,000 keys at random", secrets.len())] {

@@ -31,9 +31,23 @@ pub struct Demand {
     pub may_write_cache: bool,
     /// The tier that it asks for.
     pub tier: Tier,
+    /// Whether the provider may choose a dearer one.
+    pub any_tier: bool,
 }
 
 impl Demand {
+    /// The tiers that it may be processed in, and be charged for.
+    fn tiers(&self) -> impl Iterator<Item = Tier> {
+        let dearer = self.any_tier.then_some(Tier::Priority);
+        std::iter::once(self.tier).chain(dearer)
+    }
+
+    /// The most that it can cost within a bound.
+    fn worst(&self, price: &Price, bound: &Bound) -> Result<NanoUsd, Unpriced> {
+        self.tiers()
+            .try_fold(NanoUsd::ZERO, |worst, tier| Ok(worst.max(price.worst(bound, tier)?)))
+    }
+
     /// What it may consume at most of a model of that price.
     pub fn bound(&self, price: &Price) -> Bound {
         let in_body = self.body_bytes.saturating_add(TEMPLATE_TOKENS);
@@ -50,9 +64,11 @@ impl Demand {
                 .map(|output| Tokens(output.saturating_mul(u64::from(answers)))),
             answers,
             may_write_cache: self.may_write_cache,
-            // Sound, in either direction, is as dear as the model makes it: the body does not say cheaply that there is none.
+            // Sound and images, in either direction, are as dear as the model makes them: the body does not say cheaply that there
+            // are none.
             audio_in: true,
             audio_out: true,
+            image_out: true,
             ..PLAIN
         }
     }
@@ -129,7 +145,7 @@ pub fn hold(
     let mut bound = demand.bound(price);
     if budgets.is_empty() {
         // Held in no budget: what the ledger says if nobody learns what it cost.
-        let worst = price.worst(&bound, demand.tier).unwrap_or(NanoUsd::ZERO);
+        let worst = demand.worst(price, &bound).unwrap_or(NanoUsd::ZERO);
         return Ok(held(reserve(worst.min(NanoUsd::LIMIT_MAX))?, None));
     }
     if let Enforce::Estimate(tokens) = enforce {
@@ -137,7 +153,7 @@ pub fn hold(
         let asked = bound.output.map_or(estimate, |output| output.0.min(estimate));
         bound.output = Some(Tokens(asked));
     }
-    let worst = price.worst(&bound, demand.tier);
+    let worst = demand.worst(price, &bound);
     match (worst, enforce) {
         (Ok(worst), Enforce::Clamp) => match reserve(worst) {
             Ok(reservation) => Ok(held(reservation, None)),
@@ -165,7 +181,8 @@ fn clamped(
     unix_s: u64,
 ) -> Option<(Reservation, u64)> {
     let money = purse.affordable(budgets, unix_s).ok()?;
-    let output = price.affordable_output(bound, demand.tier, money)?;
+    let affordable = |tier: Tier| price.affordable_output(bound, tier, money);
+    let output = demand.tiers().map(affordable).min()??;
     let each = output.0 / u64::from(bound.answers);
     if each == 0 {
         return None;
@@ -174,15 +191,16 @@ fn clamped(
         output: Some(Tokens(each * u64::from(bound.answers))),
         ..*bound
     };
-    let worst = price.worst(&bound, demand.tier).ok()?;
+    let worst = demand.worst(price, &bound).ok()?;
     let reservation = purse.reserve(budgets, worst, unix_s).ok()?;
     Some((reservation, each))
 }
 
 impl Held {
-    /// Charges what the provider says was used, at the price that it was held at. What has no price costs what was reserved
-    /// for it.
-    pub fn settle(self, price: Option<&Price>, usage: &Usage) -> Charged {
+    /// Charges what the provider says was used, in the tier that it says, else in the one that was asked for. What has no price
+    /// costs what was reserved for it.
+    pub fn settle(mut self, price: Option<&Price>, usage: &Usage, tier: Option<Tier>) -> Charged {
+        self.tier = tier.unwrap_or(self.tier);
         let reserved = self.reservation.amount();
         let charged = self.cost(price, usage).map_or(
             Charged {

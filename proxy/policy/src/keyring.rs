@@ -5,19 +5,24 @@
 //! what the time of a comparison could tell is part of a digest, from which no key follows, and digests are compared in
 //! constant time all the same.
 //!
-//! Invariants: immutable; a lookup is one digest and one hash probe, without allocation; a [`Caller`] is a small `Copy` value,
+//! Invariants: immutable; a lookup is one digest and one probe of a table, without allocation; what a request of a key needs is
+//! in two cache lines; a [`Caller`] is a small `Copy` value,
 //! valid for the keyring that it came from; no secret is kept. Deliberately absent: where keys are stored and how they are made
 //! known, and randomness, which is passed in.
 
 mod credential;
+mod line;
 mod pair;
 mod secret;
+mod table;
 mod tags;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
+use self::line::Line;
+use self::table::{Card, Table};
 pub use credential::{CREDENTIAL_FIELDS, credential, is_own_field};
 pub use pair::{Pair, PairId, PairIssuer, parse_id};
 pub use secret::{Digest, KEY_PREFIX, VirtualKey};
@@ -153,16 +158,18 @@ pub enum NotAllowed {
 /// All virtual keys.
 #[derive(Debug, Default)]
 pub struct Keyring {
-    by_digest: HashMap<Digest, Held, BuildHasherDefault<DigestHasher>>,
+    by_digest: Table,
     by_pair: HashMap<PairId, Digest, BuildHasherDefault<DigestHasher>>,
+    /// By [`ScopeId`], like `scopes`.
+    lines: Box<[Line]>,
     scopes: Box<[Scope]>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    caller: Caller,
-    /// The second from which on it does not hold.
-    until_s: u64,
+/// A limit of one keyring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitId {
+    scope: ScopeId,
+    at: u32,
 }
 
 impl Keyring {
@@ -179,7 +186,7 @@ impl Keyring {
             customer_of.push(customer.filter(|customer| (*customer as usize) < team_base));
             scopes.push(scope);
         }
-        let mut by_digest = HashMap::with_capacity_and_hasher(keys.len(), BuildHasherDefault::default());
+        let mut cards = Vec::with_capacity(keys.len());
         for (index, key) in keys.into_iter().enumerate() {
             let team = key
                 .team
@@ -193,17 +200,24 @@ impl Keyring {
                 customer: customer.map(ScopeId),
             };
             let until_s = key.expires_s.unwrap_or(u64::MAX);
-            by_digest.entry(key.digest).or_insert(Held { caller, until_s });
+            let above = [caller.team, caller.customer].into_iter().flatten();
+            let disabled = key.scope.disabled || above.map(|id| &scopes[id.0 as usize]).any(|scope| scope.disabled);
+            cards.push(Card::new(key.digest, caller, until_s, disabled));
             if let Some((digest, overlap_s)) = key.previous {
-                let until_s = until_s.min(overlap_s);
-                by_digest.entry(digest).or_insert(Held { caller, until_s });
+                cards.push(Card::new(digest, caller, until_s.min(overlap_s), disabled));
             }
             scopes.push(key.scope);
         }
-        let by_pair = by_digest.keys().map(|digest| (pair::id_of(digest), *digest)).collect();
+        let by_digest = Table::new(cards);
+        let by_pair = by_digest
+            .digests()
+            .map(|digest| (pair::id_of(digest), *digest))
+            .collect();
+        let lines = scopes.iter_mut().map(Line::new).collect();
         Self {
             by_digest,
             by_pair,
+            lines,
             scopes: scopes.into(),
         }
     }
@@ -232,14 +246,14 @@ impl Keyring {
     }
 
     fn find_digest(&self, digest: &Digest, unix_s: u64) -> Result<Caller, NotAccepted> {
-        let held = self.by_digest.get(digest).ok_or(NotAccepted::Unknown)?;
-        if unix_s >= held.until_s {
+        let card = self.by_digest.find(digest).ok_or(NotAccepted::Unknown)?;
+        if unix_s >= card.until_s {
             return Err(NotAccepted::Expired);
         }
-        if self.scopes_of(held.caller).any(|scope| scope.disabled) {
+        if card.disabled {
             return Err(NotAccepted::Disabled);
         }
-        Ok(held.caller)
+        Ok(card.caller())
     }
 
     /// What is known of a customer, a team or a key.
@@ -252,7 +266,8 @@ impl Keyring {
     /// # Errors
     /// It may not.
     pub fn allows(&self, caller: Caller, provider: &str, model: &str) -> Result<(), NotAllowed> {
-        for scope in self.scopes_of(caller) {
+        for id in levels(caller).filter(|id| self.line(*id).has_lists) {
+            let scope = self.scope(id);
             if !scope.providers.is_empty() && !scope.providers.iter().any(|glob| glob.matches(provider)) {
                 return Err(NotAllowed::Provider);
             }
@@ -285,9 +300,7 @@ impl Keyring {
         provider: &'a str,
         model: &'a str,
     ) -> impl Iterator<Item = BudgetId> + 'a {
-        let all = self.scopes_of(caller).flat_map(|scope| &scope.budgets);
-        all.filter(move |charge| charge.filter.matches(provider, model))
-            .map(|charge| charge.budget)
+        levels(caller).flat_map(move |id| self.line(id).budgets(move || self.scope(id), (provider, model)))
     }
 
     /// Whose a caller's data is, as far as others must not see it: its customer's, else its team's, else the key's own.
@@ -297,7 +310,7 @@ impl Keyring {
 
     /// The rows of a caller's key, team and customer; 0 for none.
     pub fn rows(&self, caller: Caller) -> [i64; 3] {
-        [Some(caller.key), caller.team, caller.customer].map(|id| id.map_or(0, |id| self.scope(id).row))
+        [Some(caller.key), caller.team, caller.customer].map(|id| id.map_or(0, |id| self.line(id).row))
     }
 
     /// What to call one of a caller's budgets towards that caller, such as `the budget of press-line-2, 50 USD per day`.
@@ -316,23 +329,38 @@ impl Keyring {
         format!("the budget of {}, {} USD {per}", scope.name, charge.limit)
     }
 
-    /// The limits that a request of a caller to a provider's model is subject to: the key's first. Shared, so that they can be
-    /// held for as long as the request lasts, whatever becomes of the keyring.
+    /// The limits that a request of a caller to a provider's model is subject to: the key's first.
     pub fn limits<'a>(
         &'a self,
         caller: Caller,
         provider: &'a str,
         model: &'a str,
-    ) -> impl Iterator<Item = &'a Arc<Limiter>> + 'a {
-        let all = self.scopes_of(caller).flat_map(|scope| &scope.limits);
-        all.filter(move |subject| subject.filter.matches(provider, model))
-            .map(|subject| &subject.limiter)
+    ) -> impl Iterator<Item = LimitId> + 'a {
+        levels(caller).flat_map(move |scope| {
+            let all = self.line(scope).limits(move || self.scope(scope), (provider, model));
+            all.map(move |(at, _)| LimitId { scope, at })
+        })
+    }
+
+    /// One of them.
+    pub fn limiter(&self, id: LimitId) -> &Arc<Limiter> {
+        let elsewhere = || &self.scope(id.scope).limits[id.at as usize].limiter;
+        self.line(id.scope).limit(id.at).unwrap_or_else(elsewhere)
+    }
+
+    fn line(&self, id: ScopeId) -> &Line {
+        &self.lines[id.0 as usize]
     }
 
     fn scopes_of(&self, caller: Caller) -> impl Iterator<Item = &Scope> {
-        let ids = [Some(caller.key), caller.team, caller.customer];
-        ids.into_iter().flatten().map(|id| self.scope(id))
+        levels(caller).map(|id| self.scope(id))
     }
+}
+
+/// A caller's scopes: the key first.
+fn levels(caller: Caller) -> impl Iterator<Item = ScopeId> {
+    let ids = [Some(caller.key), caller.team, caller.customer];
+    ids.into_iter().flatten()
 }
 
 /// Whether `PROVIDER/MODEL` matches; a glob without a slash before its first star means the model alone.

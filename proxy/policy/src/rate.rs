@@ -52,17 +52,20 @@ const SLICES: usize = 12;
 const COUNT_BITS: u32 = 40;
 const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
 
-/// One limit, and how much of it is used.
+/// One limit, and how much of it is used. On cache lines of its own: one, where it has a single slice.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct Limiter {
-    unit: Unit,
-    window: Window,
-    most: AtomicU64,
     used: AtomicU64,
+    most: AtomicU64,
     /// Number of the latest slice.
     head: AtomicU64,
-    slices: Box<[AtomicU64]>,
     at_a_time: AtomicU32,
+    unit: Unit,
+    window: Window,
+    /// How many of `slices` there are.
+    count: u8,
+    slices: [AtomicU64; SLICES + 1],
 }
 
 /// Why a request may not begin.
@@ -92,7 +95,7 @@ pub struct Standing {
 impl Limiter {
     /// A limit that is not used at all.
     pub fn new(unit: Unit, window: Window, most: u64) -> Self {
-        let slices = match window {
+        let count = match window {
             Window::Rolling(_) => SLICES + 1,
             _ => 1,
         };
@@ -102,7 +105,8 @@ impl Limiter {
             most: AtomicU64::new(most.min(COUNT_MAX / 2)),
             used: AtomicU64::new(0),
             head: AtomicU64::new(0),
-            slices: (0..slices).map(|_| AtomicU64::new(0)).collect(),
+            count: count as u8,
+            slices: [const { AtomicU64::new(0) }; SLICES + 1],
             at_a_time: AtomicU32::new(0),
         }
     }
@@ -119,7 +123,7 @@ impl Limiter {
             return Vec::new();
         }
         let now = self.roll(unix_s);
-        let first = (now + 1).saturating_sub(self.slices.len() as u64);
+        let first = (now + 1).saturating_sub(u64::from(self.count));
         let of = |slice: u64| {
             let packed = self.slices[self.slot(slice)].load(Ordering::Acquire);
             let count = packed & COUNT_MAX;
@@ -134,7 +138,7 @@ impl Limiter {
             return;
         }
         let now = self.roll(unix_s);
-        let first = (now + 1).saturating_sub(self.slices.len() as u64);
+        let first = (now + 1).saturating_sub(u64::from(self.count));
         for &(slice, count) in counted {
             if !(first..=now).contains(&slice) {
                 continue;
@@ -242,7 +246,7 @@ impl Limiter {
     }
 
     fn slot(&self, slice: u64) -> usize {
-        (slice % self.slices.len() as u64) as usize
+        (slice % u64::from(self.count)) as usize
     }
 
     /// The slice of now, after what has passed was taken out.
@@ -256,7 +260,7 @@ impl Limiter {
             {
                 Ok(_) => {
                     // The slots of all slices that begin now hold slices that have passed.
-                    let first = (head + 1).max((now + 1).saturating_sub(self.slices.len() as u64));
+                    let first = (head + 1).max((now + 1).saturating_sub(u64::from(self.count)));
                     (first..=now).for_each(|slice| self.begin(slice));
                     return now;
                 }
@@ -318,7 +322,7 @@ impl Ask {
     }
 }
 
-/// Leave to begin, from every limit that a request is subject to.
+/// Leave to begin, from every limit that a request is subject to; none at first.
 ///
 /// Dropped without a word it keeps the tokens that it asked for counted; its place among the requests under way is free again
 /// in any case.
@@ -326,83 +330,112 @@ impl Ask {
 #[derive(Debug)]
 pub struct Pass<L: Deref<Target = Limiter>> {
     holds: [Option<(L, u64)>; LIMITS_PER_REQUEST_MAX],
+    len: u8,
     ask: Ask,
 }
 
+impl<L: Deref<Target = Limiter>> Default for Pass<L> {
+    fn default() -> Self {
+        Self {
+            holds: [const { None }; LIMITS_PER_REQUEST_MAX],
+            len: 0,
+            ask: Ask::default(),
+        }
+    }
+}
+
 impl<L: Deref<Target = Limiter>> Pass<L> {
-    /// Asks every limit for its leave; if one refuses, none counts.
+    /// Asks every limit for its leave; if one refuses, none counts. What it held before is dropped.
     ///
     /// # Errors
     /// The first limit that is reached. Limits beyond `limits::LIMITS_PER_REQUEST_MAX` refuse.
-    pub fn new(limits: impl IntoIterator<Item = L>, ask: Ask, unix_s: u64) -> Result<Self, Limited> {
-        let mut pass = Self {
-            holds: [const { None }; LIMITS_PER_REQUEST_MAX],
-            ask,
-        };
-        for (at, limiter) in limits.into_iter().enumerate() {
-            let slice = match pass.holds.get(at) {
+    pub fn enter(&mut self, limits: impl IntoIterator<Item = L>, ask: Ask, unix_s: u64) -> Result<(), Limited> {
+        self.clear();
+        self.ask = ask;
+        for limiter in limits {
+            let slice = match self.holds.get(usize::from(self.len)) {
                 Some(_) => limiter.take(ask.of(limiter.unit), unix_s),
                 None => None,
             };
             let Some(slice) = slice else {
-                let standing = limiter.standing(unix_s);
-                let wait_s = if limiter.unit == Unit::Concurrent {
-                    1
-                } else {
-                    standing.resets_in_s
-                };
-                pass.cancel();
-                return Err(Limited {
-                    unit: limiter.unit,
-                    most: standing.most,
-                    retry_after_s: u32::try_from(wait_s).unwrap_or(u32::MAX).max(1),
-                });
+                let limited = refusal(&limiter, unix_s);
+                // As if it had never been.
+                self.end(Ask::default(), true);
+                return Err(limited);
             };
-            if let Some(place) = pass.holds.get_mut(at) {
-                *place = Some((limiter, slice));
-            }
+            self.holds[usize::from(self.len)] = Some((limiter, slice));
+            self.len += 1;
         }
-        Ok(pass)
+        Ok(())
+    }
+
+    /// Whether any limit has given its leave.
+    pub fn is_held(&self) -> bool {
+        self.len > 0
     }
 
     /// The limits that have given their leave.
     pub fn limits(&self) -> impl Iterator<Item = &Limiter> {
-        self.holds.iter().flatten().map(|(limiter, _)| &**limiter)
+        self.held().iter().flatten().map(|(limiter, _)| &**limiter)
     }
 
     /// The request has ended, and has used so much.
-    pub fn settle(mut self, used: Ask) {
-        self.correct(used, false);
+    pub fn settle(&mut self, used: Ask) {
+        self.end(used, false);
     }
 
     /// The request has not begun, or no provider has taken it: its tokens do not count, but it does.
-    pub fn release(mut self) {
-        self.correct(Ask::default(), false);
+    pub fn release(&mut self) {
+        self.end(Ask::default(), false);
     }
 
-    /// As if it had never been.
-    fn cancel(mut self) {
-        self.correct(Ask::default(), true);
+    /// Nobody knows what it has used: what it asked for stays counted.
+    pub fn clear(&mut self) {
+        for hold in &mut self.holds[..usize::from(self.len)] {
+            if let Some((limiter, _)) = hold.take()
+                && limiter.unit == Unit::Concurrent
+            {
+                limiter.end_concurrent();
+            }
+        }
+        self.len = 0;
     }
 
-    fn correct(&mut self, used: Ask, and_requests: bool) {
-        for (limiter, slice) in self.holds.iter().flatten() {
+    fn held(&self) -> &[Option<(L, u64)>] {
+        &self.holds[..usize::from(self.len)]
+    }
+
+    fn end(&mut self, used: Ask, and_requests: bool) {
+        for (limiter, slice) in self.held().iter().flatten() {
             match limiter.unit {
                 Unit::Concurrent => {}
                 Unit::Requests if and_requests => limiter.correct(*slice, 1, 0),
+                Unit::Requests => {}
                 unit => limiter.correct(*slice, self.ask.of(unit), used.of(unit)),
             }
         }
+        self.clear();
     }
 }
 
 impl<L: Deref<Target = Limiter>> Drop for Pass<L> {
     fn drop(&mut self) {
-        for (limiter, _) in self.holds.iter().flatten() {
-            if limiter.unit == Unit::Concurrent {
-                limiter.end_concurrent();
-            }
-        }
+        self.clear();
+    }
+}
+
+#[cold]
+fn refusal(limiter: &Limiter, unix_s: u64) -> Limited {
+    let standing = limiter.standing(unix_s);
+    let wait_s = if limiter.unit == Unit::Concurrent {
+        1
+    } else {
+        standing.resets_in_s
+    };
+    Limited {
+        unit: limiter.unit,
+        most: standing.most,
+        retry_after_s: u32::try_from(wait_s).unwrap_or(u32::MAX).max(1),
     }
 }
 

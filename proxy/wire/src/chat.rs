@@ -34,7 +34,7 @@ pub use replay::{Gathered, play};
 pub use response::{ChatResponse, Choice, Citation, Finish, Location};
 pub use schema::write_object_schema;
 pub use text::{Number, Raw, Text};
-pub use usage::Usage;
+pub use usage::{ServiceTier, Usage};
 
 use crate::dialect::Dialect;
 

@@ -23,7 +23,9 @@ mod joint;
 pub mod openai;
 
 use self::joint::Joint;
-use crate::chat::{ChatEvent, ChatRequest, ChatResponse, Notes, Out, StreamEnd, ToolIdRule, UpstreamError, Usage};
+use crate::chat::{
+    ChatEvent, ChatRequest, ChatResponse, Notes, Out, ServiceTier, StreamEnd, ToolIdRule, UpstreamError, Usage,
+};
 use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::eventstream;
@@ -330,6 +332,22 @@ impl UsageReader {
             Self::OpenAi(reader) => reader.read(object),
             Self::Anthropic(reader) => reader.read(object),
             Self::Bedrock(reader) => reader.read(object),
+        }
+    }
+
+    /// The same of an object at the begin of `bytes`, and the object's length, if it is plain enough to be read in one go.
+    pub fn read_plain(&mut self, bytes: &[u8]) -> Option<(Usage, usize)> {
+        match self {
+            Self::OpenAi(reader) => reader.read_plain(bytes),
+            Self::Anthropic(_) | Self::Bedrock(_) => None,
+        }
+    }
+
+    /// The tier of processing that the objects so far name, if they do.
+    pub fn tier(&self) -> Option<ServiceTier> {
+        match self {
+            Self::Anthropic(reader) => reader.tier(),
+            Self::OpenAi(_) | Self::Bedrock(_) => None,
         }
     }
 }

@@ -2,15 +2,19 @@
 //!
 //! Invariants: one pass, in pieces of any size; only a `usage` object itself is copied, up to a bound; it is found by its place
 //! in the document (`usage`, `message.usage` or `response.usage`), so that nothing that a model or a client wrote, in a
-//! string or in a tool's arguments, is taken for it. What cannot be understood says nothing, and never fails an answer.
-//! Deliberately absent: what tokens cost.
+//! string or in a tool's arguments, is taken for it. What cannot be understood says nothing, and never fails an answer. A
+//! document that is there as a whole is looked at from that word on, and means the same. Deliberately absent: what tokens cost.
+
+mod path;
+mod whole;
 
 use memchr::memchr2;
 
-use crate::chat::Usage;
+use self::path::Path;
+use self::whole::Seen;
+use crate::chat::{ServiceTier, Usage};
 use crate::dialect::Dialect;
 use crate::eventstream::Decoder;
-use crate::limits::USAGE_BYTES_MAX;
 use crate::provider::UsageReader;
 
 /// How an answer is framed.
@@ -80,9 +84,23 @@ impl UsageScan {
 
     /// Begins another answer; memory is reused.
     pub fn reset(&mut self, dialect: Dialect, framing: Framing) {
-        let object = std::mem::take(&mut self.path.object);
-        *self = Self::new(dialect, framing);
-        self.path.object = object;
+        let mut path = std::mem::take(&mut self.path);
+        path.clear();
+        *self = Self {
+            path,
+            ..Self::new(dialect, framing)
+        };
+    }
+
+    /// Looks at a body that is there as a whole; [`UsageScan::push`] of it does the same, at more cost.
+    pub fn push_all(&mut self, body: &[u8]) {
+        if let State::Whole = self.framing
+            && !self.any
+        {
+            self.any = !body.is_empty();
+            return self.whole(body);
+        }
+        self.push(body);
     }
 
     /// Looks at the next bytes of the answer's body, in order.
@@ -105,9 +123,28 @@ impl UsageScan {
         self.usage
     }
 
+    /// The tier of processing that the answer names, if it does.
+    pub fn tier(&self) -> Option<ServiceTier> {
+        self.reader.tier().or(self.path.tier())
+    }
+
     /// Whether the answer has any body so far.
     pub fn has_body(&self) -> bool {
         self.any
+    }
+
+    /// A whole document.
+    fn whole(&mut self, document: &[u8]) {
+        match whole::look(document, &mut self.reader) {
+            Some(Seen::Nothing) => {}
+            Some(Seen::Usage(usage, tier)) => {
+                self.usage = Some(usage);
+                if let Some(tier) = tier {
+                    self.path.set_tier(tier);
+                }
+            }
+            None => self.document(document),
+        }
     }
 
     fn document(&mut self, input: &[u8]) {
@@ -142,7 +179,10 @@ impl UsageScan {
                     continue;
                 }
                 Line::Begin(_) => line = Line::Other,
-                Line::Data => self.document(&rest[..end.unwrap_or(rest.len())]),
+                Line::Data => match end {
+                    Some(end) if self.path.is_fresh() && is_object(&rest[..end]) => self.whole(&rest[..end]),
+                    _ => self.document(&rest[..end.unwrap_or(rest.len())]),
+                },
                 Line::Other => {}
             }
             match end {
@@ -167,7 +207,7 @@ impl UsageScan {
             match decoder.next_message(&mut rest) {
                 Ok(Some(message)) => {
                     self.path.begin();
-                    self.document(message.payload);
+                    self.whole(message.payload);
                 }
                 Ok(None) => break,
                 Err(_) => return,
@@ -177,162 +217,10 @@ impl UsageScan {
     }
 }
 
-/// What a key says of its value.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Name {
-    #[default]
-    Other,
-    /// `usage`.
-    Usage,
-    /// `message` or `response`: what a stream's events wrap.
-    Wrapper,
-}
-
-/// Where in a JSON document the next byte stands, as far as that matters.
-#[derive(Debug, Default)]
-struct Path {
-    depth: u32,
-    /// The kinds of the open brackets, outermost in bit 0: 1 is an object.
-    kinds: u128,
-    in_string: bool,
-    escaped: bool,
-    expects_key: bool,
-    /// Of the key under way, if it may matter; longer ones do not.
-    key: [u8; 8],
-    key_len: Option<u8>,
-    /// The current keys of the outermost two objects.
-    names: [Name; 2],
-    /// The object that is being copied, and the depth at which it ends.
-    object: Vec<u8>,
-    object_depth: Option<u32>,
-    /// Nested too deeply to be followed.
-    lost: bool,
-}
-
-impl Path {
-    /// Before a document; memory is reused.
-    fn begin(&mut self) {
-        let object = std::mem::take(&mut self.object);
-        *self = Self {
-            object,
-            ..Self::default()
-        };
-    }
-
-    fn push(&mut self, input: &[u8], found: &mut dyn FnMut(&[u8])) {
-        let mut at = 0;
-        // From where on what is copied is not copied yet.
-        let mut from = 0;
-        while at < input.len() && !self.lost {
-            if self.in_string {
-                at = self.string(input, at);
-                continue;
-            }
-            let was_copying = self.object_depth.is_some();
-            self.structure(input[at]);
-            if !was_copying && self.object_depth.is_some() {
-                from = at;
-            }
-            at += 1;
-            if self.object_depth == Some(self.depth) {
-                self.copy(&input[from..at]);
-                if self.object_depth.take().is_some() {
-                    found(&self.object);
-                }
-            }
-        }
-        if self.object_depth.is_some() {
-            self.copy(&input[from..at]);
-        }
-    }
-
-    /// Copies more of the object, unless it becomes too large to be what it should be.
-    fn copy(&mut self, more: &[u8]) {
-        if self.object.len() + more.len() > USAGE_BYTES_MAX {
-            self.object_depth = None;
-        } else {
-            self.object.extend_from_slice(more);
-        }
-    }
-
-    /// Goes on within a string; returns where to go on.
-    fn string(&mut self, input: &[u8], at: usize) -> usize {
-        if std::mem::take(&mut self.escaped) {
-            self.key_len = None;
-            return at + 1;
-        }
-        let rest = &input[at..];
-        let stop = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
-        if let Some(len) = self.key_len {
-            let (from, to) = (usize::from(len), usize::from(len) + stop);
-            self.key_len = self.key.get_mut(from..to).map(|room| {
-                room.copy_from_slice(&rest[..stop]);
-                to as u8
-            });
-        }
-        match rest.get(stop) {
-            Some(b'"') => {
-                self.in_string = false;
-                self.end_key();
-                at + stop + 1
-            }
-            Some(_) => {
-                self.escaped = true;
-                at + stop + 1
-            }
-            None => input.len(),
-        }
-    }
-
-    fn end_key(&mut self) {
-        if !self.expects_key || !(1..=2).contains(&self.depth) {
-            return;
-        }
-        let len = self.key_len.take().unwrap_or(0);
-        self.names[self.depth as usize - 1] = match &self.key[..usize::from(len)] {
-            b"usage" => Name::Usage,
-            b"message" | b"response" => Name::Wrapper,
-            _ => Name::Other,
-        };
-    }
-
-    fn structure(&mut self, byte: u8) {
-        match byte {
-            b'"' => {
-                self.in_string = true;
-                self.key_len = (self.expects_key && self.depth <= 2).then_some(0);
-            }
-            b'{' | b'[' => {
-                let is_usage = match self.depth {
-                    1 => self.names[0] == Name::Usage,
-                    2 => self.names == [Name::Wrapper, Name::Usage],
-                    _ => false,
-                };
-                if self.depth >= u128::BITS {
-                    self.lost = true;
-                    return;
-                }
-                if is_usage && byte == b'{' && self.object_depth.is_none() {
-                    self.object.clear();
-                    self.object_depth = Some(self.depth);
-                }
-                self.expects_key = byte == b'{';
-                self.kinds &= !(1 << self.depth);
-                self.kinds |= u128::from(self.expects_key) << self.depth;
-                self.depth += 1;
-                if let Some(name) = self.names.get_mut(self.depth as usize - 1) {
-                    *name = Name::Other;
-                }
-            }
-            b'}' | b']' => {
-                self.depth = self.depth.saturating_sub(1);
-                self.expects_key = false;
-            }
-            b':' => self.expects_key = false,
-            b',' => self.expects_key = self.depth > 0 && self.kinds >> (self.depth - 1) & 1 == 1,
-            _ => {}
-        }
-    }
+/// Whether a line may be a whole document: the lines of one that is spread over several do not both begin and end so.
+fn is_object(line: &[u8]) -> bool {
+    let line = line.trim_ascii();
+    line.first() == Some(&b'{') && line.last() == Some(&b'}')
 }
 
 #[cfg(test)]

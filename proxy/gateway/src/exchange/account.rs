@@ -3,13 +3,11 @@
 //! Invariants: without accounts in the configuration, one branch; a refusal says nothing of whether a key exists; what a
 //! request asks for is read once. Deliberately absent: money (`payment.rs`), and keys themselves (`sluice_policy::keyring`).
 
-use std::sync::Arc;
-
 use sluice_policy::charge::Demand;
 use sluice_policy::config::accounts::RequireKey;
 use sluice_policy::keyring::{self, Caller, Digest, KEY_PREFIX, NotAllowed, Tags};
 use sluice_policy::money::Tier;
-use sluice_policy::rate::{Ask, Limited, Pass, Unit};
+use sluice_policy::rate::{Ask, Limited, Unit};
 use sluice_policy::route::PlannedTarget;
 use sluice_policy::snapshot::{Resolved, Snapshot};
 use sluice_wire::chat::{Kind, Reader};
@@ -22,7 +20,7 @@ use sluice_wire::sigv4::SignatureError;
 use sluice_wire::surface::Endpoint;
 
 use super::Context;
-use super::payment::Payment;
+use super::payment::{HeldLimit, Payment};
 use crate::core::Core;
 use crate::plane::{HeldPlane, Plane};
 use crate::scratch::Asked;
@@ -173,21 +171,16 @@ pub fn admit(
     payment.open(plane.clone(), caller);
     if let Some(caller) = caller {
         let provider = &plane.snapshot.provider(resolved.provider).name;
-        let mut limits = accounts.keyring.limits(caller, provider, resolved.model).peekable();
-        if limits.peek().is_some() {
-            let answers = u64::from(payer.demand.answers.max(1));
-            let ask = Ask {
-                input_tokens: body_bytes.div_ceil(BYTES_PER_TOKEN),
-                output_tokens: payer.demand.output.unwrap_or(0).saturating_mul(answers),
-            };
-            match Pass::new(limits.map(Arc::clone), ask, core.unix_s()) {
-                Ok(pass) => payment.passed(pass),
-                Err(limited) => {
-                    payment.denied(limited);
-                    return Err(limited_error(core, limited));
-                }
-            }
-        }
+        let limits = accounts.keyring.limits(caller, provider, resolved.model);
+        let answers = u64::from(payer.demand.answers.max(1));
+        let ask = Ask {
+            input_tokens: body_bytes.div_ceil(BYTES_PER_TOKEN),
+            output_tokens: payer.demand.output.unwrap_or(0).saturating_mul(answers),
+        };
+        let limits = limits.map(|id| HeldLimit::new(plane, id));
+        payment
+            .enter(limits, ask, core.unix_s())
+            .map_err(|limited| limited_error(core, limited))?;
     }
     Ok(Some(payer))
 }
@@ -275,16 +268,19 @@ fn demand_of(asked: &Asked, endpoint: Endpoint, body_bytes: u64) -> Demand {
             .is_some_and(|piece| piece.first() == Some(&b'['));
         answers = answers.saturating_mul(if is_list { commas as u64 + 1 } else { 1 });
     }
-    let tier = keys.service_tier().and_then(|range| {
-        let text = member(asked, range)?;
+    let text = keys.service_tier().and_then(|range| member(asked, range));
+    let name = text.as_ref().and_then(|text| {
         let name = text.trim_ascii().strip_prefix(b"\"")?.strip_suffix(b"\"")?;
-        Tier::from_service_tier(std::str::from_utf8(name).ok()?)
+        std::str::from_utf8(name).ok()
     });
+    let tier = name.and_then(Tier::from_service_tier);
     Demand {
         body_bytes,
         output,
         answers: u32::try_from(answers).unwrap_or(u32::MAX),
         tier: tier.unwrap_or_default(),
+        // `auto`, and what is not known: whatever the provider makes of it.
+        any_tier: name.is_some() && tier.is_none(),
         ..Demand::default()
     }
 }

@@ -44,7 +44,7 @@ pub fn request(core: &Core, record: &Record, payment: &Payment) {
     }
     times(core, record, payment.output_tokens());
     let Some((number, name)) = payment.caller() else { return };
-    let at = core.series.caller(meter, number, || name.into());
+    let at = core.series.caller(meter, number, name);
     if let Some(row) = meter.boards.callers.row(at) {
         let (input, output, cost) = payment.used();
         row.requests.add(1);

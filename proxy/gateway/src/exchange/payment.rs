@@ -12,17 +12,18 @@
 //! usage counts only of an answer that is whole; without accounts, each step is one branch. Copies to shadow targets are the
 //! operator's own experiment: nobody is charged for them. Deliberately absent: what may be spent (`sluice_policy::budget`).
 
+mod fields;
 mod stored;
 
-use std::sync::Arc;
+use std::ops::Deref;
 
 use sluice_policy::budget::{BudgetId, Refusal, Refused, Reservation};
 use sluice_policy::charge::{self, Enforce, Held, Unaffordable};
 use sluice_policy::config::Accounts as Settings;
 use sluice_policy::config::accounts::{self, Reserve, StoreDown};
-use sluice_policy::keyring::Caller;
-use sluice_policy::money::{NanoUsd, PriceId};
-use sluice_policy::rate::{Ask, Limited, Limiter, Pass, Standing, Unit};
+use sluice_policy::keyring::{Caller, LimitId};
+use sluice_policy::money::{NanoUsd, PriceId, Tier};
+use sluice_policy::rate::{Ask, Limited, Limiter, Pass, Standing};
 use sluice_policy::route::PlannedTarget;
 use sluice_wire::chat::Usage;
 use sluice_wire::dialect::Dialect;
@@ -31,12 +32,12 @@ use sluice_wire::limits::BUDGETS_PER_REQUEST_MAX;
 use sluice_wire::reference::ReferenceScan;
 use sluice_wire::tally::{Framing, UsageScan};
 
+use self::fields::{limit_fields, money_field};
 use super::account::{self, Payer};
 use super::{Context, count};
 use crate::core::Core;
 use crate::plane::{Accounts, HeldPlane};
 use crate::record::{Label, Paid};
-use crate::reply;
 use crate::scratch::Asked;
 
 /// What a request costs whom.
@@ -45,7 +46,7 @@ pub struct Payment {
     /// The plane that it began with, and whose key it came with, if anybody counts.
     of: Option<(HeldPlane, Option<Caller>)>,
     /// Its leave to be under way.
-    pass: Option<Pass<Arc<Limiter>>>,
+    pass: Pass<HeldLimit>,
     /// The limit that it was refused by.
     denied: Option<Limited>,
     /// The attempt under way.
@@ -61,6 +62,31 @@ pub struct Payment {
     /// Whether the body refers to content elsewhere, and whether it marks any for a prompt cache, once that was looked for.
     looked: Option<(bool, bool)>,
     spent: Spent,
+}
+
+/// A rate limit, for as long as a request is under way, whatever becomes of the keyring: what it came from is held with it.
+pub(super) struct HeldLimit {
+    plane: HeldPlane,
+    id: LimitId,
+}
+
+impl HeldLimit {
+    /// A limit of the plane's keyring.
+    pub fn new(plane: &HeldPlane, id: LimitId) -> Self {
+        Self {
+            plane: plane.clone(),
+            id,
+        }
+    }
+}
+
+impl Deref for HeldLimit {
+    type Target = Limiter;
+
+    fn deref(&self) -> &Limiter {
+        let accounts = self.plane.accounts.as_ref();
+        accounts.expect("limits come from accounts").keyring.limiter(self.id)
+    }
 }
 
 /// What has been charged so far.
@@ -135,14 +161,19 @@ impl Payment {
         self.of = Some((plane, caller));
     }
 
-    /// Its rate limits have let it in.
-    pub(super) fn passed(&mut self, pass: Pass<Arc<Limiter>>) {
-        self.pass = Some(pass);
-    }
-
-    /// A rate limit has refused it.
-    pub(super) fn denied(&mut self, limited: Limited) {
-        self.denied = Some(limited);
+    /// Asks its rate limits to let it in.
+    ///
+    /// # Errors
+    /// The first that does not; the fields of the answer tell of it.
+    pub(super) fn enter(
+        &mut self,
+        limits: impl Iterator<Item = HeldLimit>,
+        ask: Ask,
+        unix_s: u64,
+    ) -> Result<(), Limited> {
+        let entered = self.pass.enter(limits, ask, unix_s);
+        self.denied = entered.err();
+        entered
     }
 
     /// Forgets the request and keeps the memory.
@@ -150,7 +181,7 @@ impl Payment {
         // Dropped, so that it is settled as any attempt is that nobody brought to an end.
         self.bill = None;
         self.stored = None;
-        self.pass = None;
+        self.pass.clear();
         if self.of.take().is_some() || self.counted.take().is_some() {
             self.counted = None;
             self.denied = None;
@@ -298,6 +329,11 @@ impl Payment {
         self.tally.push(bytes);
     }
 
+    /// The last bytes of the answer's body, which may be all of it.
+    pub fn scan_last(&mut self, bytes: &[u8]) {
+        self.tally.push_all(bytes);
+    }
+
     /// The answer is whole: charges what it says it has used, and everything if it says nothing. An error costs nothing.
     pub fn charge(&mut self, core: &Core) {
         if let Some(row) = self.counted {
@@ -307,6 +343,10 @@ impl Payment {
             return self.failed(core);
         }
         let usage = if self.reads { self.tally.usage() } else { None };
+        let tier = self
+            .tally
+            .tier()
+            .and_then(|tier| Tier::from_service_tier(tier.as_str()));
         self.reads = false;
         let (Some(usage), Some((plane, _))) = (usage, &self.of) else {
             return self.failed(core);
@@ -317,7 +357,7 @@ impl Payment {
             .price
             .zip(accounts)
             .map(|(id, accounts)| &accounts.prices.row(id).price);
-        let charged = bill.held.settle(price, &usage);
+        let charged = bill.held.settle(price, &usage, tier);
         if let (Some(price), Some(settings)) = (bill.price, plane.snapshot.accounts())
             && settings.reserve == Reserve::Estimate
         {
@@ -365,29 +405,32 @@ impl Payment {
         other.failed(core);
         self.spent.join(&other.spent);
         // Which of the two the request began with does not matter any more.
-        self.pass = self.pass.take().or(other.pass.take());
+        if !self.pass.is_held() {
+            std::mem::swap(&mut self.pass, &mut other.pass);
+        }
     }
 
     /// The request is over: tells its limits what it has used.
     pub(super) fn close(&mut self, core: &Core) {
         self.failed(core);
         let spent = &self.spent;
-        match self.pass.take() {
-            Some(pass) if spent.uncertain => drop(pass),
-            Some(pass) if spent.begun => pass.settle(Ask {
-                input_tokens: spent.input,
-                output_tokens: spent.output,
-            }),
-            Some(pass) => pass.release(),
-            None => {}
+        let used = Ask {
+            input_tokens: spent.input,
+            output_tokens: spent.output,
+        };
+        match (spent.uncertain, spent.begun) {
+            (true, _) => self.pass.clear(),
+            (false, true) => self.pass.settle(used),
+            (false, false) => self.pass.release(),
         }
     }
 
     /// Whose key the request came with: its number in the store, and its name.
-    pub(super) fn caller(&self) -> Option<(i64, &str)> {
+    pub(super) fn caller(&self) -> Option<(i64, impl FnOnce() -> Box<str>)> {
         let (plane, caller) = self.of.as_ref()?;
-        let key = plane.accounts.as_ref()?.keyring.scope(caller.as_ref()?.key);
-        Some((key.row, &key.name))
+        let (keyring, caller) = (&plane.accounts.as_ref()?.keyring, (*caller)?);
+        let [row, ..] = keyring.rows(caller);
+        Some((row, move || keyring.scope(caller.key).name.clone()))
     }
 
     /// Output tokens so far, as far as they were reported.
@@ -429,7 +472,7 @@ impl Payment {
 
     /// Whether the request is subject to limits of its key, so that those of the provider's are none of its business.
     pub fn is_limited(&self) -> bool {
-        self.pass.is_some()
+        self.pass.is_held()
     }
 
     /// Header fields that tell the client what the answer has cost, if that is known, and how its budgets and limits stand.
@@ -444,8 +487,8 @@ impl Payment {
         if let Some(left) = core.purse.remaining(self.budgets.ids(), unix_s) {
             money_field(text, b"x-sluice-budget-remaining: ", left);
         }
-        if let Some(pass) = &self.pass {
-            limit_fields(text, pass.limits().map(|limiter| limiter.standing(unix_s)));
+        if self.pass.is_held() {
+            limit_fields(text, self.pass.limits().map(|limiter| limiter.standing(unix_s)));
         }
         if let Some(limited) = self.denied {
             let standing = Standing {
@@ -552,46 +595,5 @@ fn refusal(
             Code::BudgetExceeded,
             format!("{name}, does not have what this request may cost at most; it begins anew in {in_s} s"),
         ),
-    }
-}
-
-fn money_field(text: &mut Vec<u8>, name: &[u8], amount: NanoUsd) {
-    text.extend_from_slice(name);
-    amount.write(text);
-    text.extend_from_slice(b"\r\n");
-}
-
-/// How a caller's limits stand, as OpenAI's own fields say it: of requests and of tokens, the limit that is nearest.
-fn limit_fields(text: &mut Vec<u8>, standings: impl Iterator<Item = Standing>) {
-    let mut nearest: [Option<Standing>; 2] = [None; 2];
-    for standing in standings {
-        let at = match standing.unit {
-            Unit::Requests => 0,
-            Unit::InputTokens | Unit::OutputTokens | Unit::TotalTokens => 1,
-            Unit::Concurrent => continue,
-        };
-        let place = &mut nearest[at];
-        if place.is_none_or(|other| standing.remaining < other.remaining) {
-            *place = Some(standing);
-        }
-    }
-    for (standing, names) in nearest.into_iter().zip([
-        [
-            &b"x-ratelimit-limit-requests: "[..],
-            b"x-ratelimit-remaining-requests: ",
-            b"x-ratelimit-reset-requests: ",
-        ],
-        [
-            b"x-ratelimit-limit-tokens: ",
-            b"x-ratelimit-remaining-tokens: ",
-            b"x-ratelimit-reset-tokens: ",
-        ],
-    ]) {
-        let Some(standing) = standing else { continue };
-        reply::number_field(text, names[0], standing.most);
-        reply::number_field(text, names[1], standing.remaining);
-        text.extend_from_slice(names[2]);
-        text.extend_from_slice(itoa::Buffer::new().format(standing.resets_in_s).as_bytes());
-        text.extend_from_slice(b"s\r\n");
     }
 }

@@ -85,8 +85,12 @@ pub fn write(
 /// Fields that tell how the provider's limits stand.
 fn is_of_limits(name: &[u8]) -> bool {
     const PREFIX: &[u8] = b"x-ratelimit-";
-    name.get(..PREFIX.len())
-        .is_some_and(|begin| begin.eq_ignore_ascii_case(PREFIX))
+    // Most fields are told apart by these two bytes.
+    let may_be = name.len() > PREFIX.len() && (name[0] | 0x20, name[2] | 0x20) == (b'x', b'r');
+    may_be
+        && name
+            .get(..PREFIX.len())
+            .is_some_and(|begin| begin.eq_ignore_ascii_case(PREFIX))
 }
 
 /// Writes a head of the gateway's own for a translated answer; its status is the record's.

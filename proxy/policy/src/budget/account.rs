@@ -31,9 +31,9 @@ impl Period {
     }
 }
 
-/// A process's part of one budget in one period, in nano-dollars. On a cache line of its own.
+/// A process's part of one budget in one period, in nano-dollars. What requests look at is in one cache line.
 #[derive(Debug)]
-#[repr(align(128))]
+#[repr(C, align(128))]
 pub struct Account {
     free: AtomicI64,
     /// What the store has neither leased to anybody nor counted as spent, as of the last time it was asked.
@@ -42,10 +42,10 @@ pub struct Account {
     granted: AtomicI64,
     spent: AtomicU64,
     wanted: AtomicU64,
-    exhausted: AtomicBool,
-    open: AtomicBool,
     /// Most that one core keeps for later.
     hold_max: AtomicU64,
+    exhausted: AtomicBool,
+    open: AtomicBool,
     period: Period,
 }
 
@@ -112,7 +112,11 @@ impl Account {
 
     /// Control: the largest amount that was missing since the last call.
     pub fn take_wanted(&self) -> u64 {
-        self.wanted.swap(0, Ordering::Relaxed)
+        // Asked of every account, many times a second: writing would take its line away from the cores each time.
+        match self.wanted.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => self.wanted.swap(0, Ordering::Relaxed),
+        }
     }
 
     /// Control: whether the store has nothing more to grant now; tells an exhausted budget from one whose lease is late.

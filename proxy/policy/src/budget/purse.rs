@@ -28,27 +28,47 @@ struct Inner {
     active: Vec<BudgetId>,
 }
 
-/// A core's part of one budget: one entry for each period that it still has anything to do with, in order.
+/// A core's part of one budget. On a cache line of its own, which is all that a request looks at but for the account itself.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 struct Slot {
-    parts: Vec<Part>,
-    /// Which of them new reservations are made in.
-    current: usize,
-    is_active: bool,
-    used_since_tick: bool,
+    /// What new reservations are made in.
+    now: Option<Part>,
+    /// Other periods that the core still has to do with.
+    rest: Option<Box<Rest>>,
+    /// From when until when `now` holds for certain, in seconds since the epoch; empty if that must be looked at.
+    from_s: u32,
+    until_s: u32,
 }
 
+const _: () = assert!(size_of::<Slot>() == 64);
+
+/// Periods beside the current one, in order.
+#[derive(Debug, Default)]
+struct Rest {
+    /// Those that are over, in which requests are under way.
+    over: Vec<Part>,
+    /// Those that have not begun.
+    later: Vec<Part>,
+}
+
+/// A core's part of one budget in one period.
 #[derive(Debug)]
 struct Part {
     account: Arc<Account>,
     free: u64,
     reserved: u64,
-    /// Reservations that have not ended, those of nothing included.
-    open: u32,
     unreported: u64,
     /// What the core might keep for later, as of the last lease or tick: to look at the account itself would cost every
     /// request a line of memory that all cores write.
     hold: u64,
+    /// Reservations that have not ended, those of nothing included.
+    open: u32,
+    /// Which part of its slot it is: told apart from all others that live at the same time.
+    number: u16,
+    /// Of the current part: whether [`Inner::active`] has it.
+    is_active: bool,
+    used_since_tick: bool,
 }
 
 /// Why there is no reservation, and by which budget.
@@ -94,17 +114,19 @@ impl Purse {
         if inner.slots.len() <= index {
             inner.slots.resize_with(index + 1, Slot::default);
         }
-        let parts = &mut inner.slots[index].parts;
-        let newest = parts.last().map(|part| part.account.period().index);
-        if newest.is_none_or(|newest| newest < account.period().index) {
-            parts.push(Part {
-                account,
-                free: 0,
-                reserved: 0,
-                open: 0,
-                unreported: 0,
-                hold: 0,
-            });
+        let slot = &mut inner.slots[index];
+        let newest = slot
+            .rest
+            .as_ref()
+            .and_then(|rest| rest.later.last())
+            .or(slot.now.as_ref());
+        let Some(newest) = newest else {
+            slot.now = Some(Part::new(account, 0));
+            return;
+        };
+        if newest.account.period().index < account.period().index {
+            let part = Part::new(account, newest.number.wrapping_add(1));
+            slot.rest.get_or_insert_default().later.push(part);
         }
     }
 
@@ -122,8 +144,8 @@ impl Purse {
         let mut reservation = Reservation {
             purse: self.clone(),
             entries: [(BudgetId(0), 0); BUDGETS_PER_REQUEST_MAX],
-            len: 0,
             amount: amount.0,
+            len: 0,
             sent: false,
         };
         let out_of_bounds = amount > NanoUsd::LIMIT_MAX || budgets.len() > BUDGETS_PER_REQUEST_MAX;
@@ -138,7 +160,7 @@ impl Purse {
         let mut refused = None;
         for &budget in budgets {
             match inner.reserve(budget, amount.0, unix_s) {
-                Ok(period) => reservation.push(budget, period),
+                Ok(number) => reservation.push(budget, number),
                 Err(_) if amount == NanoUsd::ZERO => {}
                 Err(refusal) => {
                     refused = Some(refusal);
@@ -194,15 +216,16 @@ impl Purse {
         let Inner { slots, active, cores } = &mut *inner;
         active.retain(|id| {
             let slot = &mut slots[id.0 as usize];
-            let idle = !std::mem::take(&mut slot.used_since_tick);
-            for part in &mut slot.parts {
-                part.flush(idle);
+            slot.retire();
+            let Some(part) = &mut slot.now else { return false };
+            let idle = !std::mem::take(&mut part.used_since_tick);
+            part.flush(idle);
+            if part.free > 0 {
                 part.hold = part.hold.min(part.account.hold_now(*cores));
                 part.trim(*cores);
             }
-            slot.retire();
-            slot.is_active = slot.parts.iter().any(|part| part.free > 0);
-            slot.is_active
+            part.is_active = part.free > 0;
+            part.is_active
         });
     }
 
@@ -210,7 +233,7 @@ impl Purse {
     pub fn close(&self) {
         let mut inner = self.inner.borrow_mut();
         for slot in &mut inner.slots {
-            slot.parts.iter_mut().for_each(|part| part.flush(true));
+            slot.parts_mut().for_each(|part| part.flush(true));
             slot.retire();
         }
     }
@@ -218,26 +241,24 @@ impl Purse {
     /// What is reserved now, over all budgets. Nothing is once no request is under way.
     pub fn reserved(&self) -> NanoUsd {
         let inner = self.inner.borrow();
-        let parts = inner.slots.iter().flat_map(|slot| &slot.parts);
+        let parts = inner.slots.iter().flat_map(Slot::parts);
         NanoUsd(parts.map(|part| part.reserved).sum())
     }
 
-    fn end(&self, budget: BudgetId, period: u64, amount: u64, cost: u64) {
+    /// Reservations in these budgets and parts end.
+    fn end(&self, entries: &[(BudgetId, u16)], amount: u64, cost: u64) {
         let mut inner = self.inner.borrow_mut();
-        let cores = inner.cores;
-        inner.wake(budget);
-        let slot = &mut inner.slots[budget.0 as usize];
-        let is_part = |part: &Part| part.account.period().index == period;
-        let at = slot.parts.iter().rposition(is_part);
-        let at = at.expect("a part stays for as long as a reservation is open in it");
-        let is_current = at == slot.current;
-        let part = &mut slot.parts[at];
-        part.end(amount, cost);
-        if is_current {
-            part.trim(cores);
-        } else {
-            part.flush(true);
-            slot.retire();
+        let Inner { slots, active, cores } = &mut *inner;
+        for &(budget, number) in entries {
+            let slot = &mut slots[budget.0 as usize];
+            match &mut slot.now {
+                Some(part) if part.number == number => {
+                    part.end(amount, cost);
+                    part.trim(*cores);
+                    part.wake(budget, active);
+                }
+                _ => slot.end_over(number, amount, cost),
+            }
         }
     }
 
@@ -245,8 +266,8 @@ impl Purse {
     #[cfg(test)]
     pub(super) fn held(&self, id: BudgetId, account: &Account) -> u64 {
         let inner = self.inner.borrow();
-        let parts = inner.slots.get(id.0 as usize).map_or(&[][..], |slot| &slot.parts);
-        let of = parts.iter().filter(|part| std::ptr::eq(&*part.account, account));
+        let parts = inner.slots.get(id.0 as usize).into_iter().flat_map(Slot::parts);
+        let of = parts.filter(|part| std::ptr::eq(&*part.account, account));
         of.map(|part| part.free + part.reserved + part.unreported).sum()
     }
 }
@@ -259,15 +280,6 @@ impl Drop for Purse {
 }
 
 impl Inner {
-    fn wake(&mut self, budget: BudgetId) {
-        let slot = &mut self.slots[budget.0 as usize];
-        slot.used_since_tick = true;
-        if !slot.is_active {
-            slot.is_active = true;
-            self.active.push(budget);
-        }
-    }
-
     /// The part that a reservation is made in now.
     fn current(&mut self, budget: BudgetId, unix_s: u64) -> Result<&mut Part, Refused> {
         let refused = |resets_s: u64| Refused {
@@ -276,21 +288,14 @@ impl Inner {
             resets_s,
         };
         let slot = self.slots.get_mut(budget.0 as usize).ok_or(refused(u64::MAX))?;
-        let begun = |part: &Part| part.account.has_begun(unix_s);
-        while slot.parts.get(slot.current + 1).is_some_and(begun) {
-            slot.parts[slot.current].flush(true);
-            slot.current += 1;
+        if !slot.is_current(unix_s) {
+            slot.move_on(unix_s).map_err(refused)?;
         }
-        slot.retire();
-        match slot.parts.get_mut(slot.current) {
-            Some(part) if part.account.has_begun(unix_s) && unix_s < part.account.period().ends_s => Ok(part),
-            Some(part) => Err(refused(part.account.period().ends_s)),
-            None => Err(refused(u64::MAX)),
-        }
+        slot.now.as_mut().ok_or(refused(u64::MAX))
     }
 
-    /// Sets money aside; returns the period's number.
-    fn reserve(&mut self, budget: BudgetId, amount: u64, unix_s: u64) -> Result<u64, Refused> {
+    /// Sets money aside; returns the part's number.
+    fn reserve(&mut self, budget: BudgetId, amount: u64, unix_s: u64) -> Result<u16, Refused> {
         let cores = self.cores;
         let part = self.current(budget, unix_s)?;
         if part.free < amount {
@@ -313,32 +318,115 @@ impl Inner {
         part.free -= amount;
         part.reserved += amount;
         part.open += 1;
-        let period = part.account.period().index;
-        self.wake(budget);
-        Ok(period)
+        let number = part.number;
+        part.used_since_tick = true;
+        if !std::mem::replace(&mut part.is_active, true) {
+            self.active.push(budget);
+        }
+        Ok(number)
     }
 }
 
 impl Slot {
+    /// Whether `now` holds, as far as that can be told at a glance.
+    fn is_current(&self, unix_s: u64) -> bool {
+        self.rest.is_none() && (u64::from(self.from_s)..u64::from(self.until_s)).contains(&unix_s)
+    }
+
+    /// Goes on to the latest period that has begun.
+    ///
+    /// # Errors
+    /// None holds; when the last one ends or has ended.
+    #[cold]
+    fn move_on(&mut self, unix_s: u64) -> Result<(), u64> {
+        (self.from_s, self.until_s) = (0, 0);
+        if let Some(rest) = &mut self.rest {
+            let begun = |part: &Part| part.account.has_begun(unix_s);
+            while rest.later.first().is_some_and(begun) {
+                let next = rest.later.remove(0);
+                if let Some(mut before) = self.now.replace(next) {
+                    before.flush(true);
+                    if let Some(now) = &mut self.now {
+                        (now.is_active, now.used_since_tick) = (before.is_active, before.used_since_tick);
+                    }
+                    rest.over.push(before);
+                }
+            }
+        }
+        self.retire();
+        let now = self.now.as_ref().ok_or(u64::MAX)?;
+        let period = now.account.period();
+        if !now.account.has_begun(unix_s) || unix_s >= period.ends_s {
+            return Err(period.ends_s);
+        }
+        let seconds = |at: u64| u32::try_from(at).unwrap_or(u32::MAX);
+        (self.from_s, self.until_s) = (seconds(period.begins_s), seconds(period.ends_s));
+        Ok(())
+    }
+
     /// Forgets periods that are over and in which no request is under way.
     fn retire(&mut self) {
-        let mut at = 0;
-        let current = &mut self.current;
-        if *current == 0 {
-            return;
-        }
-        let before = *current;
-        self.parts.retain(|part| {
-            let keep = at >= before || part.open > 0;
-            *current -= usize::from(!keep);
-            at += 1;
-            debug_assert!(keep || (part.free == 0 && part.unreported == 0), "flushed before");
-            keep
+        let Some(rest) = &mut self.rest else { return };
+        rest.over.retain(|part| {
+            debug_assert!(
+                part.open > 0 || part.free == 0 && part.unreported == 0,
+                "flushed before"
+            );
+            part.open > 0
         });
+        if rest.over.is_empty() && rest.later.is_empty() {
+            self.rest = None;
+        }
+    }
+
+    /// A reservation ends in a period that is over.
+    #[cold]
+    fn end_over(&mut self, number: u16, amount: u64, cost: u64) {
+        let mut over = self.rest.iter_mut().flat_map(|rest| &mut rest.over);
+        let part = over.find(|part| part.number == number);
+        let part = part.expect("a part stays for as long as a reservation is open in it");
+        part.end(amount, cost);
+        part.flush(true);
+        self.retire();
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        let rest = self.rest.iter().flat_map(|rest| rest.over.iter().chain(&rest.later));
+        self.now.iter().chain(rest)
+    }
+
+    fn parts_mut(&mut self) -> impl Iterator<Item = &mut Part> {
+        let rest = self
+            .rest
+            .iter_mut()
+            .flat_map(|rest| rest.over.iter_mut().chain(&mut rest.later));
+        self.now.iter_mut().chain(rest)
     }
 }
 
 impl Part {
+    fn new(account: Arc<Account>, number: u16) -> Self {
+        Self {
+            account,
+            free: 0,
+            reserved: 0,
+            unreported: 0,
+            hold: 0,
+            open: 0,
+            number,
+            is_active: false,
+            used_since_tick: false,
+        }
+    }
+
+    /// The next tick has to look at it.
+    fn wake(&mut self, budget: BudgetId, active: &mut Vec<BudgetId>) {
+        self.used_since_tick = true;
+        if !std::mem::replace(&mut self.is_active, true) {
+            active.push(budget);
+        }
+    }
+
     fn end(&mut self, amount: u64, cost: u64) {
         self.reserved = self.reserved.checked_sub(amount).expect("what ends was reserved");
         self.open -= 1;
@@ -384,15 +472,16 @@ impl Part {
 #[derive(Debug)]
 pub struct Reservation {
     purse: Rc<Purse>,
-    entries: [(BudgetId, u64); BUDGETS_PER_REQUEST_MAX],
-    len: u8,
+    /// Budgets, and numbers of their parts.
+    entries: [(BudgetId, u16); BUDGETS_PER_REQUEST_MAX],
     amount: u64,
+    len: u8,
     sent: bool,
 }
 
 impl Reservation {
-    fn push(&mut self, budget: BudgetId, period: u64) {
-        self.entries[usize::from(self.len)] = (budget, period);
+    fn push(&mut self, budget: BudgetId, number: u16) {
+        self.entries[usize::from(self.len)] = (budget, number);
         self.len += 1;
     }
 
@@ -419,13 +508,18 @@ impl Reservation {
     /// The period of its first budget.
     #[cfg(test)]
     pub(super) fn period(&self) -> Option<u64> {
-        (self.len > 0).then_some(self.entries[0].1)
+        let inner = self.purse.inner.borrow();
+        let (budget, number) = *self.entries[..usize::from(self.len)].first()?;
+        let mut parts = inner.slots[budget.0 as usize].parts();
+        parts
+            .find(|part| part.number == number)
+            .map(|part| part.account.period().index)
     }
 
     fn end(&mut self, cost: u64) {
         let len = usize::from(std::mem::take(&mut self.len));
-        for &(budget, period) in &self.entries[..len] {
-            self.purse.end(budget, period, self.amount, cost);
+        if len > 0 {
+            self.purse.end(&self.entries[..len], self.amount, cost);
         }
     }
 }

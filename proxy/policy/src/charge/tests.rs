@@ -33,6 +33,7 @@ const DEMAND: Demand = Demand {
     answers: 1,
     may_write_cache: false,
     tier: Tier::Standard,
+    any_tier: false,
 };
 
 fn hold_of(purse: &Rc<Purse>, price: Option<&Price>, demand: &Demand, enforce: Enforce) -> Result<Held, Unaffordable> {
@@ -51,7 +52,7 @@ fn the_worst_case_is_set_aside_and_the_real_cost_is_paid() {
         ..Usage::default()
     };
     assert_eq!(held.cost(Some(&price), &usage), Some(NanoUsd(700)));
-    let charged = held.settle(Some(&price), &usage);
+    let charged = held.settle(Some(&price), &usage, None);
     assert_eq!((charged.cost, charged.priced), (NanoUsd(700), true));
     assert_eq!(purse.affordable(&BUDGET, NOW_S), Ok(NanoUsd(9_300)));
     hold_of(&purse, Some(&price), &DEMAND, Enforce::Worst)
@@ -117,7 +118,7 @@ fn an_estimate_sets_less_aside_and_the_real_cost_is_paid_all_the_same() {
         output: 900,
         ..Usage::default()
     };
-    assert_eq!(held.settle(Some(&price), &usage).cost, NanoUsd(9_000));
+    assert_eq!(held.settle(Some(&price), &usage, None).cost, NanoUsd(9_000));
     assert_eq!(purse.affordable(&BUDGET, NOW_S), Ok(NanoUsd(91_000)));
     let held = hold_of(&purse, Some(&price), &DEMAND, Enforce::Estimate(200)).unwrap();
     assert_eq!(held.reservation.amount(), NanoUsd(4_000), "no more than was asked for");
@@ -131,7 +132,7 @@ fn without_a_price_a_budget_refuses_or_counts_nothing_as_the_operator_says() {
         Unaffordable::NoPrice
     );
     let counted = hold(&purse, &BUDGET, None, OnUnknown::Zero, &DEMAND, Enforce::Worst, NOW_S).unwrap();
-    let charged = counted.settle(None, &Usage::default());
+    let charged = counted.settle(None, &Usage::default(), None);
     assert_eq!((charged.cost, charged.priced), (NanoUsd::ZERO, false));
     let free = hold(&purse, &[], None, OnUnknown::Refuse, &DEMAND, Enforce::Worst, NOW_S);
     assert!(free.is_ok(), "nobody's budget is concerned");
@@ -149,7 +150,7 @@ fn what_has_no_price_is_refused_before_and_pays_what_was_reserved_after() {
         output: 1,
         ..Usage::default()
     };
-    let charged = held.settle(Some(&embedding), &strange);
+    let charged = held.settle(Some(&embedding), &strange, None);
     assert_eq!((charged.cost, charged.priced), (NanoUsd(3_000), false));
     rates[Item::Output as usize] = Some(1);
     let endless = Price::new(rates, None, None);
@@ -157,4 +158,38 @@ fn what_has_no_price_is_refused_before_and_pays_what_was_reserved_after() {
     assert_eq!(refused, Unaffordable::Unpriced(Unpriced::OutputMax));
     let held = hold_of(&purse, Some(&endless), &open, Enforce::Clamp).unwrap();
     assert!(held.clamp.is_some());
+}
+
+#[test]
+fn what_the_answer_says_of_its_tier_is_charged_and_a_tier_that_is_open_is_held_for() {
+    let mut rates = [None; Item::COUNT];
+    rates[Item::Output as usize] = Some(20_000_000);
+    let mut half = [None; Item::COUNT];
+    half[Item::Output as usize] = Some(5_000_000);
+    let price = price()
+        .with_sheet(Tier::Priority, 0, rates)
+        .with_sheet(Tier::Flex, 0, half);
+    let (purse, usage) = (
+        purse(1_000_000),
+        Usage {
+            output: 50,
+            ..Usage::default()
+        },
+    );
+    let open = Demand {
+        any_tier: true,
+        ..DEMAND
+    };
+    for (demand, held, tier, cost) in [
+        (&DEMAND, 4_000, None, 500),
+        (&DEMAND, 4_000, Some(Tier::Flex), 250),
+        (&open, 5_000, None, 500),
+        (&open, 5_000, Some(Tier::Priority), 1_000),
+    ] {
+        let hold = hold_of(&purse, Some(&price), demand, Enforce::Worst).unwrap();
+        assert_eq!(hold.reservation.amount(), NanoUsd(held));
+        assert_eq!(hold.settle(Some(&price), &usage, tier).cost, NanoUsd(cost), "{tier:?}");
+    }
+    let clamped = hold_of(&self::purse(4_000), Some(&price), &open, Enforce::Clamp).unwrap();
+    assert_eq!(clamped.clamp, Some(50), "at the dearer tier");
 }

@@ -121,20 +121,25 @@ impl Tier {
 pub struct Quantities(pub [u64; Item::COUNT]);
 
 impl Quantities {
-    /// From a provider's usage. Sound and reasoning are taken out of the totals that include them; what a provider reports
+    /// From a provider's usage. Sound, images and reasoning are taken out of the totals that include them; what a provider reports
     /// beyond its own total is not counted twice.
     pub fn from_usage(usage: &Usage) -> Self {
         let mut of = Self::default();
         let input_audio = usage.input_audio.min(usage.input);
+        let input_image = usage.input_image.min(usage.input - input_audio);
         let output_audio = usage.output_audio.min(usage.output);
-        let reasoning = usage.reasoning.unwrap_or(0).min(usage.output - output_audio);
-        of.set(Item::Input, usage.input - input_audio);
+        let output_image = usage.output_image.min(usage.output - output_audio);
+        let rest = usage.output - output_audio - output_image;
+        let reasoning = usage.reasoning.unwrap_or(0).min(rest);
+        of.set(Item::Input, usage.input - input_audio - input_image);
         of.set(Item::InputAudio, input_audio);
+        of.set(Item::InputImage, input_image);
         of.set(Item::CacheRead, usage.cache_read);
         of.set(Item::CacheWrite, usage.cache_write);
         of.set(Item::CacheWriteLong, usage.cache_write_1h);
-        of.set(Item::Output, usage.output - output_audio - reasoning);
+        of.set(Item::Output, rest - reasoning);
         of.set(Item::OutputAudio, output_audio);
+        of.set(Item::OutputImage, output_image);
         of.set(Item::Reasoning, reasoning);
         of.set(Item::Request, 1);
         of
@@ -248,7 +253,10 @@ impl Price {
     /// without them.
     #[must_use]
     pub fn with_sheet(mut self, tier: Tier, above: u64, rates: Rates) -> Self {
-        let base = self.rates(tier, above);
+        let base: Rates = {
+            let base = self.rates(tier, above);
+            Item::ALL.map(|(item, _)| base.get(item))
+        };
         let mut rates = rates;
         for (item, _) in Item::ALL {
             // Charged as another item whose rate this sheet changes: left to follow it.
@@ -285,7 +293,8 @@ impl Price {
     /// # Errors
     /// What has no price.
     pub fn cost(&self, of: &Quantities, tier: Tier) -> Result<NanoUsd, Unpriced> {
-        total(of, &self.rates(tier, of.input_tokens().0))
+        let rates = self.rates(tier, of.input_tokens().0);
+        total(Item::ALL.iter().map(|&(item, _)| (item, of.get(item), rates.get(item))))
     }
 
     /// The most that a request within `bound` can cost.
@@ -294,20 +303,19 @@ impl Price {
     /// What has no price, and output without any bound.
     pub fn worst(&self, bound: &Bound, tier: Tier) -> Result<NanoUsd, Unpriced> {
         let output = self.output_bound(bound)?;
-        let rates = self.worst_rates(bound, tier);
-        total(&self.worst_quantities(bound, output), &rates)
+        total(self.worst_parts(bound, output, tier).into_iter())
     }
 
     /// The largest number of output tokens with which a request within `bound` costs no more than `money`: over all answers
     /// that it asks for, and at most what it asks for. `None` if its input alone costs more, or leaves not one token.
     pub fn affordable_output(&self, bound: &Bound, tier: Tier, money: NanoUsd) -> Option<Tokens> {
         let asked = self.output_bound(bound).unwrap_or(Tokens(u64::MAX));
-        let rates = self.worst_rates(bound, tier);
-        let fixed = exact(&self.worst_quantities(bound, Tokens(0)), &rates).ok()?;
+        let parts = self.worst_parts(bound, Tokens(0), tier);
+        let rate = parts.iter().find(|(item, ..)| *item == Item::Output)?.2?;
+        let fixed = exact(parts.into_iter()).ok()?;
         let left = (u128::from(money.0) * MILLION).checked_sub(fixed)?;
-        let rate = u128::from(rates[Item::Output as usize]?);
         let tokens = left
-            .checked_div(rate)
+            .checked_div(u128::from(rate))
             .map_or(u64::MAX, |tokens| u64::try_from(tokens).unwrap_or(u64::MAX));
         Some(Tokens(tokens.min(asked.0))).filter(|tokens| tokens.0 > 0)
     }
@@ -324,52 +332,52 @@ impl Price {
         bound.output.or_else(most).ok_or(Unpriced::OutputMax)
     }
 
-    /// All input and output in one item each; [`Price::worst_rates`] makes these the dearest that they can be.
-    fn worst_quantities(&self, bound: &Bound, output: Tokens) -> Quantities {
-        let mut most = Quantities::default();
+    /// All input and output in one item each, at the dearest rate of whatever kind of them the request can cause, over every
+    /// length of context up to the bound's.
+    fn worst_parts(&self, bound: &Bound, output: Tokens, tier: Tier) -> [Part; 6] {
+        let dearest = |items: &[(Item, bool)]| {
+            let of = |rates: Applied<'_>| {
+                let applies = items.iter().filter(|(_, applies)| *applies);
+                applies.filter_map(|(item, _)| rates.get(*item)).max()
+            };
+            // The first rates are those of requests that are below every threshold.
+            let beyond = self.sheets.iter().map(|sheet| sheet.above);
+            let beyond = beyond.filter(|above| (1..bound.input.0).contains(above));
+            let beyond = beyond.filter_map(|above| of(self.rates(tier, above + 1))).max();
+            of(self.rates(tier, 0)).max(beyond)
+        };
         // A model takes no more than its context holds: beyond, it refuses, which costs nothing.
         let input = self.input_max.map_or(bound.input.0, |max| bound.input.0.min(max.0));
-        most.set(Item::Input, input);
-        most.set(Item::Output, output.0);
-        most.set(Item::Request, 1);
-        most.set(Item::Image, u64::from(bound.images));
-        most.set(Item::AudioSecond, bound.audio_seconds);
-        most.set(Item::Character, bound.characters);
-        most
-    }
-
-    /// The dearest rate of each item over every length of context up to the bound's, where input and output stand for
-    /// whatever kind of them the request can cause.
-    fn worst_rates(&self, bound: &Bound, tier: Tier) -> Rates {
-        let mut worst = self.rates(tier, 0);
-        // The first rates are those of requests that are below every threshold.
-        for sheet in self
-            .sheets
-            .iter()
-            .filter(|sheet| (1..bound.input.0).contains(&sheet.above))
-        {
-            worst = dearer(&worst, &self.rates(tier, sheet.above + 1));
-        }
-        let mut lift = |to: Item, from: Item, applies: bool| {
-            if applies {
-                worst[to as usize] = worst[to as usize].max(worst[from as usize]);
-            }
-        };
-        lift(Item::Input, Item::CacheRead, true);
-        lift(Item::Input, Item::InputImage, true);
-        lift(Item::Input, Item::CacheWrite, bound.may_write_cache);
-        lift(Item::Input, Item::CacheWriteLong, bound.may_write_cache);
-        lift(Item::Input, Item::InputAudio, bound.audio_in);
-        lift(Item::Output, Item::Reasoning, true);
-        lift(Item::Output, Item::OutputAudio, bound.audio_out);
-        lift(Item::Output, Item::OutputImage, bound.image_out);
-        worst
+        let input_rate = dearest(&[
+            (Item::Input, true),
+            (Item::CacheRead, true),
+            (Item::InputImage, true),
+            (Item::CacheWrite, bound.may_write_cache),
+            (Item::CacheWriteLong, bound.may_write_cache),
+            (Item::InputAudio, bound.audio_in),
+        ]);
+        let output_rate = dearest(&[
+            (Item::Output, true),
+            (Item::Reasoning, true),
+            (Item::OutputAudio, bound.audio_out),
+            (Item::OutputImage, bound.image_out),
+        ]);
+        let piece = |item: Item, count: u64| (item, count, if count > 0 { dearest(&[(item, true)]) } else { None });
+        [
+            (Item::Input, input, input_rate),
+            (Item::Output, output.0, output_rate),
+            piece(Item::Request, 1),
+            piece(Item::Image, u64::from(bound.images)),
+            piece(Item::AudioSecond, bound.audio_seconds),
+            piece(Item::Character, bound.characters),
+        ]
     }
 
     /// The rates for a request of that tier with that many input tokens.
-    fn rates(&self, tier: Tier, input_tokens: u64) -> Rates {
+    fn rates(&self, tier: Tier, input_tokens: u64) -> Applied<'_> {
+        let one = |rates| Applied { rates, or: None };
         if let [only] = &*self.sheets {
-            return only.rates;
+            return one(&only.rates);
         }
         let best = |tier: Tier| {
             let fits = |sheet: &&Sheet| sheet.tier == tier && (sheet.above == 0 || sheet.above < input_tokens);
@@ -377,24 +385,44 @@ impl Price {
         };
         let standard = best(Tier::Standard).expect("a price has a standard sheet without threshold");
         match best(tier) {
-            Some(own) if own.above >= standard.above => own.rates,
-            Some(own) => dearer(&own.rates, &standard.rates),
-            None => standard.rates,
+            Some(own) if own.above >= standard.above => one(&own.rates),
+            Some(own) => Applied {
+                rates: &own.rates,
+                or: Some(&standard.rates),
+            },
+            None => one(&standard.rates),
         }
     }
 }
 
+/// Rates as they stand in a sheet; or, item by item, the dearer of two.
+#[derive(Clone, Copy)]
+struct Applied<'a> {
+    rates: &'a Rates,
+    or: Option<&'a Rates>,
+}
+
+impl Applied<'_> {
+    #[inline]
+    fn get(&self, item: Item) -> Option<u64> {
+        let own = self.rates[item as usize];
+        self.or.map_or(own, |other| own.max(other[item as usize]))
+    }
+}
+
+/// An item, how many of it, and its rate.
+type Part = (Item, u64, Option<u64>);
+
 /// Nano-dollars are counted in millionths until the end: rates are per million.
 const MILLION: u128 = 1_000_000;
 
-fn exact(of: &Quantities, rates: &Rates) -> Result<u128, Unpriced> {
+fn exact(parts: impl Iterator<Item = Part>) -> Result<u128, Unpriced> {
     let mut sum: u128 = 0;
-    for (item, _) in Item::ALL {
-        let count = of.get(item);
+    for (item, count, rate) in parts {
         if count == 0 {
             continue;
         }
-        match rates[item as usize] {
+        match rate {
             Some(rate) => {
                 let part = u128::from(count) * u128::from(rate);
                 sum = sum.checked_add(part).ok_or(Unpriced::TooLarge)?;
@@ -406,8 +434,13 @@ fn exact(of: &Quantities, rates: &Rates) -> Result<u128, Unpriced> {
     Ok(sum)
 }
 
-fn total(of: &Quantities, rates: &Rates) -> Result<NanoUsd, Unpriced> {
-    let nanos = exact(of, rates)?.div_ceil(MILLION);
+fn total(parts: impl Iterator<Item = Part>) -> Result<NanoUsd, Unpriced> {
+    let exact = exact(parts)?;
+    // Nearly always in 64 bits, which are divided without a function's help.
+    let nanos = match u64::try_from(exact) {
+        Ok(exact) => u128::from(exact.div_ceil(MILLION as u64)),
+        Err(_) => exact.div_ceil(MILLION),
+    };
     u64::try_from(nanos).map(NanoUsd).map_err(|_| Unpriced::TooLarge)
 }
 
@@ -422,8 +455,4 @@ fn filled(mut rates: Rates) -> Rates {
         }
     }
     rates
-}
-
-fn dearer(one: &Rates, other: &Rates) -> Rates {
-    std::array::from_fn(|at| one[at].max(other[at]))
 }

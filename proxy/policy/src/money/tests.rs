@@ -217,7 +217,9 @@ fn the_worst_case_is_never_below_the_cost_of_anything_within_the_bound() {
             output: random(400),
             reasoning: Some(random(400)),
             input_audio: random(2) * random(100),
+            input_image: random(2) * random(100),
             output_audio: random(2) * random(100),
+            output_image: random(2) * random(100),
         };
         let max = price.input_max.unwrap().0;
         if usage.input_total() > max {
@@ -229,6 +231,7 @@ fn the_worst_case_is_never_below_the_cost_of_anything_within_the_bound() {
             may_write_cache: usage.cache_write_total() > 0,
             audio_in: usage.input_audio > 0,
             audio_out: usage.output_audio > 0,
+            image_out: usage.output_image > 0,
             ..PLAIN
         };
         let cost = price.cost(&Quantities::from_usage(&usage), tier).unwrap();

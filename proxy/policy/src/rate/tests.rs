@@ -11,15 +11,24 @@ fn minute(unit: Unit, most: u64) -> Limiter {
     Limiter::new(unit, Window::Calendar(Span::Minute), most)
 }
 
+fn enter<'a>(
+    limits: impl IntoIterator<Item = &'a Limiter>,
+    ask: Ask,
+    now_s: u64,
+) -> Result<Pass<&'a Limiter>, Limited> {
+    let mut pass = Pass::default();
+    pass.enter(limits, ask, now_s).map(|()| pass)
+}
+
 fn passes(limiter: &Limiter, now_s: u64) -> bool {
-    Pass::new([limiter], Ask::default(), now_s).is_ok()
+    enter([limiter], Ask::default(), now_s).is_ok()
 }
 
 #[test]
 fn a_calendar_window_admits_its_limit_and_begins_anew_with_the_next() {
     let limiter = minute(Unit::Requests, 3);
     assert_eq!((0..5).filter(|_| passes(&limiter, NOW_S)).count(), 3);
-    let limited = Pass::new([&limiter], Ask::default(), NOW_S + 59).unwrap_err();
+    let limited = enter([&limiter], Ask::default(), NOW_S + 59).unwrap_err();
     assert_eq!(
         (limited.unit, limited.most, limited.retry_after_s),
         (Unit::Requests, 3, 1)
@@ -63,15 +72,15 @@ fn tokens_are_counted_at_their_most_and_corrected_to_what_they_were() {
         input_tokens,
         output_tokens,
     };
-    let pass = Pass::new([&limiter], ask(300, 600), NOW_S).unwrap();
-    assert!(Pass::new([&limiter], ask(100, 1), NOW_S).is_err());
+    let mut pass = enter([&limiter], ask(300, 600), NOW_S).unwrap();
+    assert!(enter([&limiter], ask(100, 1), NOW_S).is_err());
     pass.settle(ask(200, 50));
     assert_eq!(limiter.standing(NOW_S).remaining, 750);
-    Pass::new([&limiter], ask(700, 0), NOW_S).unwrap().release();
+    enter([&limiter], ask(700, 0), NOW_S).unwrap().release();
     assert_eq!(limiter.standing(NOW_S).remaining, 750);
-    drop(Pass::new([&limiter], ask(700, 0), NOW_S).unwrap());
+    drop(enter([&limiter], ask(700, 0), NOW_S).unwrap());
     assert_eq!(limiter.standing(NOW_S).remaining, 50, "it may have been sent");
-    Pass::new([&limiter], ask(0, 0), NOW_S).unwrap().settle(ask(500, 500));
+    enter([&limiter], ask(0, 0), NOW_S).unwrap().settle(ask(500, 500));
     assert_eq!(limiter.standing(NOW_S).remaining, 0, "what was used beyond counts");
 }
 
@@ -82,8 +91,8 @@ fn a_correction_after_its_slice_has_passed_takes_nothing_from_a_later_one() {
         input_tokens,
         output_tokens: 0,
     };
-    let early = Pass::new([&limiter], ask(100), NOW_S).unwrap();
-    let late = Pass::new([&limiter], ask(80), NOW_S + 60).unwrap();
+    let mut early = enter([&limiter], ask(100), NOW_S).unwrap();
+    let mut late = enter([&limiter], ask(80), NOW_S + 60).unwrap();
     early.settle(ask(1));
     assert_eq!(limiter.standing(NOW_S + 60).remaining, 20);
     late.settle(ask(10));
@@ -94,12 +103,9 @@ fn a_correction_after_its_slice_has_passed_takes_nothing_from_a_later_one() {
 #[test]
 fn requests_at_a_time_are_free_again_however_they_end() {
     let limiter = Limiter::new(Unit::Concurrent, Window::Total, 2);
-    let held = [(); 2].map(|()| Pass::new([&limiter], Ask::default(), NOW_S).unwrap());
-    assert_eq!(
-        Pass::new([&limiter], Ask::default(), NOW_S).unwrap_err().retry_after_s,
-        1
-    );
-    let [one, other] = held;
+    let held = [(); 2].map(|()| enter([&limiter], Ask::default(), NOW_S).unwrap());
+    assert_eq!(enter([&limiter], Ask::default(), NOW_S).unwrap_err().retry_after_s, 1);
+    let [mut one, other] = held;
     one.settle(Ask::default());
     drop(other);
     assert_eq!(limiter.standing(NOW_S).remaining, 2);
@@ -109,13 +115,13 @@ fn requests_at_a_time_are_free_again_however_they_end() {
 fn if_one_limit_refuses_none_counts() {
     let (wide, narrow) = (minute(Unit::Requests, 10), minute(Unit::Requests, 0));
     let crowd = Limiter::new(Unit::Concurrent, Window::Total, 1);
-    assert!(Pass::new([&wide, &crowd, &narrow], Ask::default(), NOW_S).is_err());
+    assert!(enter([&wide, &crowd, &narrow], Ask::default(), NOW_S).is_err());
     assert_eq!(wide.standing(NOW_S).remaining, 10);
     assert_eq!(crowd.standing(NOW_S).remaining, 1);
     let many: Vec<Limiter> = (0..LIMITS_PER_REQUEST_MAX + 1)
         .map(|_| minute(Unit::Requests, 5))
         .collect();
-    assert!(Pass::new(&many, Ask::default(), NOW_S).is_err());
+    assert!(enter(&many, Ask::default(), NOW_S).is_err());
     assert!(many.iter().all(|limiter| limiter.standing(NOW_S).remaining == 5));
 }
 
@@ -142,7 +148,7 @@ fn what_one_process_has_counted_counts_in_the_next_for_as_long_as_it_would_have(
     for window in [Window::Rolling(Span::Minute), Window::Calendar(Span::Hour)] {
         let before = Limiter::new(Unit::Requests, window, 10);
         for second in [0, 0, 10, 20] {
-            let pass = Pass::new([&before], Ask::default(), NOW_S + second).unwrap();
+            let mut pass = enter([&before], Ask::default(), NOW_S + second).unwrap();
             pass.settle(Ask::default());
         }
         let counted = before.counted(NOW_S + 20);
@@ -155,7 +161,7 @@ fn what_one_process_has_counted_counts_in_the_next_for_as_long_as_it_would_have(
         assert!(after.counted(NOW_S + 7_200).is_empty());
     }
     let open = Limiter::new(Unit::Concurrent, Window::Total, 1);
-    let _pass = Pass::new([&open], Ask::default(), NOW_S).unwrap();
+    let _pass = enter([&open], Ask::default(), NOW_S).unwrap();
     assert!(open.counted(NOW_S).is_empty(), "what is under way stays where it is");
 }
 

@@ -177,6 +177,11 @@ impl<'a> Number<'a> {
         self.0.parse().unwrap_or(f64::NAN)
     }
 
+    /// The value, if it is written as a whole number of at least zero, and fits.
+    pub fn whole(&self) -> Option<u64> {
+        self.0.parse().ok()
+    }
+
     /// A number that this crate names itself.
     pub(crate) const fn fixed(text: &'static str) -> Number<'static> {
         Number(text)

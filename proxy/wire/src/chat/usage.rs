@@ -20,8 +20,12 @@ pub struct Usage {
     pub reasoning: Option<u64>,
     /// Of the input: sound, which some models price apart.
     pub input_audio: u64,
+    /// Of the input: images, which some models price apart.
+    pub input_image: u64,
     /// Of the output: sound.
     pub output_audio: u64,
+    /// Of the output: images.
+    pub output_image: u64,
 }
 
 impl Usage {
@@ -41,5 +45,32 @@ impl Usage {
     /// Input and output.
     pub fn total(&self) -> u64 {
         self.input_total().saturating_add(self.output)
+    }
+}
+
+/// The name of a tier of processing, as a provider says it; one that is longer than any known is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceTier {
+    bytes: [u8; Self::BYTES_MAX],
+    len: u8,
+}
+
+impl ServiceTier {
+    const BYTES_MAX: usize = 15;
+
+    /// From the text between its quotes.
+    pub fn new(name: &[u8]) -> Option<Self> {
+        let mut bytes = [0; Self::BYTES_MAX];
+        bytes.get_mut(..name.len())?.copy_from_slice(name);
+        std::str::from_utf8(name).ok()?;
+        Some(Self {
+            bytes,
+            len: name.len() as u8,
+        })
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
     }
 }

@@ -12,7 +12,7 @@ pub use request::{parse_request, thinking_style, write_request};
 pub use response::{parse_response, write_response};
 pub use stream::{StreamDecoder, StreamEncoder};
 
-use crate::chat::{ErrorKind, JsonError, Kind, Out, Reader, UpstreamError, Usage};
+use crate::chat::{ErrorKind, JsonError, Kind, Out, Reader, ServiceTier, UpstreamError, Usage};
 use crate::error::{ApiError, anthropic_kind};
 use crate::provider::{ErrorHead, Target};
 
@@ -128,12 +128,23 @@ pub fn write_own_error(error: &ApiError, out: &mut Out) {
 
 /// Reads `usage` objects, of which each is cumulative and leaves out what has not changed.
 #[derive(Debug, Default)]
-pub struct UsageReader(response::WireUsage);
+pub struct UsageReader {
+    usage: response::WireUsage,
+    tier: Option<ServiceTier>,
+}
 
 impl UsageReader {
     /// What all objects so far say.
     pub fn read(&mut self, object: &[u8]) -> Option<Usage> {
-        self.0.update(&mut Reader::new(object).ok()?).ok()?;
-        Some(self.0.usage())
+        let tier = self.usage.update(&mut Reader::new(object).ok()?).ok()?;
+        self.tier = tier
+            .and_then(|tier| ServiceTier::new(tier.as_json().as_bytes()))
+            .or(self.tier);
+        Some(self.usage.usage())
+    }
+
+    /// The tier that they name.
+    pub fn tier(&self) -> Option<ServiceTier> {
+        self.tier
     }
 }

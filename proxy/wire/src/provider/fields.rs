@@ -56,15 +56,18 @@ pub fn thinking_mode(word: &str) -> Option<Thinking> {
     }
 }
 
+/// The largest count that is believed: sums of counts stay far from overflow.
+pub const COUNT_MAX: u64 = 1_000_000_000_000_000;
+
 /// A count of tokens; anything else than a number counts as unsaid, because an answer is worth more than its accounting.
 pub fn count(reader: &mut Reader<'_>) -> Result<Option<u64>, JsonError> {
     match reader.kind()? {
-        // The bound keeps sums of counts far from overflow.
-        Kind::Number => Ok(reader
-            .number_or_null()?
-            .map(|number| number.f64())
-            .filter(|n| *n >= 0.0)
-            .map(|n| n.min(1e15) as u64)),
+        Kind::Number => Ok(reader.number_or_null()?.and_then(|number| match number.whole() {
+            Some(count) => Some(count.min(COUNT_MAX)),
+            None => Some(number.f64())
+                .filter(|count| *count >= 0.0)
+                .map(|count| count.min(COUNT_MAX as f64) as u64),
+        })),
         _ => reader.skip().map(|()| None),
     }
 }

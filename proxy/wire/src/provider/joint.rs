@@ -150,7 +150,9 @@ impl Joint {
                 (a, b) => Some(a.unwrap_or(0).saturating_add(b.unwrap_or(0))),
             },
             input_audio: a.input_audio.saturating_add(b.input_audio),
+            input_image: a.input_image.saturating_add(b.input_image),
             output_audio: a.output_audio.saturating_add(b.output_audio),
+            output_image: a.output_image.saturating_add(b.output_image),
         }
     }
 }

@@ -6,6 +6,7 @@
 mod request;
 mod response;
 mod stream;
+mod usage;
 
 pub use request::{parse_request, write_request};
 pub use response::{parse_response, write_response};
@@ -157,6 +158,11 @@ pub struct UsageReader(());
 impl UsageReader {
     /// What the object says.
     pub fn read(&mut self, object: &[u8]) -> Option<Usage> {
-        response::usage(&mut Reader::new(object).ok()?).ok()?
+        usage::usage(&mut Reader::new(object).ok()?).ok()?
+    }
+
+    /// What the object at the begin of `bytes` says, and its length, if it is as plain as such objects nearly always are.
+    pub fn read_plain(&mut self, bytes: &[u8]) -> Option<(Usage, usize)> {
+        usage::plain(bytes)
     }
 }

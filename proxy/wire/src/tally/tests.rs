@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::eventstream::begin_event;
+use crate::limits::USAGE_BYTES_MAX;
 
 /// Reads `body` cut at every byte, and byte by byte; all must agree.
 fn read(dialect: Dialect, framing: Framing, body: &[u8]) -> Option<Usage> {
@@ -16,6 +17,12 @@ fn read(dialect: Dialect, framing: Framing, body: &[u8]) -> Option<Usage> {
     let mut scan = UsageScan::new(dialect, framing);
     body.iter().for_each(|byte| scan.push(std::slice::from_ref(byte)));
     assert_eq!(scan.usage(), one.usage(), "byte by byte");
+    assert_eq!(scan.tier(), one.tier(), "byte by byte");
+    let mut all = UsageScan::new(dialect, framing);
+    all.push_all(body);
+    assert_eq!(all.usage(), one.usage(), "in one go");
+    assert_eq!(all.tier(), one.tier(), "in one go");
+    assert_eq!(all.has_body(), one.has_body());
     one.usage()
 }
 
@@ -138,4 +145,75 @@ fn what_is_too_large_or_too_deep_is_left_alone() {
     scan.push(&[b'['; 100_000]);
     scan.push(b"{\"usage\":{\"prompt_tokens\":1}}");
     assert_eq!(scan.usage(), None);
+}
+
+fn tier(dialect: Dialect, framing: Framing, body: &str) -> Option<String> {
+    read(dialect, framing, body.as_bytes());
+    let mut scan = UsageScan::new(dialect, framing);
+    scan.push(body.as_bytes());
+    scan.tier().map(|tier| tier.as_str().to_owned())
+}
+
+#[test]
+fn the_tier_is_what_the_answer_says_it_is() {
+    let usage = r#""usage":{"prompt_tokens":3,"completion_tokens":1}"#;
+    let whole = |body: &str| tier(Dialect::OpenAi, Framing::Whole, body);
+    for (body, is) in [
+        (
+            format!(r#"{{"id":"x",{usage},"service_tier":"flex","z":[{{"a":"}}"}}]}}"#),
+            Some("flex"),
+        ),
+        (
+            format!(r#"{{"service_tier" : "priority","choices":[],{usage}}}"#),
+            Some("priority"),
+        ),
+        (
+            format!(r#"{{"response":{{"service_tier":"flex",{usage}}}}}"#),
+            Some("flex"),
+        ),
+        (format!(r#"{{{usage},"service_tier":null}}"#), None),
+        (
+            format!(r#"{{{usage},"service_tier":"longer than any name of a tier"}}"#),
+            None,
+        ),
+        (
+            format!(r#"{{{usage},"x":"service_tier","y":{{"service_tier":"flex"}}}}"#),
+            None,
+        ),
+        (format!(r#"{{"metadata":{{"service_tier":"flex"}},{usage}}}"#), None),
+        (format!(r#"{{{usage}}}"#), None),
+    ] {
+        assert_eq!(whole(&body).as_deref(), is, "{body}");
+    }
+    let stream = format!("data: {{\"choices\":[],\"service_tier\":\"default\",{usage}}}\n\ndata: [DONE]\n\n");
+    assert_eq!(
+        tier(Dialect::OpenAi, Framing::Events, &stream).as_deref(),
+        Some("default")
+    );
+    let anthropic = r#"{"content":[],"usage":{"input_tokens":7,"output_tokens":5,"service_tier":"batch"}}"#;
+    assert_eq!(
+        tier(Dialect::Anthropic, Framing::Whole, anthropic).as_deref(),
+        Some("batch")
+    );
+}
+
+#[test]
+fn usage_behind_which_the_document_goes_on_is_read_by_its_place() {
+    let usage = r#""usage":{"prompt_tokens":3,"completion_tokens":1}"#;
+    let read = |body: &str| sums(read(Dialect::OpenAi, Framing::Whole, body.as_bytes()));
+    for (body, is) in [
+        (format!(r#"{{{usage},"choices":[{{"text":"a \"}} b"}},{{}}]}}"#), true),
+        (format!(r#"{{{usage}}} "#), true),
+        (format!(r#"{{"tools":[{{{usage}}}]}}"#), false),
+        (format!(r#"{{"tools":[{{{usage}}}],"usage":null}}"#), false),
+        (
+            format!(r#"{{"tools":[{{"usage":{{"prompt_tokens":8}}}}],{usage}}}"#),
+            true,
+        ),
+        (format!(r#"[{{{usage}}}]"#), false),
+        (r#"{"x":"\"usage\":{\"prompt_tokens\":3}"}"#.to_owned(), false),
+        (r#"{"x":"usage","usage":7}"#.to_owned(), false),
+    ] {
+        assert_eq!(read(&body), is.then_some((3, 0, 1)), "{body}");
+    }
 }

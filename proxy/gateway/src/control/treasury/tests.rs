@@ -135,11 +135,10 @@ fn a_key_spends_its_budgets_and_its_owner_is_warned_once() {
         let budgets: Vec<BudgetId> = keyring.budgets(caller, "openai", "gpt-5").collect();
         assert_eq!(budgets.len(), 3);
         let pass = || {
-            Pass::new(
-                keyring.limits(caller, "openai", "gpt-5").cloned(),
-                Ask::default(),
-                unix_s(),
-            )
+            let mut pass = Pass::default();
+            let limits = keyring.limits(caller, "openai", "gpt-5");
+            let limits = limits.map(|id| keyring.limiter(id).clone());
+            pass.enter(limits, Ask::default(), unix_s()).map(|()| pass)
         };
         let held = (pass().unwrap(), pass().unwrap());
         assert!(pass().is_err(), "two at a time");
@@ -192,7 +191,9 @@ fn changes_come_into_force_without_losing_what_is_used() {
         let mut keyring = Arc::new(Keyring::default());
         obey(&mut events, &[&purse], &mut keyring);
         let caller = keyring.find(credential().expose().as_bytes(), unix_s()).unwrap();
-        let held = Pass::new(keyring.limits(caller, "a", "b").cloned(), Ask::default(), unix_s()).unwrap();
+        let mut held = Pass::default();
+        let limits = keyring.limits(caller, "a", "b").map(|id| keyring.limiter(id).clone());
+        held.enter(limits, Ask::default(), unix_s()).unwrap();
         let budgets: Vec<BudgetId> = keyring.budgets(caller, "a", "b").collect();
         purse
             .reserve(&budgets, NanoUsd(10), unix_s())
@@ -221,7 +222,9 @@ fn changes_come_into_force_without_losing_what_is_used() {
         assert_eq!(now[1..], budgets[1..], "a budget keeps its number");
         assert_ne!(now[0], budgets[0], "and a new one gets its own");
         purse.reserve(&now, NanoUsd(100), unix_s()).unwrap().release();
-        let standing = next.limits(caller, "a", "b").next().unwrap().standing(unix_s());
+        let standing = next
+            .limiter(next.limits(caller, "a", "b").next().unwrap())
+            .standing(unix_s());
         assert_eq!(standing.remaining, 1, "what is under way is known to the new keyring");
         drop(held);
         treasury

@@ -1,22 +1,20 @@
 //! OpenAI chat completions into the chat model and out of it
-//! (<https://platform.openai.com/docs/api-reference/chat/object>), and `usage`, which streams share.
+//! (<https://platform.openai.com/docs/api-reference/chat/object>).
 //!
-//! Usage: `prompt_tokens` includes what was read from and written to a cache, `completion_tokens` includes reasoning. Where
-//! `total_tokens` exceeds their sum (Google, xAI), the rest is reasoning that `completion_tokens` leaves out. Invariants:
-//! reasoning is written twice, as `reasoning_content` for people and as `reasoning_details` (OpenRouter's form) for the way
+//! Invariants: reasoning is written twice, as `reasoning_content` for people and as `reasoning_details` (OpenRouter's form) for the way
 //! back, because only the latter can carry a signature. Deliberately absent: the vendors' own accounting (cost, timings).
 
 use std::borrow::Cow;
 
 use crate::chat::{
     ChatResponse, Choice, Citation, Content, Finish, JsonError, Kind, Location, Out, Part, Reader, Text, ToolIdRule,
-    Usage, id_hash, made_id, tool_id,
+    id_hash, made_id, tool_id,
 };
 use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::provider::Reply;
-use crate::provider::fields::count;
 use crate::provider::openai::request::{assemble, content, reasoning_details, tool_calls};
+use crate::provider::openai::usage::{usage, write_usage};
 
 const DIALECT: Dialect = Dialect::OpenAi;
 
@@ -196,70 +194,6 @@ pub(super) const fn finish_reason(finish: Finish) -> &'static str {
         Finish::Length | Finish::ContextFull => "length",
         Finish::ToolCalls => "tool_calls",
         Finish::ContentFilter | Finish::Refusal => "content_filter",
-    }
-}
-
-/// `usage`, if it is an object.
-pub(super) fn usage(reader: &mut Reader<'_>) -> Result<Option<Usage>, JsonError> {
-    if reader.kind()? != Kind::Object {
-        return reader.skip().map(|()| None);
-    }
-    let (mut prompt, mut completion, mut total, mut hit) = (0, 0, 0, None);
-    let (mut input, mut output) = (Details::default(), Details::default());
-    reader.object("")?;
-    while let Some(key) = reader.key()? {
-        match &*key {
-            // The second names are those of the Responses interface and of embeddings, images and transcriptions.
-            "prompt_tokens" | "input_tokens" => prompt = count(reader)?.unwrap_or(0),
-            "completion_tokens" | "output_tokens" => completion = count(reader)?.unwrap_or(0),
-            "total_tokens" => total = count(reader)?.unwrap_or(0),
-            "prompt_tokens_details" | "input_tokens_details" => input = Details::parse(reader)?,
-            "completion_tokens_details" | "output_tokens_details" => output = Details::parse(reader)?,
-            // DeepSeek; Moonshot and others.
-            "prompt_cache_hit_tokens" | "cached_tokens" | "num_cached_tokens" => hit = hit.or(count(reader)?),
-            _ => reader.skip()?,
-        }
-    }
-    let cache_read = input.cached.or(hit).unwrap_or(0).min(prompt);
-    let cache_write = input.cache_write.min(prompt - cache_read);
-    let hidden = total.saturating_sub(prompt.saturating_add(completion));
-    Ok(Some(Usage {
-        input: prompt - cache_read - cache_write,
-        cache_read,
-        cache_write,
-        cache_write_1h: 0,
-        output: completion.saturating_add(hidden),
-        reasoning: output.reasoning.or(Some(hidden).filter(|tokens| *tokens > 0)),
-        input_audio: input.audio,
-        output_audio: output.audio,
-    }))
-}
-
-#[derive(Default)]
-struct Details {
-    cached: Option<u64>,
-    cache_write: u64,
-    reasoning: Option<u64>,
-    audio: u64,
-}
-
-impl Details {
-    fn parse(reader: &mut Reader<'_>) -> Result<Self, JsonError> {
-        let mut details = Self::default();
-        if reader.kind()? != Kind::Object {
-            return reader.skip().map(|()| details);
-        }
-        reader.object("")?;
-        while let Some(key) = reader.key()? {
-            match &*key {
-                "cached_tokens" => details.cached = count(reader)?,
-                "cache_write_tokens" => details.cache_write = count(reader)?.unwrap_or(0),
-                "reasoning_tokens" => details.reasoning = count(reader)?,
-                "audio_tokens" => details.audio = count(reader)?.unwrap_or(0),
-                _ => reader.skip()?,
-            }
-        }
-        Ok(details)
     }
 }
 
@@ -479,32 +413,6 @@ pub(super) fn write_tool_calls(parts: &[Part<'_>], rule: ToolIdRule, out: &mut O
     if any {
         out.token("]");
     }
-}
-
-/// Appends a `usage` object.
-pub(super) fn write_usage(usage: &Usage, out: &mut Out) {
-    out.token("{\"prompt_tokens\":")
-        .whole(usage.input_total())
-        .key("completion_tokens")
-        .whole(usage.output);
-    out.key("total_tokens")
-        .whole(usage.total())
-        .token(",\"prompt_tokens_details\":{\"cached_tokens\":")
-        .whole(usage.cache_read);
-    for (key, value) in [
-        ("cache_write_tokens", usage.cache_write_total()),
-        ("audio_tokens", usage.input_audio),
-    ] {
-        if value > 0 {
-            out.key(key).whole(value);
-        }
-    }
-    out.token("},\"completion_tokens_details\":{\"reasoning_tokens\":")
-        .whole(usage.reasoning.unwrap_or(0));
-    if usage.output_audio > 0 {
-        out.key("audio_tokens").whole(usage.output_audio);
-    }
-    out.token("}}");
 }
 
 /// The words that a JSON value of any kind says of itself: a string as it is, a number or anything else as its text.

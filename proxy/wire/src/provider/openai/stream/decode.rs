@@ -1,6 +1,7 @@
 //! Chunks into events.
 
-use super::super::response::{annotations, created, finish, usage};
+use super::super::response::{annotations, created, finish};
+use super::super::usage::usage;
 use super::super::{error_object, request::Detail};
 use crate::chat::{
     ChatEvent, Citation, Delta, ErrorKind, Finish, JsonError, Kind, Open, Raw, Reader, StreamEnd, Text, UpstreamError,

@@ -1,6 +1,7 @@
 //! Events into chunks.
 
-use super::super::response::{finish_reason, tier_word, write_annotation, write_usage};
+use super::super::response::{finish_reason, tier_word, write_annotation};
+use super::super::usage::write_usage;
 use super::super::write_error;
 use crate::chat::{ChatEvent, Delta, Open, Out, Usage};
 use crate::error::ApiError;
