@@ -91,7 +91,7 @@ fn the_very_same_request_is_answered_again_in_whichever_form_it_asks_for() {
             (&json!("hit"), &json!(0)),
             "{line}"
         );
-        assert_eq!(gateway.metric("sluice_cache_hits_total"), 2);
+        gateway.expect_metric("sluice_cache_hits_total", 2);
         assert!(gateway.metric("sluice_cache_saved_output_tokens_total") > 0);
     }
 }
@@ -191,7 +191,7 @@ fn what_is_not_a_complete_good_answer_to_a_plain_question_is_not_kept() {
             }
         }
     }
-    assert_eq!(gateway.metric("sluice_cache_entries"), 0);
+    gateway.expect_metric("sluice_cache_entries", 0);
     for body in [
         json!({"model": "openai/m", "n": 2, "messages": [{"role": "user", "content": "Hello"}]}),
         json!({"model": "openai/m", "messages": [{"role": "user", "content": "Hello"}],
@@ -277,7 +277,7 @@ fn identical_requests_wait_for_one_provider_call() {
         assert_eq!((use_of(&answer), said(&answer)), ("hit", said(&first)));
     }
     assert_eq!(sim.attempts().len(), 1);
-    assert_eq!(gateway.metric("sluice_cache_hits_in_flight_total"), 7);
+    gateway.expect_metric("sluice_cache_hits_in_flight_total", 7);
 }
 
 #[test]

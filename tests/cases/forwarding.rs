@@ -348,5 +348,5 @@ fn interim_answers_and_bodies_until_close_are_understood() {
         );
         assert!(find(&answer.body, b"chat.completion").is_some(), "{model}");
     }
-    assert_eq!(gateway.metric("sluice_connections_opened_total"), 1);
+    gateway.expect_metric("sluice_connections_opened_total", 1);
 }

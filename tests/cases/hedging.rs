@@ -82,7 +82,7 @@ fn a_first_target_in_time_is_alone() {
         assert_eq!(answer.field("x-sluice-attempts"), Some("1"));
     }
     assert_eq!(two.attempts().len(), 0);
-    assert_eq!(gateway.metric("sluice_hedges_total"), 0);
+    gateway.expect_metric("sluice_hedges_total", 0);
 }
 
 #[test]
@@ -94,8 +94,8 @@ fn a_late_first_target_still_wins_against_a_later_second_one() {
         expect_from(&gateway.ask(&request), "openai");
         two.last_outcome("cancelled");
     }
-    assert_eq!(gateway.metric("sluice_hedges_total"), 2);
-    assert_eq!(gateway.metric("sluice_hedges_won_total"), 0);
+    gateway.expect_metric("sluice_hedges_total", 2);
+    gateway.expect_metric("sluice_hedges_won_total", 0);
     let lines = gateway.request_lines(2);
     assert!(
         lines.iter().all(|line| line["tries"][0]["provider"] == "backup"),
@@ -166,7 +166,7 @@ fn without_a_number_the_delay_is_learnt_from_the_target() {
     let begun = Instant::now();
     expect_from(&gateway.ask(&Request::stream("openai/main")), "backup");
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
-    assert_eq!(gateway.metric("sluice_hedges_total"), before + 1);
+    gateway.expect_metric("sluice_hedges_total", before + 1);
 }
 
 #[test]

@@ -56,8 +56,8 @@ fn a_reload_disturbs_neither_connections_nor_streams() {
         assert!(answer.is_complete(), "the stream went on to its end");
         assert_eq!(answer.events().last().map(|last| &**last), Some("[DONE]"));
         assert_eq!(client.ask(&Request::chat("openai/a")).status, 200);
-        assert_eq!(gateway.metric("sluice_connections_opened_total"), 2);
-        assert_eq!(gateway.metric("sluice_config_refused_total"), 0);
+        gateway.expect_metric("sluice_connections_opened_total", 2);
+        gateway.expect_metric("sluice_config_refused_total", 0);
     }
 }
 

@@ -56,8 +56,8 @@ fn beyond_the_limit_and_the_wait_a_client_is_told_when_to_come_back() {
     drop(held);
     gateway.expect_healthy();
     assert_eq!(most_at_once(&sim), 2);
-    assert_eq!(gateway.metric("sluice_overloads_total"), 4);
-    assert_eq!(gateway.metric("sluice_requests_queued_total"), 2);
+    gateway.expect_metric("sluice_overloads_total", 4);
+    gateway.expect_metric("sluice_requests_queued_total", 2);
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn who_waits_gets_the_places_that_come_back() {
             "{} at once on {cores} cores",
             most_at_once(&sim)
         );
-        assert_eq!(gateway.metric("sluice_overloads_total"), 0);
+        gateway.expect_metric("sluice_overloads_total", 0);
         assert_eq!(sim.attempts().len(), 24);
         gateway.expect_metric("sluice_requests_waiting", 0);
     }
@@ -191,7 +191,7 @@ fn a_copy_for_a_shadow_target_takes_nobodys_place() {
         assert_eq!(gateway.ask(&request).status, 200);
     }
     assert_eq!(one.attempts().len(), 1, "there is no place for a copy");
-    assert_eq!(gateway.metric("sluice_shadow_requests_total"), 0);
+    gateway.expect_metric("sluice_shadow_requests_total", 0);
     drop(held);
     gateway.expect_healthy();
     wait::until("a copy is sent", || {

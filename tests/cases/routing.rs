@@ -43,7 +43,7 @@ fn requests_share_a_routes_targets_by_weight_and_a_sick_one_gets_none() {
     for _ in 0..100 {
         assert_eq!(provider_of(&gateway.ask(&Request::chat("openai/any"))), "backup");
     }
-    assert_eq!(gateway.metric("sluice_breakers_opened_total"), 1);
+    gateway.expect_metric("sluice_breakers_opened_total", 1);
     assert!(gateway.metric("sluice_upstream_attempts_failed_total") < 25);
     let ready: Value = gateway.ask(&Request::get("/ready")).json();
     let targets = ready["targets"].as_array().expect("targets are a list").clone();
@@ -166,7 +166,7 @@ fn copies_go_to_the_shadow_and_never_hold_a_request_up() {
         });
     }
     gateway.expect_metric("sluice_shadow_requests_total", 2);
-    assert_eq!(gateway.metric("sluice_shadow_requests_failed_total"), 0);
+    gateway.expect_metric("sluice_shadow_requests_failed_total", 0);
     assert_eq!(
         gateway.metric("sluice_upstream_attempts_total"),
         2,
@@ -214,7 +214,7 @@ fn a_refused_key_rests_over_a_reload_until_an_operator_clears_it() {
         assert!(used("OPENAI_KEY_1"));
     }
     assert_eq!(refused(), 1, "one attempt told all there is to know");
-    assert_eq!(gateway.metric("sluice_keys_refused_total"), 1);
+    gateway.expect_metric("sluice_keys_refused_total", 1);
     assert_eq!(
         gateway.metric("sluice_key_state{provider=\"openai\",key=\"OPENAI_KEY_0\"}"),
         2

@@ -208,15 +208,11 @@ impl Audit {
     /// When the administration refuses.
     pub fn top_up(&self, amount: u64) {
         let path = format!("/budgets/{}/top-up", self.budget);
-        let ask = || self.admin("POST", &path, &json!({"amount": dollars(amount)}));
-        let mut answer = ask();
         // A store that is busy with what the dead have left is asked again: more than once is allowed more, no harm here.
-        for _ in 0..3 {
-            if answer.status != 503 {
-                break;
-            }
-            answer = ask();
-        }
+        let answer = wait::for_at_most(Duration::from_secs(90), "the store takes it", || {
+            let answer = self.admin("POST", &path, &json!({"amount": dollars(amount)}));
+            (answer.status != 503).then_some(answer)
+        });
         assert_eq!(answer.status, 204, "{answer:?}");
     }
 

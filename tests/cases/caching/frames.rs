@@ -88,7 +88,7 @@ fn frames_of_one_scene_share_an_answer_and_a_defect_does_not() {
     assert_eq!(ask(&gateway, "2", TEXT, &[&again]), "miss");
     assert_eq!(ask(&gateway, "1", "Is the screw seated correctly?", &[&again]), "miss");
     assert_eq!(ask(&gateway, "1", TEXT, &[&again, &again]), "miss");
-    assert_eq!(gateway.metric("sluice_cache_hits_frames_total"), 4);
+    gateway.expect_metric("sluice_cache_hits_frames_total", 4);
     assert_eq!(sim.attempts().len(), 1 + 5 + 3);
 }
 

@@ -97,8 +97,8 @@ fn shadow_mode_compares_and_never_serves() {
     assert_eq!(use_of(&ask(&gateway, SAME)), "shadow");
     assert_eq!(use_of(&ask(&gateway, SAME)), "hit");
     assert_eq!(sim.attempts().len(), 2);
-    assert_eq!(gateway.metric("sluice_cache_compared_total"), 1);
-    assert_eq!(gateway.metric("sluice_cache_disagreed_total"), 0);
+    gateway.expect_metric("sluice_cache_compared_total", 1);
+    gateway.expect_metric("sluice_cache_disagreed_total", 0);
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn kill_9_and_a_restart_keep_the_cache_warm() {
         assert_eq!(use_of(&gateway.ask(&request(at))), "hit");
     }
     assert_eq!(sim.attempts().len(), asked);
-    assert_eq!(gateway.metric("sluice_cache_restored"), 40);
+    gateway.expect_metric("sluice_cache_restored", 40);
 }
 
 #[test]

@@ -83,8 +83,8 @@ fn a_hit_costs_nothing_and_counts_as_money_saved() {
             gateway.admin("/admin/cache").text()
         );
     }
-    assert_eq!(gateway.metric("sluice_spent_nano_usd_total"), spent);
-    assert_eq!(gateway.metric("sluice_cache_saved_nano_usd_total"), 3 * spent);
+    gateway.expect_metric("sluice_spent_nano_usd_total", spent);
+    gateway.expect_metric("sluice_cache_saved_nano_usd_total", 3 * spent);
 }
 
 #[test]
