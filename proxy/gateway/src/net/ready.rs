@@ -26,11 +26,11 @@ use monoio::net::TcpStream;
 const EVENTS: usize = 256;
 
 /// Sockets whose tasks are woken together: what these need is fetched together, and fits the caches next to the core.
-const GROUP: usize = 16;
-/// How much of a task is fetched: nearly all of a connection's, in bytes.
-const TASK_BYTES: usize = 4096;
+const GROUP: usize = 8;
+/// How much of a task is fetched, in bytes: what a connection uses most. More costs more than it saves.
+const TASK_BYTES: usize = 2560;
 /// How much is fetched, at most, of what a task has said that it will use, in bytes.
-const USED_BYTES_MAX: usize = 2048;
+const USED_BYTES_MAX: usize = 512;
 /// What memory is fetched by, in bytes.
 const LINE_BYTES: usize = 64;
 
