@@ -20,15 +20,8 @@ use serde_json::{Value, json};
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Args {
-    /// The gateway's binary.
-    #[arg(long)]
-    gateway: PathBuf,
-    /// The binary of the gateway's example `stock`, which fills a store.
-    #[arg(long)]
-    stock: PathBuf,
-    /// The load generator's binary.
-    #[arg(long)]
-    load: PathBuf,
+    #[command(flatten)]
+    programs: Programs,
     /// Virtual keys, each with a budget and a limit, in a team and a customer with a budget and a limit each.
     #[arg(long, default_value_t = 10_000)]
     keys: u32,
@@ -47,9 +40,23 @@ pub struct Args {
     /// Starts that are timed.
     #[arg(long, default_value_t = 5)]
     starts: usize,
-    /// A program, with its arguments, in front of each turn's load: one that keeps the machine quiet, say.
+}
+
+/// The programs that a measurement with virtual keys starts.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Programs {
+    /// The gateway's binary.
+    #[arg(long)]
+    pub(crate) gateway: PathBuf,
+    /// The binary of the gateway's example `stock`, which fills a store.
+    #[arg(long)]
+    pub(crate) stock: PathBuf,
+    /// The load generator's binary.
+    #[arg(long)]
+    pub(crate) load: PathBuf,
+    /// A program, with its arguments, in front of the load: one that keeps the machine quiet, say.
     #[arg(long, default_value = "")]
-    prefix: String,
+    pub(crate) prefix: String,
 }
 
 /// The names that the kernel has for a gateway's threads; what has none of them is part of the rest.
@@ -89,7 +96,7 @@ fn measure(args: &Args, folder: &Path) -> Result<()> {
     let (store, bare_store) = (folder.join("sluice.db"), folder.join("bare.db"));
     let (keys, rows) = (args.keys.to_string(), args.rows.to_string());
     for (store, words) in [(&store, &[&*keys, &*rows][..]), (&bare_store, &[&*keys, "0", "bare"])] {
-        let filled = Command::new(&args.stock).arg(store).args(words).status()?;
+        let filled = Command::new(&args.programs.stock).arg(store).args(words).status()?;
         ensure!(filled.success(), "the store cannot be filled");
     }
     let flags = [
@@ -99,7 +106,7 @@ fn measure(args: &Args, folder: &Path) -> Result<()> {
         ("--warmup", "0.1".to_owned()),
         ("--virtual-keys", args.keys.to_string()),
     ];
-    let mut load = Load::start(&args.load, &args.prefix, &flags)?;
+    let mut load = Load::start(&args.programs.load, &args.programs.prefix, &flags)?;
     let config = |accounts: Value| {
         json!({
             "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "cores": 1},
@@ -117,7 +124,7 @@ fn measure(args: &Args, folder: &Path) -> Result<()> {
     fs::write(&with, config(accounts(&store)).to_string())?;
     let mut started = Vec::new();
     for _ in 0..args.starts {
-        started.push(time_to_ready(&args.gateway, &with)?);
+        started.push(time_to_ready(&args.programs.gateway, &with)?);
     }
     started.sort();
     if let (Some(median), Some(worst)) = (started.get(started.len() / 2), started.last()) {
@@ -126,9 +133,9 @@ fn measure(args: &Args, folder: &Path) -> Result<()> {
         );
     }
     let gateways = [
-        Gateway::start(&args.gateway, &without)?,
-        Gateway::start(&args.gateway, &bare)?,
-        Gateway::start(&args.gateway, &with)?,
+        Gateway::start(&args.programs.gateway, &without)?,
+        Gateway::start(&args.programs.gateway, &bare)?,
+        Gateway::start(&args.programs.gateway, &with)?,
     ];
     let mut turns: [Turns; 3] = Default::default();
     for turn in 0..=args.turns {

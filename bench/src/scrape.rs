@@ -8,7 +8,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -17,21 +17,14 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use serde_json::{Value, json};
 
-use crate::accounts::{Gateway, Load, ask, median};
+use crate::accounts::{Gateway, Load, Programs, ask, median};
 
 /// Measures what scrapes cost.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Args {
-    /// The gateway's binary.
-    #[arg(long)]
-    gateway: PathBuf,
-    /// The binary of the gateway's example `stock`, which fills a store.
-    #[arg(long)]
-    stock: PathBuf,
-    /// The load generator's binary.
-    #[arg(long)]
-    load: PathBuf,
+    #[command(flatten)]
+    programs: Programs,
     /// Virtual keys, each with a budget and a limit.
     #[arg(long, default_value_t = 10_000)]
     keys: u32,
@@ -50,9 +43,6 @@ pub struct Args {
     /// Time between two scrapes, in seconds.
     #[arg(long, default_value_t = 5.0)]
     interval: f64,
-    /// A program, with its arguments, in front of the load: one that keeps the machine quiet, say.
-    #[arg(long, default_value = "")]
-    prefix: String,
 }
 
 /// Scrapes whose duration is told.
@@ -74,7 +64,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn measure(args: &Args, folder: &Path) -> Result<()> {
     let store = folder.join("sluice.db");
-    let filled = Command::new(&args.stock)
+    let filled = Command::new(&args.programs.stock)
         .arg(&store)
         .args([&args.keys.to_string(), "0"])
         .status()?;
@@ -87,7 +77,7 @@ fn measure(args: &Args, folder: &Path) -> Result<()> {
         ("--warmup", "0.2".to_owned()),
         ("--virtual-keys", args.keys.to_string()),
     ];
-    let mut load = Load::start(&args.load, &args.prefix, &flags)?;
+    let mut load = Load::start(&args.programs.load, &args.programs.prefix, &flags)?;
     let prices = folder.join("prices.yaml");
     fs::write(
         &prices,
@@ -107,7 +97,7 @@ fn measure(args: &Args, folder: &Path) -> Result<()> {
     });
     let file = folder.join("gateway.yaml");
     fs::write(&file, config.to_string())?;
-    let gateway = Gateway::start(&args.gateway, &file)?;
+    let gateway = Gateway::start(&args.programs.gateway, &file)?;
     ask_models(&gateway, &models)?;
     // Until all keys but a few have been used.
     let mut asked = 0.0;

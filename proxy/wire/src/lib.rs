@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod base64;
+pub mod calendar;
 pub mod chat;
 pub mod dialect;
 pub mod error;

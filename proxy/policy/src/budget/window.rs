@@ -4,6 +4,8 @@
 //! of a rolling window, what falls into one of its slices counts until the whole slice is older than the window, never less.
 //! Deliberately absent: time zones and leap seconds.
 
+use sluice_wire::calendar;
+
 /// A length of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Span {
@@ -83,9 +85,9 @@ impl Window {
             // The epoch was a Thursday.
             Span::Week => regular(span.seconds(), 3 * DAY_S),
             Span::Month | Span::Year => {
-                let (year, month) = civil(unix_s / DAY_S);
+                let (year, month, _) = calendar::civil(unix_s / DAY_S);
                 let months = if span == Span::Month { 1 } else { 12 };
-                let index = (year * 12 + month) / months;
+                let index = (year * 12 + month - 1) / months;
                 let begin = |index: u64| first_day(index * months) * DAY_S;
                 (index - 1970 * 12 / months, begin(index), begin(index + 1))
             }
@@ -131,33 +133,9 @@ impl std::str::FromStr for Window {
     }
 }
 
-/// Year and month, from 0, of a day since the epoch (Howard Hinnant, "chrono-compatible low-level date algorithms").
-fn civil(day: u64) -> (u64, u64) {
-    let shifted = day + 719_468;
-    let era = shifted / 146_097;
-    let of_era = shifted % 146_097;
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * of_year + 2) / 153;
-    let year = year_of_era + era * 400;
-    if month_from_march < 10 {
-        (year, month_from_march + 2)
-    } else {
-        (year + 1, month_from_march - 10)
-    }
-}
-
 /// The first day, since the epoch, of a month counted from the year 0.
 fn first_day(month: u64) -> u64 {
-    let (year, month) = (month / 12, month % 12);
-    let (year, month_from_march) = if month >= 2 {
-        (year, month - 2)
-    } else {
-        (year - 1, month + 10)
-    };
-    let of_year = (153 * month_from_march + 2) / 5;
-    let (era, of_era) = (year / 400, year % 400);
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
+    calendar::day_number(month / 12, month % 12 + 1, 1)
 }
 
 #[cfg(test)]

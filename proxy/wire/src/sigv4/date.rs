@@ -3,6 +3,8 @@
 //! Invariants: proleptic Gregorian calendar, years 1970 to 9999, no leap seconds; nothing else is accepted or written.
 //! Deliberately absent: any other date format (`Date` is not accepted in its place) and the clock.
 
+use crate::calendar::{civil, day_number};
+
 /// Length of the day at the start of a stamp, in bytes.
 pub(super) const DAY_BYTES: usize = 8;
 /// Length of a stamp, in bytes.
@@ -57,35 +59,9 @@ pub(super) fn to_epoch(stamp: &[u8]) -> Option<u64> {
     if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return None;
     }
-    let days = days_since_epoch(year, month, day);
+    let days = day_number(year, month, day);
     // A day that the month does not have comes back as one of the next month.
     (civil(days) == (year, month, day)).then_some(days * DAY_S + hour * 3600 + minute * 60 + second)
-}
-
-/// Year, month and day of a day number since 1970-01-01. Years are counted from March, in 400-year eras of 146,097 days, so that the
-/// leap day is the last of its year.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468; // from 0000-03-01
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
-}
-
-fn days_since_epoch(year: u64, month: u64, day: u64) -> u64 {
-    let year = year - u64::from(month <= 2);
-    let (era, year_of_era) = (year / 400, year % 400);
-    let shifted_month = (month + 9) % 12;
-    let day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
 }
 
 fn put(digits: &mut [u8], mut number: u64) {

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::net::IpAddr;
 
 use sluice_policy::redact::Redactor;
+use sluice_wire::calendar;
 use sluice_wire::error::write_utf8;
 
 use crate::record::{Extra, Fate, Outcome, Paid, Record, Try};
@@ -303,20 +304,7 @@ fn digits(place: &mut [u8], mut value: u64) {
 
 /// `YYYY-MM-DD` of a day since the epoch, in the proleptic Gregorian calendar.
 fn date(day: u64) -> [u8; 10] {
-    // Days since 0000-03-01; a leap day is then the last day of its year.
-    let days = day + 719_468;
-    let era = days / 146_097;
-    let of_era = days % 146_097;
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * of_year + 2) / 153;
-    let day_of_month = of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (year, month, day_of_month) = calendar::civil(day);
     let mut text = *b"0000-00-00";
     digits(&mut text[0..4], year);
     digits(&mut text[5..7], month);
