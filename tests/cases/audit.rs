@@ -97,11 +97,12 @@ fn kill_again_and_again(mut audit: Audit, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     audit.with_faults();
     let crowd = audit.crowd(CLIENTS, 0, seed);
+    let mut slowest = Duration::ZERO;
     for kill in 0..kills {
         let before = crowd.admitted();
         // Requests have to be let in between one death and the next, or nothing is at stake.
         wait::until("requests are let in", || {
-            audit.top_up(USD / 50);
+            slowest = slowest.max(audit.top_up(USD / 50));
             std::thread::sleep(Duration::from_millis(20));
             (crowd.admitted() > before + 30).then_some(())
         });
@@ -111,7 +112,10 @@ fn kill_again_and_again(mut audit: Audit, seed: u64) {
         audit.check(&format!("after kill {kill}"));
     }
     let counts = crowd.stop();
-    println!("killed {kills} times; {counts:?}; {:?}", audit.recorded());
+    println!(
+        "killed {kills} times; {counts:?}; {:?}; the slowest change took {slowest:?}",
+        audit.recorded()
+    );
     audit.check("when traffic has stopped");
     if audit.replicas.len() > 1 {
         // Until the others have noticed the last death, which takes 15 seconds of silence.
