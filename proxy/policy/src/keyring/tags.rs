@@ -49,7 +49,9 @@ impl Tags {
             && name.iter().all(is_name)
             && name.len().max(value.len()) <= TAG_BYTES_MAX
             && std::str::from_utf8(value).is_ok_and(|text| !text.chars().any(char::is_control));
-        let is_new = self.iter().all(|(known, _)| !known.as_bytes().eq_ignore_ascii_case(name));
+        let is_new = self
+            .iter()
+            .all(|(known, _)| !known.as_bytes().eq_ignore_ascii_case(name));
         let from = usize::from(self.len);
         let to = from + name.len() + value.len() + 2;
         let (true, Some(room)) = (is_sound && is_new, self.bytes.get_mut(from..to)) else {
