@@ -32,8 +32,8 @@ pub struct Accounts {
     /// Whether a request needs a virtual key: auto (as soon as there is one), always or never. `/health` and `/ready` do not.
     #[serde(default)]
     pub require_key: RequireKey,
-    /// What happens to a request that is charged to a budget and whose price nobody knows: refuse (402) or zero (it is let
-    /// in, costs nothing and is counted as unpriced).
+    /// What happens to a request that is charged to a budget and whose price nobody knows, such as a batch's or that of an
+    /// image of unknown size: refuse (402) or zero (it is let in, costs nothing and is counted as unpriced).
     #[serde(default)]
     pub unknown_price: UnknownPrice,
     /// A file of your own prices, in the form of `config/prices.yaml` with `PROVIDER/MODEL` names, in which `*` stands for any
