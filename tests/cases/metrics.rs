@@ -4,6 +4,8 @@
 mod books;
 #[path = "metrics/journal.rs"]
 mod journal;
+#[path = "metrics/mix.rs"]
+mod mix;
 
 use std::collections::BTreeSet;
 use std::path::Path;
