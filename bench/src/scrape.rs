@@ -77,7 +77,7 @@ fn measure(args: &Args, folder: &Path) -> Result<()> {
         ("--warmup", "0.2".to_owned()),
         ("--virtual-keys", args.keys.to_string()),
     ];
-    let mut load = Load::start(&args.programs.load, &args.programs.prefix, &flags)?;
+    let mut load = Load::start(&args.programs.load, &args.programs.prefix, "--with-simulator", &flags)?;
     let prices = folder.join("prices.yaml");
     fs::write(
         &prices,
@@ -87,7 +87,7 @@ fn measure(args: &Args, folder: &Path) -> Result<()> {
     let config = json!({
         "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "cores": 1},
         "providers": {"openai": {
-            "base_url": format!("http://{}/v1", load.responder), "keys": [{"env": "KEY"}], "models": models,
+            "base_url": format!("http://{}/v1", load.provider), "keys": [{"env": "KEY"}], "models": models,
         }},
         "accounts": {
             "store": store.display().to_string(), "admin_credential": {"env": "KEY"}, "prices": prices.display().to_string(),

@@ -82,7 +82,7 @@ fn adds_up(seed: u64) {
     let each = (0..KINDS).chain([LIMITED; LIMIT as usize]);
     each.for_each(|kind| world.one(kind, &mut random, &mut seen));
     world.at_once(CLIENTS, &mut seen);
-    world.by_meaning(&mut seen);
+    world.until_stored(&mut seen);
     let requests = random.usize(10..30);
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
