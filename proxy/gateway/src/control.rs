@@ -13,6 +13,7 @@ pub mod handover;
 mod log;
 mod reload;
 mod resolve;
+mod roster;
 mod start;
 pub mod store;
 mod succession;
@@ -37,6 +38,7 @@ use self::log::RequestLog;
 use self::reload::Watch;
 pub use self::reload::load;
 use self::resolve::Resolver;
+use self::roster::Roster;
 use self::treasury::Event;
 use crate::ebpf::Kernel;
 use crate::mesh::{ControlEnd, Order, Pulse};
@@ -72,6 +74,8 @@ pub type SharedKernel = Arc<Mutex<Kernel>>;
 /// The control thread's side of everything.
 struct Control {
     cores: Vec<ControlEnd>,
+    /// What the records of each are about.
+    rosters: Vec<Roster>,
     threads: Vec<JoinHandle<()>>,
     log: RequestLog,
     /// If callers are known and charged.
@@ -176,21 +180,10 @@ impl Control {
     }
 
     fn fetch_records(&mut self) {
-        for core in &mut self.cores {
-            let Ok(chunk) = core.records.read_chunk(core.records.slots()) else {
-                continue;
-            };
-            let (first, rest) = chunk.as_slices();
-            self.status.spent([first, rest]);
-            for record in first.iter().chain(rest) {
-                let paid = if record.paid { core.paid.pop().ok() } else { None };
-                let extra = if record.extra { core.extras.pop().ok() } else { None };
-                self.log.add(record, paid.as_ref(), extra.as_deref());
-                if let (Some(paid), Some(office)) = (&paid, &mut self.office) {
-                    office.enter(record, paid, extra.as_deref());
-                }
-            }
-            chunk.commit_all();
+        let (log, office) = (&mut self.log, &mut self.office);
+        for (core, roster) in self.cores.iter_mut().zip(&mut self.rosters) {
+            self.status
+                .spend(|spent| roster.read(&mut core.reports, spent, log, office.as_mut()));
         }
         if let Some(office) = &mut self.office {
             office.flush();

@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use rtrb::Producer;
 use sluice_policy::budget::Purse;
 use sluice_policy::meter::{COUNTED, CoreMeter};
 use sluice_wire::http::KnownLines;
@@ -26,7 +25,7 @@ use crate::mesh::CacheEnd;
 use crate::net::{self, Net};
 use crate::parts::Parts;
 use crate::plane::Plane;
-use crate::record::{Extra, Paid, Record};
+use crate::record::{Extra, Names, Paid, Record, Reports};
 use crate::scratch::Scratch;
 use crate::series::Series;
 use crate::transcript::{Full, Tape};
@@ -70,9 +69,7 @@ pub struct Core {
     #[expect(clippy::vec_box, reason = "a lease moves a pointer, not a kilobyte")]
     scratch: RefCell<Vec<Box<Scratch>>>,
     parts: RefCell<Vec<Parts>>,
-    records: RefCell<Producer<Record>>,
-    paid: RefCell<Producer<Paid>>,
-    extras: RefCell<Producer<Box<Extra>>>,
+    reports: RefCell<Reports>,
     signer: RefCell<Signer>,
     known_requests: RefCell<KnownLines>,
     known_answers: RefCell<KnownLines>,
@@ -90,14 +87,13 @@ impl Core {
         index: usize,
         net: Net,
         plane: Arc<Plane>,
-        end: (Producer<Record>, Producer<Paid>, Producer<Box<Extra>>, CacheEnd),
+        (reports, cache): (Reports, CacheEnd),
         purse: Rc<Purse>,
         meter: Arc<CoreMeter>,
         seed: u64,
     ) -> Self {
         let gates = Gates::default();
         gates.follow(&plane.snapshot);
-        let (records, paid, extras, cache) = end;
         let cache = CoreCache::new(cache);
         cache.follow(plane.cache.as_deref());
         Self {
@@ -115,9 +111,7 @@ impl Core {
             plane: RefCell::new(Rc::new(plane)),
             scratch: RefCell::new(Vec::new()),
             parts: RefCell::new(Vec::new()),
-            records: RefCell::new(records),
-            paid: RefCell::new(paid),
-            extras: RefCell::new(extras),
+            reports: RefCell::new(reports),
             signer: RefCell::new(Signer::new()),
             known_requests: RefCell::default(),
             known_answers: RefCell::default(),
@@ -214,21 +208,8 @@ impl Core {
     }
 
     /// Sends a record to the control thread, with what goes with it; all of it is dropped, and counted, if there is no room.
-    pub fn record(&self, mut record: Record, paid: Option<Paid>, extra: Option<Box<Extra>>) {
-        if !COUNTED {
-            return;
-        }
-        let mut records = self.records.borrow_mut();
-        if paid.is_some() || extra.is_some() {
-            let (mut bills, mut extras) = (self.paid.borrow_mut(), self.extras.borrow_mut());
-            if records.slots() == 0 || bills.slots() == 0 || extras.slots() == 0 {
-                return self.meter.records_dropped.add(1);
-            }
-            // There is room: this core alone takes it.
-            record.paid = paid.is_some_and(|paid| bills.push(paid).is_ok());
-            record.extra = extra.is_some_and(|extra| extras.push(extra).is_ok());
-        }
-        if records.push(record).is_err() {
+    pub fn record(&self, record: Record, names: &Names, paid: Option<Paid>, extra: Option<Box<Extra>>) {
+        if COUNTED && !self.reports.borrow_mut().send(record, names, paid, extra) {
             self.meter.records_dropped.add(1);
         }
     }

@@ -26,7 +26,7 @@ use crate::connection::{After, ClientGone, Downstream};
 use crate::core::Core;
 use crate::intake::{self, NoBody, Scan};
 use crate::plane::{HeldPlane, Plane};
-use crate::record::{Extra, Label, Outcome, Record};
+use crate::record::{Extra, Names, Outcome, Record};
 use crate::relay;
 use crate::reply;
 use crate::scratch::{Asked, Scratch, Work};
@@ -47,6 +47,8 @@ mod ticket;
 pub struct Request {
     /// Filled in as the request goes on.
     pub record: Record,
+    /// What it is about and who is asked, likewise.
+    pub names: Names,
     /// Whether the connection can carry another request.
     pub keep_alive: bool,
     /// When it began, in microseconds of the core's clock.
@@ -103,6 +105,7 @@ impl Request {
         record.attempts = 0;
         Self {
             record,
+            names: self.names.clone(),
             ticket: None,
             extra: None,
             trace: None,
@@ -134,7 +137,7 @@ impl Request {
 
     fn trace_of(&self, provider: &Provider, model: &str) -> Box<[u8]> {
         let mut text = Vec::new();
-        relay::write_trace(&mut text, &self.record, &provider.name, model);
+        relay::write_trace(&mut text, self, &provider.name, model);
         text.into()
     }
 }
@@ -306,13 +309,13 @@ async fn serve(
         Some(model) => Some(model),
         None => model_of(asked, scan, endpoint)?,
     };
-    request.record.model = Label::new(model.unwrap_or_default());
+    request.names.set_model(model.unwrap_or_default());
     let dialect = endpoint.dialect();
     let resolved = match model {
         Some(model) => snapshot.resolve_for(model, dialect)?,
         None => default_target(snapshot)?,
     };
-    request.record.route = Label::new(snapshot.route_name(resolved.route));
+    request.names.set_route(snapshot.route_name(resolved.route));
     let (payment, whose) = (&mut work.payment, (asked, body.bytes));
     let payer = account::admit(core, &plane, caller, payment, whose, (endpoint, &resolved))?;
     work.tape = payer.as_ref().and_then(|payer| payer.transcript(snapshot));
@@ -422,7 +425,8 @@ async fn finish(
     if let Some(tape) = work.tape.take() {
         core.log_bodies(tape, &asked.body, &mut request.extra);
     }
-    core.record(request.record, work.payment.paid(asked), request.extra.take());
+    let paid = work.payment.paid(asked);
+    core.record(request.record, &request.names, paid, request.extra.take());
     after
 }
 
@@ -432,22 +436,17 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
     let record = Record {
         unix_us: core.clock.unix_us(begun_us),
         id: u128::from(core.random()) << 64 | u128::from(core.random()),
-        core: core.index as u16,
         status: 0,
         attempts: 0,
         fallback: false,
         stream: false,
         paid: false,
         extra: false,
+        named: false,
+        names: 0,
         outcome: Outcome::Done,
-        method: Label::of_bytes(text(head.method_span)),
-        path: Label::of_bytes(text(head.path)),
-        model: Label::EMPTY,
-        provider: Label::EMPTY,
-        key: Label::EMPTY,
         resumed: false,
         cache: None,
-        route: Label::EMPTY,
         reason: None,
         client: Some(down.client.ip()),
         bytes_in: 0,
@@ -461,6 +460,7 @@ fn begin(core: &Rc<Core>, down: &Downstream, asked: &Asked, begun_us: u64) -> Re
     core.meter.requests.add(1);
     Request {
         record,
+        names: Names::of(text(head.method_span), text(head.path)),
         keep_alive: head.keep_alive,
         begun_us,
         dialect: Dialect::OpenAi,

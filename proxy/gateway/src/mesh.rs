@@ -13,11 +13,11 @@ use sluice_policy::budget::{Account, BudgetId};
 use sluice_policy::cache::entry::Entry;
 use sluice_policy::cache::snapshot::Snapshot;
 use sluice_policy::cache::{Purge, Settled, What};
-use sluice_wire::limits::{CACHE_RING_ENTRIES, RING_ENTRIES};
+use sluice_wire::limits::CACHE_RING_ENTRIES;
 
 use crate::ebpf::steering::Load;
 use crate::plane::Plane;
-use crate::record::{Extra, Paid, Record};
+use crate::record::{Extra, Names, Paid, Record, Reports};
 
 /// Accounts of budgets that a core shall use.
 pub type Funds = Arc<[(BudgetId, Arc<Account>)]>;
@@ -62,11 +62,7 @@ pub struct CoreEnd {
     /// Orders from the control thread.
     pub orders: Consumer<Order>,
     /// Records to the control thread; when full, records are dropped and counted.
-    pub records: Producer<Record>,
-    /// What goes with those of them that somebody is charged for.
-    pub paid: Producer<Paid>,
-    /// What few of them are remembered by besides.
-    pub extras: Producer<Box<Extra>>,
+    pub reports: Reports,
     /// What it caches.
     pub cache: CacheEnd,
 }
@@ -162,9 +158,17 @@ pub struct CacheControlEnd {
 pub struct ControlEnd {
     /// Orders to the core.
     pub orders: Producer<Order>,
+    /// What it reports.
+    pub reports: ReportsEnd,
+}
+
+/// Of those, the ones that tell of requests.
+pub struct ReportsEnd {
     /// Records from the core.
     pub records: Consumer<Record>,
-    /// What goes with those of them that say so, in the same order.
+    /// What they are about, where that has changed: of those that say so, in the same order.
+    pub names: Consumer<Names>,
+    /// What they have cost, likewise.
     pub paid: Consumer<Paid>,
     /// What goes with few of them, likewise.
     pub extras: Consumer<Box<Extra>>,
@@ -185,22 +189,11 @@ pub fn cache_rings() -> (CacheEnd, CacheControlEnd) {
 pub fn rings(cache: CacheEnd) -> (CoreEnd, ControlEnd) {
     const ORDERS: usize = 64;
     let (to_core, orders) = RingBuffer::new(ORDERS);
-    let (records, from_core) = RingBuffer::new(RING_ENTRIES);
-    let (paid, paid_from_core) = RingBuffer::new(RING_ENTRIES);
-    let (extras, extras_from_core) = RingBuffer::new(RING_ENTRIES);
-    (
-        CoreEnd {
-            orders,
-            records,
-            paid,
-            extras,
-            cache,
-        },
-        ControlEnd {
-            orders: to_core,
-            records: from_core,
-            paid: paid_from_core,
-            extras: extras_from_core,
-        },
-    )
+    let (reports, reports_end) = Reports::rings();
+    let core = CoreEnd { orders, reports, cache };
+    let control = ControlEnd {
+        orders: to_core,
+        reports: reports_end,
+    };
+    (core, control)
 }

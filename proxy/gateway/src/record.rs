@@ -1,5 +1,5 @@
 //! [`Record`]: what one request was, for the log and for whatever is counted later. It crosses from a core to the control
-//! thread by value.
+//! thread by value, and refers to its [`Names`], which cross on their own.
 //!
 //! Invariants: plain data of bounded size, no reference into a request, never a key's secret; a record itself has no heap, and
 //! what has some ([`Extra`]) exists only of requests that did not go the plain way, or whose key has its bodies logged.
@@ -9,9 +9,15 @@ use sluice_policy::keyring::Tags;
 use sluice_policy::meter::Reason;
 use sluice_policy::money::NanoUsd;
 use sluice_wire::error::Code;
-use sluice_wire::limits::TRIES_MAX;
+use sluice_wire::limits::{MODEL_LABEL_BYTES, TRIES_MAX};
 
 use crate::transcript::Bodies;
+
+pub use self::names::{Introduced, Names};
+pub use self::reports::Reports;
+
+mod names;
+mod reports;
 
 /// Text of at most `N` bytes, stored in place; longer text is cut at a character boundary.
 #[derive(Clone, Copy)]
@@ -33,17 +39,6 @@ impl<const N: usize> Label<N> {
         let mut label = Self::EMPTY;
         label.bytes[..end].copy_from_slice(&text.as_bytes()[..end]);
         label.len = end as u8;
-        label
-    }
-
-    /// Stores as much of `text` as fits; nothing if it is not UTF-8.
-    pub fn of_bytes(text: &[u8]) -> Self {
-        if text.len() > N || !text.is_ascii() {
-            return Self::new(std::str::from_utf8(text).unwrap_or_default());
-        }
-        let mut label = Self::EMPTY;
-        label.bytes[..text.len()].copy_from_slice(text);
-        label.len = text.len() as u8;
         label
     }
 
@@ -100,14 +95,14 @@ impl CacheUse {
 }
 
 /// The life of one request, from its first byte to its end. Times are microseconds.
+///
+/// One is written, and read again by another thread, for every request: it is a line and a half of memory.
 #[derive(Clone, Copy)]
 pub struct Record {
     /// Wall clock at the first byte, microseconds since the epoch.
     pub unix_us: u64,
     /// The request's id, as in `x-request-id`.
     pub id: u128,
-    /// The core that served it.
-    pub core: u16,
     /// The status that the client saw; 0 if it saw none.
     pub status: u16,
     /// Attempts at providers, stale connections not counted.
@@ -120,20 +115,12 @@ pub struct Record {
     pub paid: bool,
     /// Whether an [`Extra`] goes with it, likewise.
     pub extra: bool,
+    /// Whether [`Names`] go with it, likewise: from now on they stand in the slot.
+    pub named: bool,
+    /// The slot of its names.
+    pub names: u8,
     /// How it ended.
     pub outcome: Outcome,
-    /// Method of the request.
-    pub method: Label<7>,
-    /// Path of the request, without the query.
-    pub path: Label<64>,
-    /// The model as the client named it.
-    pub model: Label<64>,
-    /// The provider that answered (or failed last).
-    pub provider: Label<32>,
-    /// The name of the key that was used last.
-    pub key: Label<32>,
-    /// The first model pattern of the route that it followed, if any.
-    pub route: Label<32>,
     /// True if another target brought a stream to its end that was cut.
     pub resumed: bool,
     /// What it had to do with the cache, if its route has one.
@@ -157,6 +144,8 @@ pub struct Record {
     /// Waited for places at providers whose concurrency is limited, all attempts together.
     pub queued_us: u32,
 }
+
+const _: () = assert!(size_of::<Record>() <= 96);
 
 /// What became of an attempt at a provider, or of a target that was passed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,7 +180,7 @@ pub struct Try {
     /// The provider.
     pub provider: Label<32>,
     /// The model, as it knows it.
-    pub model: Label<64>,
+    pub model: Label<MODEL_LABEL_BYTES>,
     /// The name of the key; empty if none was chosen.
     pub key: Label<32>,
     /// What became of it.
@@ -257,9 +246,5 @@ mod tests {
         assert_eq!(Label::<4>::new("abé").as_str(), "abé");
         assert_eq!(Label::<3>::new("abé").as_str(), "ab");
         assert_eq!(Label::<8>::new("").as_str(), "");
-        assert_eq!(Label::<4>::of_bytes("abé".as_bytes()).as_str(), "abé");
-        assert_eq!(Label::<3>::of_bytes("abé".as_bytes()).as_str(), "ab");
-        assert_eq!(Label::<2>::of_bytes(b"abc").as_str(), "ab");
-        assert_eq!(Label::<2>::of_bytes(b"\xff").as_str(), "");
     }
 }

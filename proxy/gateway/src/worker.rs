@@ -116,10 +116,8 @@ async fn serve(worker: Worker) {
     } = worker;
     let CoreEnd {
         mut orders,
-        records,
+        reports,
         cache,
-        paid,
-        extras,
     } = end;
     let net = match Net::new() {
         Ok(net) => net,
@@ -128,8 +126,7 @@ async fn serve(worker: Worker) {
     monoio::spawn(net.readiness.clone().watch());
     let purse = Purse::new(cores);
     funds.iter().for_each(|funds| fund(&purse, funds));
-    let ends = (records, paid, extras, cache);
-    let core = Rc::new(Core::new(index, net, plane, ends, purse, meter, seed));
+    let core = Rc::new(Core::new(index, net, plane, (reports, cache), purse, meter, seed));
     let mut doors = Doors::new(pulse.clone());
     obey(&core, &mut orders, &mut doors, core.clock.tick());
     pulse.beat_ms.store(core.clock.shared_ms(), Ordering::Relaxed);

@@ -211,6 +211,10 @@ pub const CONCURRENCY_DEFAULT: u32 = 1024;
 pub const QUEUE_DEFAULT: u32 = 256;
 /// Entries of each ring between a core and the control thread.
 pub const RING_ENTRIES: usize = 4096;
+/// Combinations of names of which records of one core tell by a number alone.
+pub const NAMES_SLOTS: usize = 64;
+/// Bytes of a model's name that are logged: the name of a Bedrock inference profile (an ARN), with its provider's, fits.
+pub const MODEL_LABEL_BYTES: usize = 120;
 /// Attempts of one request that its record tells apart; more than a plan has targets, with a retry of each.
 pub const TRIES_MAX: usize = 24;
 /// Bytes of bodies that wait for the log, of each core.

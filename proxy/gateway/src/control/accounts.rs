@@ -20,7 +20,7 @@ use super::log::{outcome_text, tries};
 use super::store::{Entry, Store};
 use super::treasury::{Budgets, Desk, Event, Rate, Settings, Treasury};
 use crate::mesh::Funds;
-use crate::record::{CacheUse, Extra, Paid, Record};
+use crate::record::{CacheUse, Extra, Names, Paid, Record};
 
 /// How long the end of the process waits for the store to take back what was not spent.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
@@ -124,7 +124,7 @@ impl Office {
     }
 
     /// Adds a request to the ledger.
-    pub fn enter(&mut self, record: &Record, paid: &Paid, extra: Option<&Extra>) {
+    pub fn enter(&mut self, record: &Record, names: &Names, paid: &Paid, extra: Option<&Extra>) {
         let mut tags = Vec::new();
         for (name, value) in paid.tags.iter() {
             let (name, value) = self.tags.place(name, value);
@@ -138,7 +138,7 @@ impl Office {
             unix_s: record.unix_us / 1_000_000,
             request: record.id,
             scopes: paid.scopes,
-            provider: record.provider.as_str().into(),
+            provider: names.provider().into(),
             model: paid.model.as_str().into(),
             status: record.status,
             outcome: outcome_text(record.outcome),
@@ -148,7 +148,7 @@ impl Office {
             output: paid.output,
             cost: paid.cost,
             priced: paid.priced,
-            route: record.route.as_str().into(),
+            route: names.route().into(),
             cache: record.cache.map_or("", CacheUse::as_str),
             received_us: record.received_us,
             queued_us: record.queued_us,

@@ -7,7 +7,7 @@ mod cache;
 mod health;
 mod kernel;
 mod metrics;
-mod spent;
+pub mod spent;
 mod status;
 
 pub mod accounts;
@@ -31,7 +31,6 @@ use super::treasury::{BudgetView, Budgets};
 use super::{SharedKernel, lock};
 use crate::clock;
 use crate::plane::Plane;
-use crate::record::Record;
 
 /// What the admin interface shows.
 pub struct Status {
@@ -156,9 +155,9 @@ impl Status {
         self.retired.notify_one();
     }
 
-    /// A request has ended.
-    pub fn spent(&self, records: [&[Record]; 2]) {
-        self.change(|state| records.into_iter().flatten().for_each(|record| state.spent.add(record)));
+    /// Requests have ended: `act` adds them up.
+    pub fn spend(&self, act: impl FnOnce(&mut Spent)) {
+        self.change(|state| act(&mut state.spent));
     }
 
     fn change<T>(&self, act: impl FnOnce(&mut Facts) -> T) -> T {

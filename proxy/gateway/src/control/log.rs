@@ -13,6 +13,7 @@ use sluice_policy::redact::Redactor;
 use self::file::{LogFile, Rotation};
 use self::line::Lines;
 pub use self::line::{outcome_text, tries};
+use super::roster::Named;
 use crate::record::{Extra, Outcome, Paid, Record};
 
 mod file;
@@ -68,7 +69,7 @@ impl RequestLog {
     }
 
     /// Adds the line of one request, with what it cost whom if anybody is charged for it, and what is out of the ordinary.
-    pub fn add(&mut self, record: &Record, paid: Option<&Paid>, extra: Option<&Extra>) {
+    pub fn add(&mut self, record: &Record, named: &Named, paid: Option<&Paid>, extra: Option<&Extra>) {
         if let Output::None = self.output {
             return;
         }
@@ -78,9 +79,9 @@ impl RequestLog {
             return;
         }
         if self.json {
-            self.form.json(&mut self.lines, record, paid, extra);
+            self.form.json(&mut self.lines, (record, named), paid, extra);
         } else {
-            self.form.text(&mut self.lines, record, paid, extra);
+            self.form.text(&mut self.lines, (record, named), paid, extra);
         }
         if self.lines.len() >= FLUSH_BYTES {
             self.flush();
@@ -123,30 +124,28 @@ impl Drop for RequestLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Label;
+    use crate::control::admin::spent::Spent;
+    use crate::record::Names;
     use sluice_policy::meter::Reason;
     use sluice_wire::error::Code;
+
+    const EVIL: &str = "evil\"\n\u{1b}[31m";
 
     fn record() -> Record {
         Record {
             unix_us: 1_763_824_170_000_042,
             id: 7 << 64 | 9,
-            core: 1,
             status: 200,
             attempts: 2,
             fallback: true,
             stream: false,
             paid: false,
             extra: false,
+            named: true,
+            names: 0,
             cache: None,
             outcome: Outcome::Done,
-            method: Label::new("POST"),
-            path: Label::new("/v1/chat/completions"),
-            model: Label::new("evil\"\n\u{1b}[31m"),
-            provider: Label::new("openai"),
-            key: Label::new("PRIMARY"),
             resumed: false,
-            route: Label::EMPTY,
             reason: Some(Reason::Failed(Code::UpstreamTimeout)),
             client: Some([127, 0, 0, 1].into()),
             bytes_in: 1700,
@@ -159,13 +158,20 @@ mod tests {
         }
     }
 
+    fn named(model: &str, key: &str) -> Named {
+        let mut names = Names::of(b"POST", b"/v1/chat/completions");
+        names.set_model(model);
+        names.set_asked("openai", key);
+        Named::of(1, names, &mut Spent::default())
+    }
+
     fn line(json: bool, sample: f64, record: &Record) -> String {
         let settings = LogRequests {
             sample,
             ..LogRequests::default()
         };
         let mut log = RequestLog::open(&settings, &LogBodies::default(), json).unwrap();
-        log.add(record, None, None);
+        log.add(record, &named(EVIL, "PRIMARY"), None, None);
         String::from_utf8(std::mem::take(&mut log.lines)).unwrap()
     }
 
@@ -175,7 +181,7 @@ mod tests {
         assert_eq!(text.matches('\n').count(), 1);
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["ts"], "2025-11-22T15:09:30.000042Z");
-        assert_eq!(value["model"], "evil\"\n\u{1b}[31m");
+        assert_eq!(value["model"], EVIL);
         assert_eq!(value["fallback_reason"], "upstream_timeout");
         assert_eq!(value["attempts"], 2);
     }
@@ -183,13 +189,9 @@ mod tests {
     #[test]
     fn a_line_names_what_its_own_request_was_about() {
         let mut log = RequestLog::open(&LogRequests::default(), &LogBodies::default(), true).unwrap();
-        let other = Record {
-            model: Label::new("other"),
-            key: Label::EMPTY,
-            ..record()
-        };
-        for record in [&record(), &record(), &other, &record()] {
-            log.add(record, None, None);
+        let (usual, other) = (named(EVIL, "PRIMARY"), named("other", ""));
+        for named in [&usual, &usual, &other, &usual] {
+            log.add(&record(), named, None, None);
         }
         let lines: Vec<serde_json::Value> = String::from_utf8(std::mem::take(&mut log.lines))
             .unwrap()
@@ -199,7 +201,7 @@ mod tests {
         assert_eq!(lines[2]["model"], "other");
         assert!(lines[2].get("key").is_none());
         for at in [0, 1, 3] {
-            assert_eq!(lines[at]["model"], "evil\"\n\u{1b}[31m");
+            assert_eq!(lines[at]["model"], EVIL);
             assert_eq!(lines[at]["key"], "PRIMARY");
         }
     }
@@ -245,18 +247,12 @@ mod tests {
 
     #[test]
     fn a_text_line_holds_what_a_person_looks_for() {
-        let text = line(
-            false,
-            1.0,
-            &Record {
-                model: Label::new("openai/gpt-4o-mini"),
-                ..record()
-            },
+        let text = line(false, 1.0, &record());
+        let asked = format!(
+            "200 ok POST /v1/chat/completions {} -> openai/PRIMARY",
+            EVIL.escape_debug()
         );
-        assert!(
-            text.contains("200 ok POST /v1/chat/completions openai/gpt-4o-mini -> openai/PRIMARY"),
-            "{text}"
-        );
+        assert!(text.contains(&asked), "{text}");
         assert!(text.contains("fallback=upstream_timeout"), "{text}");
     }
 }

@@ -24,6 +24,7 @@ use super::handover::{self, Found, Port, Sockets, Successor, Taken};
 use super::log::RequestLog;
 use super::reload::Watch;
 use super::resolve::Resolver;
+use super::roster::Roster;
 use super::{Control, Overrides, build, is_json, with_instance};
 use crate::clock;
 use crate::ebpf::Kernel;
@@ -88,6 +89,7 @@ pub(super) async fn start(config: Config, path: PathBuf, overrides: &Overrides) 
     let successor = wait_for_successor(&sockets)?;
     serve_admin(&sockets.admin, &status, changes)?;
     let mut control = Control {
+        rosters: (0..cores.ends.len()).map(Roster::of).collect(),
         cores: cores.ends,
         threads: cores.threads,
         log,

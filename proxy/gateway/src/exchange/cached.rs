@@ -427,7 +427,7 @@ impl Asking {
                 cost_nano_usd: spent_nano_usd,
             };
             let tags: Vec<&str> = self.tags.iter().map(|tag| &**tag).collect();
-            let entry = ticket.entry(answer, record.model.as_str(), &tags, self.ttl_ms, now_ms);
+            let entry = ticket.entry(answer, request.names.model(), &tags, self.ttl_ms, now_ms);
             let original = !record.fallback && !record.resumed;
             if judged.is_good && original && self.ttl_ms > 0 && self.core.cache.store(entry.clone(), change, now_ms) {
                 self.core.meter.cache_stored.add(1);

@@ -265,9 +265,8 @@ async fn ask<'a>(
 
 /// Says in the record who is asked.
 fn name(request: &mut Request, target: &PlannedTarget<'_>, key: &Key) {
-    request.record.provider = Label::new(&target.provider.name);
+    request.names.set_asked(&target.provider.name, &key.name);
     request.record.fallback = target.is_fallback;
-    request.record.key = Label::new(&key.name);
 }
 
 /// A target's turn begins; false if the request may not ask it, after all.
@@ -528,8 +527,8 @@ impl Course {
         context.core.meter.passed_over.add(1);
         request.tried(context, target, Label::EMPTY, None, (Fate::PassedOver(failure.code), 0));
         request.record.reason.get_or_insert(Reason::Failed(failure.code));
-        if request.record.provider.as_bytes().is_empty() {
-            request.record.provider = Label::new(&target.provider.name);
+        if request.names.provider().is_empty() {
+            request.names.set_asked(&target.provider.name, "");
         }
         self.last = Some(failure.prefer_over(self.last.take()));
     }
@@ -539,8 +538,8 @@ impl Course {
         let fate = Fate::PassedOver(refusal.code);
         request.tried(context, target, Label::EMPTY, None, (fate, 0));
         request.record.reason.get_or_insert(Reason::Failed(refusal.code));
-        if request.record.provider.as_bytes().is_empty() {
-            request.record.provider = Label::new(&target.provider.name);
+        if request.names.provider().is_empty() {
+            request.names.set_asked(&target.provider.name, "");
         }
         self.last = Some(Failure::unsent(refusal, target.provider).prefer_over(self.last.take()));
     }

@@ -19,7 +19,6 @@ use crate::attempt::{self, Answer, Failure};
 use crate::connection::{ClientGone, Downstream};
 use crate::net;
 use crate::presence::Unwatched;
-use crate::record::Label;
 use crate::scratch::Work;
 
 /// Shortest delay that is learnt, in milliseconds: two ticks of a core.
@@ -155,8 +154,7 @@ async fn run<'a>(
             request.record.reason.get_or_insert(Reason::Late);
             request.record.upstream_us = fork.record.upstream_us;
             request.record.queued_us = fork.record.queued_us;
-            request.record.provider = Label::new(&rival.provider.name);
-            request.record.key = fork.record.key;
+            request.names.set_asked(&rival.provider.name, fork.names.key());
             request.record.fallback = rival.is_fallback;
             std::mem::swap(work, spare);
             // Who reads along, or logs, does so whoever answers.
@@ -192,7 +190,7 @@ fn enter<'a>(
     }
     payment.hold(context, &target).ok()?;
     let key = &target.provider.keys[choice];
-    fork.record.key = Label::new(&key.name);
+    fork.names.set_asked(&target.provider.name, &key.name);
     fork.ticket = Some(ticket);
     Some(Leg { target, key, place })
 }

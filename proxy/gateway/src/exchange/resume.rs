@@ -46,8 +46,7 @@ pub(super) async fn run(
             continue;
         }
         let key = &target.provider.keys[choice];
-        request.record.provider = Label::new(&target.provider.name);
-        request.record.key = Label::new(&key.name);
+        request.names.set_asked(&target.provider.name, &key.name);
         request.record.fallback = target.is_fallback;
         request.ticket = Some(ticket);
         work.beginning = Some(text.into());

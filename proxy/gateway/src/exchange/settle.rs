@@ -55,7 +55,7 @@ impl Request {
         payment.charge(context.core);
         if let Some(ticket) = self.ticket.take() {
             if self.extra.is_some() {
-                let (key, ended) = (self.record.key, (Fate::Answered, self.record.status));
+                let (key, ended) = (Label::new(self.names.key()), (Fate::Answered, self.record.status));
                 self.tried(context, target, key, Some(ticket.begun_us()), ended);
             }
             ticket.delivered(payment.output_tokens());
@@ -81,7 +81,7 @@ impl Request {
         } else {
             Fate::Abandoned
         };
-        let (key, status) = (self.record.key, self.record.status);
+        let (key, status) = (Label::new(self.names.key()), self.record.status);
         self.tried(context, target, key, Some(ticket.begun_us()), (fate, status));
         if interrupted {
             ticket.interrupted();
@@ -95,9 +95,9 @@ impl Request {
         let begun_us = self.until(ticket.begun_us());
         if let Some(extra) = &mut self.extra {
             extra.note(Try {
-                provider: self.record.provider,
+                provider: Label::new(self.names.provider()),
                 model: Label::EMPTY,
-                key: self.record.key,
+                key: Label::new(self.names.key()),
                 fate: Fate::Abandoned,
                 status: 0,
                 begun_us,

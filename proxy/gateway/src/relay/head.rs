@@ -9,7 +9,6 @@ use sluice_wire::http::Version;
 
 use crate::core::Core;
 use crate::exchange::Request;
-use crate::record::Record;
 use crate::reply;
 use crate::scratch::Work;
 
@@ -122,19 +121,20 @@ pub fn write_own(
 
 /// What the gateway says of every answer: who gave it, and why it was not another.
 fn finish(text: &mut Vec<u8>, request: &Request, target: &PlannedTarget<'_>) {
-    write_trace(text, &request.record, &target.provider.name, target.model);
+    write_trace(text, request, &target.provider.name, target.model);
     reply::connection_field(text, request.view());
     text.extend_from_slice(b"\r\n");
 }
 
 /// Who was asked for the answer, and why it was not another.
-pub fn write_trace(text: &mut Vec<u8>, record: &Record, provider: &str, model: &str) {
+pub fn write_trace(text: &mut Vec<u8>, request: &Request, provider: &str, model: &str) {
     say(text, b"x-sluice-provider: ", provider.as_bytes());
     if !model.is_empty() {
         say(text, b"x-sluice-model: ", model.as_bytes());
     }
-    if !record.key.as_bytes().is_empty() {
-        say(text, b"x-sluice-key: ", record.key.as_bytes());
+    let (record, key) = (&request.record, request.names.key());
+    if !key.is_empty() {
+        say(text, b"x-sluice-key: ", key.as_bytes());
     }
     reply::number_field(text, b"x-sluice-attempts: ", u64::from(record.attempts));
     if let Some(reason) = record.reason {

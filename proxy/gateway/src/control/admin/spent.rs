@@ -15,9 +15,11 @@ const PROVIDERS_MAX: usize = 512;
 #[derive(Default)]
 pub struct Spent {
     of: Vec<(Box<str>, OfProvider)>,
-    /// Where the provider of the request before is, which is mostly the next one's too.
-    last: usize,
 }
+
+/// Where the requests to one provider are added up; nowhere, of requests that asked none.
+#[derive(Clone, Copy)]
+pub struct Row(Option<usize>);
 
 #[derive(Default)]
 struct OfProvider {
@@ -44,24 +46,30 @@ impl Default for Distribution {
 }
 
 impl Spent {
+    /// Where the requests to a provider are added up.
+    pub fn row(&mut self, provider: &str) -> Row {
+        if provider.is_empty() {
+            return Row(None);
+        }
+        let at = match self.of.iter().position(|(name, _)| **name == *provider) {
+            Some(at) => at,
+            None if self.of.len() >= PROVIDERS_MAX => return Row(None),
+            None => {
+                self.of.push((provider.into(), OfProvider::default()));
+                self.of.len() - 1
+            }
+        };
+        Row(Some(at))
+    }
+
     /// A request has ended.
-    pub fn add(&mut self, record: &Record) {
-        let provider = record.provider.as_str();
-        if provider.is_empty() || record.status == 0 {
+    pub fn add(&mut self, row: Row, record: &Record) {
+        let Some((_, of)) = row.0.and_then(|at| self.of.get_mut(at)) else {
+            return;
+        };
+        if record.status == 0 {
             return;
         }
-        let is_it = |(name, _): &(Box<str>, OfProvider)| **name == *provider;
-        if !self.of.get(self.last).is_some_and(is_it) {
-            self.last = match self.of.iter().position(is_it) {
-                Some(at) => at,
-                None if self.of.len() >= PROVIDERS_MAX => return,
-                None => {
-                    self.of.push((provider.into(), OfProvider::default()));
-                    self.of.len() - 1
-                }
-            };
-        }
-        let (_, of) = &mut self.of[self.last];
         let elsewhere = u64::from(record.received_us) + u64::from(record.upstream_us) + u64::from(record.queued_us);
         of.receiving.add(record.received_us.into());
         of.queue.add(record.queued_us.into());
@@ -73,7 +81,8 @@ impl Spent {
 
     /// All of it, by provider.
     pub fn report(&self) -> Value {
-        let mut all: Vec<_> = self.of.iter().collect();
+        // One that was asked, but never to the end, has nothing to tell.
+        let mut all: Vec<_> = self.of.iter().filter(|(_, of)| of.total.sum > 0).collect();
         all.sort_unstable_by_key(|(name, _)| name);
         let of = all.into_iter().map(|(name, of)| {
             json!({

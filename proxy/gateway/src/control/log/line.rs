@@ -11,6 +11,7 @@ use sluice_policy::redact::Redactor;
 use sluice_wire::calendar;
 use sluice_wire::error::write_utf8;
 
+use crate::control::roster::Named;
 use crate::record::{Extra, Fate, Outcome, Paid, Record, Try};
 use crate::reply::hex;
 
@@ -18,46 +19,8 @@ use crate::reply::hex;
 pub struct Lines {
     /// A second since the epoch, and its text.
     second: (u64, [u8; 20]),
-    names: Names,
     client: (Option<IpAddr>, Vec<u8>),
     redactor: Redactor,
-}
-
-/// The members that say what was asked of whom; rendered anew only if they differ from those of the line before.
-#[derive(Default)]
-struct Names {
-    texts: [Vec<u8>; 6],
-    rendered: Vec<u8>,
-}
-
-impl Names {
-    fn of(&mut self, record: &Record) -> &[u8] {
-        const KEYS: [&[u8]; 6] = [
-            b",\"method\":",
-            b",\"path\":",
-            b",\"model\":",
-            b",\"route\":",
-            b",\"provider\":",
-            b",\"key\":",
-        ];
-        let texts = [
-            record.method.as_bytes(),
-            record.path.as_bytes(),
-            record.model.as_bytes(),
-            record.route.as_bytes(),
-            record.provider.as_bytes(),
-            record.key.as_bytes(),
-        ];
-        if self.texts != texts {
-            self.rendered.clear();
-            for ((kept, text), key) in self.texts.iter_mut().zip(texts).zip(KEYS) {
-                kept.clear();
-                kept.extend_from_slice(text);
-                text_member(&mut self.rendered, key, text);
-            }
-        }
-        &self.rendered
-    }
 }
 
 impl Lines {
@@ -65,20 +28,25 @@ impl Lines {
     pub fn new(redactor: Redactor) -> Self {
         Self {
             second: (u64::MAX, [b' '; 20]),
-            names: Names::default(),
             client: (None, Vec::new()),
             redactor,
         }
     }
 
     /// The line as one JSON object.
-    pub fn json(&mut self, out: &mut Vec<u8>, record: &Record, paid: Option<&Paid>, extra: Option<&Extra>) {
+    pub fn json(
+        &mut self,
+        out: &mut Vec<u8>,
+        (record, named): (&Record, &Named),
+        paid: Option<&Paid>,
+        extra: Option<&Extra>,
+    ) {
         out.extend_from_slice(b"{\"ts\":\"");
         self.timestamp(out, record.unix_us);
         out.extend_from_slice(b"\",\"level\":\"info\",\"msg\":\"request\",\"id\":\"");
         out.extend_from_slice(&hex(record.id));
         out.push(b'"');
-        out.extend_from_slice(self.names.of(record));
+        out.extend_from_slice(&named.members);
         number_member(out, b",\"status\":", u64::from(record.status));
         match record.outcome {
             Outcome::Done => out.extend_from_slice(b",\"outcome\":\"ok\""),
@@ -109,7 +77,7 @@ impl Lines {
         number_member(out, b",\"upstream_us\":", u64::from(record.upstream_us));
         number_member(out, b",\"first_byte_us\":", u64::from(record.first_byte_us));
         number_member(out, b",\"total_us\":", u64::from(record.total_us));
-        number_member(out, b",\"core\":", u64::from(record.core));
+        number_member(out, b",\"core\":", u64::from(named.core));
         if let Some(extra) = extra
             && !extra.tries.is_empty()
         {
@@ -136,7 +104,14 @@ impl Lines {
     }
 
     /// The line as a person reads it.
-    pub fn text(&mut self, out: &mut Vec<u8>, record: &Record, paid: Option<&Paid>, extra: Option<&Extra>) {
+    pub fn text(
+        &mut self,
+        out: &mut Vec<u8>,
+        (record, named): (&Record, &Named),
+        paid: Option<&Paid>,
+        extra: Option<&Extra>,
+    ) {
+        let names = &named.names;
         self.timestamp(out, record.unix_us);
         let dash = |text: &str| {
             if text.is_empty() {
@@ -151,12 +126,12 @@ impl Lines {
             " {} {} {} {} {} -> {}/{} attempts={} in={} out={} upstream={}us total={}us{}{}{}{}{} id={}",
             record.status,
             outcome_text(record.outcome),
-            record.method.as_str(),
-            record.path.as_str(),
+            names.method(),
+            names.path(),
             // Escaped: a client's text must not steer the reader's terminal.
-            dash(record.model.as_str()).escape_debug(),
-            dash(record.provider.as_str()),
-            dash(record.key.as_str()),
+            dash(names.model()).escape_debug(),
+            dash(names.provider()),
+            dash(names.key()),
             record.attempts,
             record.bytes_in,
             record.bytes_out,
