@@ -104,13 +104,13 @@ fn adds_up(seed: u64) {
     world.gateway.expect_metric("sluice_connections", 0);
     world.gateway.expect_metric("sluice_requests_in_flight", 0);
     let counted = Counted(counted, Page::of(&world));
-    requests_add_up(&counted, &seen);
+    requests_add_up(&world, &counted, &seen);
     attempts_add_up(&world, &counted, &before);
     money_adds_up(&world, &counted);
     the_log_agrees(&world, &counted, &before);
 }
 
-fn requests_add_up(counted: &Counted, seen: &Seen) {
+fn requests_add_up(world: &World, counted: &Counted, seen: &Seen) {
     let of = |name: &str| counted.of(&format!("{name}_total"));
     assert_eq!(of("requests"), seen.sent as f64, "{seen:?}");
     assert_eq!(
@@ -123,7 +123,14 @@ fn requests_add_up(counted: &Counted, seen: &Seen) {
     for (at, class) in [(2, "responses_2xx"), (4, "responses_4xx"), (5, "responses_5xx")] {
         assert_eq!(of(class), seen.classes[at] as f64, "{class}: {seen:?}");
     }
-    assert_eq!(of("clients_gone"), seen.left as f64, "{seen:?}");
+    let lines = world.gateway.request_lines(0);
+    let gone = lines.iter().filter(|line| line["outcome"] == "client_gone");
+    assert_eq!(
+        of("clients_gone"),
+        seen.left as f64,
+        "{seen:?}: {:?}",
+        gone.collect::<Vec<_>>()
+    );
     assert_eq!(of("callers_unknown"), seen.unknown as f64, "{seen:?}");
     assert_eq!(of("callers_rate_limited"), seen.limited as f64, "{seen:?}");
     // Each target of the plan is refused by itself.

@@ -236,20 +236,22 @@ impl World {
         }
     }
 
-    /// Asks one thing in two ways until the second is answered with the first one's answer: what one core stores, another knows a
-    /// moment later.
-    pub fn by_meaning(&self, seen: &mut Seen) {
-        let mut asked = (10..200).flat_map(|line| [bolt(line, true), bolt(line, false)]);
-        let is_found = asked.any(|text| {
+    /// Asks the same until it is answered from the store, and one thing in two ways until the second is answered with the first
+    /// one's answer: what one core stores, another knows a moment later.
+    pub fn until_stored(&self, seen: &mut Seen) {
+        let mut is_answered = |text: &str, by: &str| {
             seen.sent += 1;
             seen.keyed += 1;
-            let answer = self
-                .gateway
-                .ask(&bearer(asking("openai/gpt-meaning", &text, false), &self.free));
+            let request = asking("openai/gpt-meaning", text, false);
+            let answer = self.gateway.ask(&bearer(request, &self.free));
             seen.status(answer.status);
-            answer.field("x-sluice-cache") == Some("semantic")
-        });
-        assert!(is_found, "nothing was answered by meaning");
+            answer.field("x-sluice-cache") == Some(by)
+        };
+        let mut ways = (10..200).flat_map(|line| [bolt(line, true), bolt(line, false)]);
+        let by_meaning = ways.any(|text| is_answered(&text, "semantic"));
+        assert!(by_meaning, "nothing is answered by meaning");
+        let stored = (0..50).any(|_| is_answered("again and again", "hit"));
+        assert!(stored, "nothing is answered from the store");
     }
 
     /// What one of the providers bills, in nano-dollars.
