@@ -69,8 +69,8 @@ pub struct Args {
     /// Seconds of each measurement (default 1.5, with --quick 0.5).
     #[arg(long)]
     seconds: Option<f64>,
-    /// Cargo profile of the programs.
-    #[arg(long, default_value = "dist")]
+    /// Cargo profile of the programs; guided: dist, and the gateway as `cargo xtask dist` builds it.
+    #[arg(long, default_value = build::GUIDED)]
     profile: String,
 }
 

@@ -7,6 +7,7 @@ mod audit;
 mod bench;
 mod cargo;
 mod ci;
+mod dist;
 mod ebpf;
 mod fuzz;
 mod model;
@@ -26,6 +27,8 @@ use clap::Parser;
 enum Command {
     /// Run the gateway with the provider simulator behind it, and show a request answered.
     Try(trial::Args),
+    /// Build the gateway as it should be shipped: optimised as a whole, by a profile of its own work.
+    Dist(dist::Args),
     /// Everything that must pass: format, clippy, tests, tidy, the SDKs, a short fuzz.
     Ci(ci::Args),
     /// Check the rules of the tree that the compiler does not.
@@ -53,6 +56,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Try(args) => trial::run(&args),
+        Command::Dist(args) => dist::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Tidy => tidy::run(),
         Command::Schema => schema::run(),

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::cargo;
 
@@ -87,6 +87,18 @@ impl Running {
             .context("the program printed nothing")
     }
 
+    /// Asks it to end, and waits until it has.
+    ///
+    /// # Errors
+    /// When it ends as if something had gone wrong.
+    pub fn end(mut self) -> Result<()> {
+        let asked = Command::new("kill").arg(self.child.id().to_string()).status();
+        ensure!(asked.context("run kill")?.success(), "the program had ended before");
+        let status = self.child.wait().context("wait for the program")?;
+        ensure!(status.success(), "the program ended with {status}");
+        Ok(())
+    }
+
     /// Passes every further line to `each`, until the program ends.
     pub fn follow(&self, mut each: impl FnMut(&str)) {
         for line in &self.lines {
@@ -101,6 +113,18 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The first address in a line that a program prints when it listens.
+///
+/// # Errors
+/// When there is none.
+pub fn address_in(line: &str) -> Result<String> {
+    let (_, rest) = line
+        .split_once("http://")
+        .with_context(|| format!("no address in: {line}"))?;
+    let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'));
+    Ok(rest[..end.unwrap_or(rest.len())].to_owned())
 }
 
 #[cfg(test)]
@@ -121,6 +145,13 @@ mod tests {
         running.follow(|line| rest.push(line.to_owned()));
         assert_eq!(rest, ["two", "three"]);
         assert!(running.line().is_err());
+    }
+
+    #[test]
+    fn a_program_is_asked_to_end_and_waited_for() {
+        let running = shell("trap 'exit 0' TERM; echo ready; while :; do sleep 0.01; done");
+        assert_eq!(running.line().unwrap(), "ready");
+        running.end().unwrap();
     }
 
     #[test]

@@ -15,7 +15,7 @@ use sluice_policy::config::{self, Config, DialectName, LogFormat, ProviderTls};
 use sluice_wire::dialect::Dialect;
 
 use crate::cargo::workspace_root;
-use crate::stack::{self, Running};
+use crate::stack::{self, Running, address_in};
 
 /// Longest wait for a piece of the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -156,14 +156,6 @@ fn model_of(config: &Config) -> String {
 }
 
 /// `127.0.0.1:PORT` in the line in which a program says where it listens.
-fn address_in(line: &str) -> Result<String> {
-    let (_, rest) = line
-        .split_once("http://")
-        .with_context(|| format!("no address in: {line}"))?;
-    let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'));
-    Ok(rest[..end.unwrap_or(rest.len())].to_owned())
-}
-
 fn body(model: &str, stream: bool) -> String {
     let stream = if stream { r#","stream":true"# } else { "" };
     format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"Say hello."}}]{stream}}}"#)

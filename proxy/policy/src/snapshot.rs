@@ -8,7 +8,6 @@ mod caching;
 mod compile;
 mod rules;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,7 +23,7 @@ use self::rules::Overrides;
 pub use self::rules::{Hedging, Hold};
 pub(crate) use self::rules::{Member, Route};
 use crate::admission;
-use crate::config::names::Names;
+use crate::config::names::{NameMap, Names};
 use crate::config::values::Network;
 use crate::config::{Accounts, Config, Log, Metrics, ProviderTls, Upstream};
 use crate::health::Settings;
@@ -260,7 +259,7 @@ pub struct Provider {
     /// The models it lists.
     pub models: Box<[Box<str>]>,
     restricted: bool,
-    exact: HashMap<Box<str>, RouteId>,
+    exact: NameMap<RouteId>,
     patterns: Box<[(Pattern, RouteId)]>,
 }
 

@@ -222,15 +222,29 @@ pub fn write_string(text: &str, out: &mut Vec<u8>) {
     write_utf8(text.as_bytes(), out);
 }
 
+/// How many bytes [`write_string`] writes.
+pub fn string_bytes(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    if is_plain(bytes) {
+        return bytes.len() + 2;
+    }
+    let mut written = Vec::new();
+    write_string(text, &mut written);
+    written.len()
+}
+
+/// Whether a string of JSON holds them as they are. Nearly all are; the loop has no branch, so that it vectorises.
+fn is_plain(bytes: &[u8]) -> bool {
+    bytes.iter().fold(true, |plain, &byte| {
+        plain & (byte >= 0x20) & (byte != b'"') & (byte != b'\\')
+    })
+}
+
 /// The same for bytes that the caller knows to be UTF-8, and does not want to have checked again.
 pub fn write_utf8(bytes: &[u8], out: &mut Vec<u8>) {
     out.reserve(bytes.len() + 2);
     out.push(b'"');
-    // Nearly every string is plain; this loop has no branch, so that it vectorises.
-    let plain = bytes.iter().fold(true, |plain, &byte| {
-        plain & (byte >= 0x20) & (byte != b'"') & (byte != b'\\')
-    });
-    if plain {
+    if is_plain(bytes) {
         out.extend_from_slice(bytes);
         out.push(b'"');
         return;
@@ -264,6 +278,22 @@ pub fn write_utf8(bytes: &[u8], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_length_of_a_string_is_what_is_written() {
+        for text in [
+            "",
+            "gpt-4o-mini",
+            "é\u{1F600}",
+            "a\"b\\c",
+            "\n\r\t\u{1}\u{1f}",
+            "tail\"",
+        ] {
+            let mut written = Vec::new();
+            write_string(text, &mut written);
+            assert_eq!(string_bytes(text), written.len(), "{text:?}");
+        }
+    }
 
     #[test]
     fn openai_shape_is_valid_json_whatever_the_message_holds() {

@@ -143,9 +143,10 @@ pub fn dialect_of(path: &[u8]) -> Dialect {
 /// A Converse path without the alias before it, if it is one.
 pub fn converse_path(path: &[u8]) -> Option<&str> {
     let path = path.strip_prefix(b"/bedrock").unwrap_or(path);
-    std::str::from_utf8(path)
-        .ok()
-        .filter(|path| path.starts_with("/model/"))
+    if !path.starts_with(b"/model/") {
+        return None;
+    }
+    std::str::from_utf8(path).ok()
 }
 
 /// The path behind a provider's base URL that asks a provider of the client's own dialect for what `path` asks the gateway

@@ -4,8 +4,11 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::cargo;
 pub use crate::cargo::{Programs, workspace_root};
+use crate::{cargo, dist};
+
+/// The word for the profile `dist` with the gateway built by a profile of its own work, as it is shipped (`cargo xtask dist`).
+pub const GUIDED: &str = "guided";
 
 /// Builds the gateway and every program of the bench with `profile`, and finds nginx and HAProxy if installed.
 ///
@@ -13,7 +16,13 @@ pub use crate::cargo::{Programs, workspace_root};
 /// When the build fails.
 pub fn programs(profile: &str) -> Result<Programs> {
     eprintln!("building with profile {profile} …");
-    let mut programs = cargo::build(profile, &["--bins", "-p", "sluice", "-p", "sluice-bench"])?;
+    let mut programs = if profile == GUIDED {
+        let mut programs = cargo::build("dist", &["--bins", "-p", "sluice-bench"])?;
+        programs.insert("sluice".to_owned(), dist::build(dist::SECONDS)?);
+        programs
+    } else {
+        cargo::build(profile, &["--bins", "-p", "sluice", "-p", "sluice-bench"])?
+    };
     for name in ["nginx", "haproxy"] {
         let places = ["/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin"];
         if let Some(path) = places

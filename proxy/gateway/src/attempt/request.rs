@@ -206,7 +206,7 @@ fn write_spliced(
     splices.sort_by_key(|splice| splice.as_ref().map(|splice| (splice.start, splice.end)));
     let splices = || splices.iter().flatten();
     let replaced: u64 = splices().map(|splice| splice.end - splice.start).sum();
-    let replacement_bytes: u64 = splices().map(|splice| splice.written_bytes(text)).sum();
+    let replacement_bytes: u64 = splices().map(|splice| splice.written_bytes()).sum();
     let body_bytes = context.body_bytes - replaced + replacement_bytes;
     if body_bytes > 0 || asked.head.method == Method::Post {
         reply::number_field(text, b"content-length: ", body_bytes);

@@ -81,9 +81,17 @@ impl Names {
         self.get::<KEY>()
     }
 
+    /// The same as bytes.
+    pub fn key_bytes(&self) -> &[u8] {
+        self.bytes::<KEY>()
+    }
+
     fn get<const WHICH: usize>(&self) -> &str {
-        let bytes = &self.text[self.begin::<WHICH>()..usize::from(self.ends[WHICH])];
-        std::str::from_utf8(bytes).unwrap_or_default()
+        std::str::from_utf8(self.bytes::<WHICH>()).unwrap_or_default()
+    }
+
+    fn bytes<const WHICH: usize>(&self) -> &[u8] {
+        &self.text[self.begin::<WHICH>()..usize::from(self.ends[WHICH])]
     }
 
     fn begin<const WHICH: usize>(&self) -> usize {

@@ -132,9 +132,9 @@ pub fn write_trace(text: &mut Vec<u8>, request: &Request, provider: &str, model:
     if !model.is_empty() {
         say(text, b"x-sluice-model: ", model.as_bytes());
     }
-    let (record, key) = (&request.record, request.names.key());
+    let (record, key) = (&request.record, request.names.key_bytes());
     if !key.is_empty() {
-        say(text, b"x-sluice-key: ", key.as_bytes());
+        say(text, b"x-sluice-key: ", key);
     }
     reply::number_field(text, b"x-sluice-attempts: ", u64::from(record.attempts));
     if let Some(reason) = record.reason {

@@ -3,8 +3,6 @@
 //! Invariants: no allocation unless the answer is an error; the maps hold only names from configuration, and are probed
 //! with names from clients. Deliberately absent: routes and keys.
 
-use std::collections::HashMap;
-
 use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
 use sluice_wire::limits;
@@ -12,11 +10,15 @@ use sluice_wire::limits;
 use super::Config;
 use super::check::closest;
 
+/// Values by names of the configuration. What is looked up may be a client's text, but what is in it is not: nobody can make
+/// names collide by choosing them, so the hash may be a quick one.
+pub(crate) type NameMap<V> = std::collections::HashMap<Box<str>, V, foldhash::fast::RandomState>;
+
 /// The part of the configuration that a model name is read by; providers are numbered in the order of the file.
 #[derive(Debug)]
 pub(crate) struct Names {
-    providers: HashMap<Box<str>, u16>,
-    listed: HashMap<Box<str>, u16>,
+    providers: NameMap<u16>,
+    listed: NameMap<u16>,
     default: Option<Fallthrough>,
     /// Instead of `default`, for clients that speak another dialect than the default provider.
     by_dialect: [Option<Fallthrough>; 3],
@@ -33,8 +35,8 @@ struct Fallthrough {
 
 impl Names {
     pub fn new(config: &Config) -> Self {
-        let mut providers = HashMap::new();
-        let mut listed = HashMap::new();
+        let mut providers = NameMap::default();
+        let mut listed = NameMap::default();
         for (index, (name, provider)) in config.providers.iter().take(limits::PROVIDERS_MAX).enumerate() {
             let id = u16::try_from(index).expect("PROVIDERS_MAX fits 16 bits");
             providers.insert(name.as_str().into(), id);

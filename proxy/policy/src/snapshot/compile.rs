@@ -3,8 +3,6 @@
 //! Invariants: never panics, whatever the configuration; every part left out is warned about. Deliberately absent: mistakes
 //! with positions (`config/meaning.rs` has refused those before).
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 use sluice_wire::dialect::Dialect;
 use sluice_wire::limits;
@@ -15,7 +13,7 @@ use super::{
     RouteId, Secret, SecretRef, SignedBy, Signing, Snapshot, Target, Timeouts, TlsId, Warning,
 };
 use crate::admission;
-use crate::config::names::Names;
+use crate::config::names::{NameMap, Names};
 use crate::config::url::{BaseUrl, UrlTemplate};
 use crate::config::values::DurationMs;
 use crate::config::{self, AuthName, Aws, AwsSource, Config, ProviderTls, SecretPlace, TimeoutOverrides};
@@ -131,7 +129,7 @@ impl Compiler<'_> {
             }),
             header_names: header_names.into(),
             models: provider.models.iter().map(|model| model.as_str().into()).collect(),
-            exact: HashMap::new(),
+            exact: NameMap::default(),
             patterns: Box::default(),
         }
     }

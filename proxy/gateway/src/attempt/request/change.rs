@@ -6,7 +6,7 @@
 
 use sluice_policy::route::PlannedTarget;
 use sluice_wire::dialect::Dialect;
-use sluice_wire::error::write_string;
+use sluice_wire::error::{string_bytes, write_string};
 use sluice_wire::surface::{Endpoint, ModelField};
 
 use crate::exchange::Context;
@@ -49,12 +49,17 @@ impl Splice<'_> {
         }
     }
 
-    /// How many bytes [`Splice::write`] appends; `text` is left as it was.
-    pub fn written_bytes(&self, text: &mut Vec<u8>) -> u64 {
-        let mark = text.len();
-        self.write(text);
-        let bytes = text.len() - mark;
-        text.truncate(mark);
+    /// How many bytes [`Splice::write`] appends.
+    pub fn written_bytes(&self) -> u64 {
+        let bytes = match self.with {
+            With::Nothing => 0,
+            With::Plain(plain) => plain.len(),
+            With::Quoted(plain) => string_bytes(plain),
+            With::Text(json) => json.len(),
+            With::Number(before, number, after) => {
+                before.len() + itoa::Buffer::new().format(number).len() + after.len()
+            }
+        };
         bytes as u64
     }
 }
