@@ -106,11 +106,11 @@ fn measure(args: &Args, folder: &Path) -> Result<()> {
         ("--warmup", "0.1".to_owned()),
         ("--virtual-keys", args.keys.to_string()),
     ];
-    let mut load = Load::start(&args.programs.load, &args.programs.prefix, &flags)?;
+    let mut load = Load::start(&args.programs.load, &args.programs.prefix, "--with-responder", &flags)?;
     let config = |accounts: Value| {
         json!({
             "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "cores": 1},
-            "providers": {"openai": {"base_url": format!("http://{}/v1", load.responder), "keys": [{"env": "KEY"}]}},
+            "providers": {"openai": {"base_url": format!("http://{}/v1", load.provider), "keys": [{"env": "KEY"}]}},
             "accounts": accounts,
             "upstream": {"idle_connections": 2048},
             "log": {"requests": {"output": "/dev/null"}, "format": "json"},
@@ -286,23 +286,24 @@ impl Drop for Gateway {
     }
 }
 
-/// The load generator, with the responder that stands in for the provider.
+/// The load generator, with what stands in for the provider.
 pub(crate) struct Load {
     child: Child,
     output: BufReader<ChildStdout>,
-    /// Where the responder listens.
-    pub responder: String,
+    /// Where that listens.
+    pub provider: String,
     flags: Vec<String>,
 }
 
 impl Load {
-    /// Starts it on the second core, behind `prefix`; each turn is to have these flags.
-    pub fn start(program: &Path, prefix: &str, flags: &[(&str, String)]) -> Result<Self> {
+    /// Starts it on the second core, behind `prefix`, with `--with-responder` or `--with-simulator`; each turn is to have these
+    /// flags.
+    pub fn start(program: &Path, prefix: &str, provider: &str, flags: &[(&str, String)]) -> Result<Self> {
         let mut words = prefix.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         words.push(program.display().to_string());
         let mut child = Command::new(&words[0])
             .args(&words[1..])
-            .args(["--with-responder", "--cpu", "1"])
+            .args([provider, "--cpu", "1"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -311,16 +312,16 @@ impl Load {
         let mut load = Self {
             child,
             output,
-            responder: String::new(),
+            provider: String::new(),
             flags: flags
                 .iter()
                 .flat_map(|(name, value)| [(*name).to_owned(), value.clone()])
                 .collect(),
         };
         let listening = load.event("listening")?;
-        load.responder = listening["plain"]
+        load.provider = listening["plain"]
             .as_str()
-            .context("the responder's address")?
+            .context("the provider's address")?
             .to_owned();
         Ok(load)
     }

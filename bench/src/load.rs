@@ -48,7 +48,7 @@ pub struct Flags {
     #[arg(long)]
     pub header: Vec<String>,
     /// Send one of so many virtual keys with each request, at random: number N is made of N's four bytes, low first, and
-    /// zeroes, as the gateway's example `stock` makes them. With --with-responder alone.
+    /// zeroes, as the gateway's example `stock` makes them.
     #[arg(long, default_value_t = 0)]
     pub virtual_keys: u32,
     /// Size of the JSON body in bytes, or with `k` or `m` behind: `1k`, `1.7k`, `100k`, `1m`.

@@ -1,8 +1,9 @@
 //! How long a scrape of a large gateway takes, how large the page is, and whether requests notice.
 //!
 //! Invariants: each virtual key has made a request and each model has been asked before anything is measured; turns with and without
-//! scrapes alternate, on one gateway, under one load at a steady rate; the serving thread has a core of its own, and scraper, control
-//! thread, load and provider share the other. Deliberately absent: what counting costs, which `cargo xtask bench difference
+//! scrapes alternate, on one gateway, under one load; the serving thread has a core of its own, and scraper, control thread, load and
+//! provider share the other (with `--prefix "chrt --fifo 1"` the load comes first there, as it would on a machine of its own). Scrapes
+//! come much more often than Prometheus' own, so that what they do stands out of what the machine does. Deliberately absent: what counting costs, which `cargo xtask bench difference
 //! uncounted` measures.
 
 use std::fs;
@@ -31,22 +32,24 @@ pub struct Args {
     /// Models.
     #[arg(long, default_value_t = 100)]
     models: u32,
-    /// Requests a second.
-    #[arg(long, default_value_t = 4_000.0)]
-    rate: f64,
+    /// Requests a second, at their own pace; without it each of the connections asks as soon as it has its answer.
+    #[arg(long)]
+    rate: Option<f64>,
     /// Turns of each kind.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 20)]
     turns: usize,
     /// Length of a turn, in seconds.
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 1.5)]
     seconds: f64,
     /// Time between two scrapes, in seconds.
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 0.5)]
     interval: f64,
 }
 
 /// Scrapes whose duration is told.
 const SCRAPES: usize = 40;
+/// Time between two scrapes as Prometheus is configured to make them (`config/prometheus.yaml`), in seconds.
+const USUAL_S: f64 = 15.0;
 /// Requests of each model before anything is measured.
 const REQUESTS_OF_MODEL: u32 = 20;
 
@@ -69,15 +72,21 @@ fn measure(args: &Args, folder: &Path) -> Result<()> {
         .args([&args.keys.to_string(), "0"])
         .status()?;
     ensure!(filled.success(), "the store cannot be filled");
-    let flags = [
+    let mut flags = vec![
         ("--model", "openai/model-0".to_owned()),
         ("--connections", "64".to_owned()),
-        ("--rate", args.rate.to_string()),
         ("--duration", args.seconds.to_string()),
         ("--warmup", "0.2".to_owned()),
         ("--virtual-keys", args.keys.to_string()),
     ];
-    let mut load = Load::start(&args.programs.load, &args.programs.prefix, &flags)?;
+    let provider = match args.rate {
+        Some(rate) => {
+            flags.push(("--rate", rate.to_string()));
+            "--with-simulator"
+        }
+        None => "--with-responder",
+    };
+    let mut load = Load::start(&args.programs.load, &args.programs.prefix, provider, &flags)?;
     let prices = folder.join("prices.yaml");
     fs::write(
         &prices,
@@ -87,7 +96,7 @@ fn measure(args: &Args, folder: &Path) -> Result<()> {
     let config = json!({
         "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "cores": 1},
         "providers": {"openai": {
-            "base_url": format!("http://{}/v1", load.responder), "keys": [{"env": "KEY"}], "models": models,
+            "base_url": format!("http://{}/v1", load.provider), "keys": [{"env": "KEY"}], "models": models,
         }},
         "accounts": {
             "store": store.display().to_string(), "admin_credential": {"env": "KEY"}, "prices": prices.display().to_string(),
@@ -158,18 +167,26 @@ fn latencies(args: &Args, gateway: &Gateway, load: &mut Load) -> Result<()> {
             median(of(side, "p99"))
         );
     }
-    let pairs = of(1, "p99")
+    let mut pairs: Vec<f64> = of(1, "p99")
         .iter()
         .zip(of(0, "p99"))
         .map(|(with, without)| (with / without - 1.0) * 100.0)
-        .collect::<Vec<_>>();
+        .collect();
+    pairs.sort_by(f64::total_cmp);
+    // Ranks between which a median lies with 95 % confidence, whatever the distribution (normal approximation).
+    let (count, reach) = (pairs.len() as f64, 0.98 * (pairs.len() as f64).sqrt());
+    let rank = |at: f64| pairs.get(at.max(0.0) as usize).or(pairs.last()).copied().unwrap_or(0.0);
+    let (low, high) = (rank(count / 2.0 - reach), rank(count / 2.0 + reach));
+    let (middle, times) = (median(pairs.clone()), USUAL_S / args.interval);
     println!(
-        "\np99 with scrapes beside p99 without, pairs of turns: median {:+.2} %, of {} pairs of {} s at {} requests/s, scraped every {} s",
-        median(pairs.clone()),
+        "\np99 with scrapes beside p99 without, {} pairs of turns of {} s, scraped every {} s: median {middle:+.2} %, 95 % confidence \
+         {low:+.2} to {high:+.2} %.\nScraped every {USUAL_S} s, {times:.0} times fewer requests meet a scrape: {:+.3} %, {:+.3} to {:+.3} %",
         pairs.len(),
         args.seconds,
-        args.rate,
-        args.interval
+        args.interval,
+        middle / times,
+        low / times,
+        high / times
     );
     Ok(())
 }
@@ -181,13 +198,13 @@ fn beside_scrapes<T>(gateway: &Gateway, interval_s: f64, act: impl FnOnce() -> R
     std::thread::scope(|scope| {
         let scraper = scope.spawn(|| -> Result<()> {
             // The first falls into the turn, not before it.
-            let mut due = Instant::now() + Duration::from_millis(500);
+            let mut due = Instant::now() + Duration::from_millis(300);
             while !over.load(Ordering::Relaxed) {
                 if Instant::now() >= due {
                     ask(admin, "/metrics")?;
                     due += Duration::from_secs_f64(interval_s);
                 }
-                std::thread::sleep(Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(5));
             }
             Ok(())
         });
@@ -210,12 +227,13 @@ fn ask_models(gateway: &Gateway, models: &[String]) -> Result<()> {
     {
         let body =
             json!({"model": format!("openai/{model}"), "messages": [{"role": "user", "content": "hello"}]}).to_string();
-        write!(
-            stream,
+        let head = format!(
             "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer sk-sluice-{key}\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             body.len()
-        )?;
+        );
+        // In one piece: a second one would wait for the acknowledgement of the first.
+        stream.write_all((head + &body).as_bytes())?;
         let (mut length, mut line) = (0, String::new());
         reader.read_line(&mut line)?;
         ensure!(line.starts_with("HTTP/1.1 200"), "{model}: {line}");

@@ -245,7 +245,7 @@ fn one_screen_says_whether_it_is_well() {
         assert_eq!(gateway.ask(&request).status, 200);
     }
     let address = gateway.admin.to_string();
-    let screen = said(&audit, &["status", "--admin", &address]);
+    let screen = said(&audit, &["status"]);
     for part in [
         "requests",
         "added by sluice",
@@ -259,4 +259,51 @@ fn one_screen_says_whether_it_is_well() {
     let page = serde_json(&said(&audit, &["status", "--admin", &address, "--json"]));
     assert_eq!(page["cores"], 1);
     assert!(page["counts"]["requests"].as_u64() >= Some(3), "{page}");
+}
+
+#[test]
+fn every_command_finds_the_gateway_in_the_same_way() {
+    let audit = Audit::start(1, 1, None, 1_000_000_000);
+    let address = audit.replicas[0].admin.to_string();
+    let commands: [&[&str]; 9] = [
+        &["status", "--json"],
+        &["latency"],
+        &["key", "list"],
+        &["team", "list"],
+        &["customer", "list"],
+        &["spend", "--by", "key"],
+        &["log", "--json"],
+        &["audit-log"],
+        &["cache", "stats"],
+    ];
+    let run = |words: &[&str], variables: &[(&str, &str)], more: &[&str]| {
+        let mut command = Command::new(binary::sluice());
+        command.args(words).args(more).env_clear().current_dir("/");
+        command.env("SLUICE_ADMIN_CREDENTIAL", ADMIN);
+        command.envs(variables.iter().copied());
+        let output = command.output().expect("the binary can be started");
+        let said = String::from_utf8(output.stderr).expect("text") + &String::from_utf8(output.stdout).expect("text");
+        (output.status.success(), said)
+    };
+    let nobody = "127.0.0.1:1";
+    let url = format!("http://{address}/");
+    for words in commands {
+        let is_cache = words[0] == "cache";
+        let found = [
+            run(words, &[("SLUICE_ADMIN", &address)], &[]),
+            run(words, &[("SLUICE_ADMIN", nobody)], &["--admin", &address]),
+            run(words, &[("SLUICE_ADMIN", "")], &["--admin", &url]),
+        ];
+        for (is_done, said) in found {
+            // This one has no cache, and says so.
+            assert!(is_done || is_cache && said.contains("409"), "{words:?}: {said}");
+        }
+        let (is_done, said) = run(words, &[("SLUICE_ADMIN", nobody)], &[]);
+        assert!(
+            !is_done && said.contains("no admin interface at 127.0.0.1:1"),
+            "{words:?}: {said}"
+        );
+        let (is_done, said) = run(words, &[], &[]);
+        assert!(!is_done && said.contains("SLUICE_ADMIN"), "{words:?}: {said}");
+    }
 }

@@ -204,3 +204,28 @@ fn the_second_target_may_speak_another_dialect() {
         one.last_outcome("cancelled");
     }
 }
+
+#[test]
+fn whoever_waits_for_a_hedged_request_is_answered_by_the_target_that_wins() {
+    let (one, two) = (Sim::start(), Sim::start());
+    let gateway = fixed(&one, &two)
+        .set("/routes/0/cache", json!({"mode": "exact"}))
+        .start();
+    for request in both("openai/main+latency_ms=30000") {
+        let asked = two.attempts().len();
+        let mut clients: Vec<_> = (0..3).map(|_| gateway.client()).collect();
+        for client in &mut clients {
+            client.send(request.bytes());
+        }
+        let answers: Vec<Response> = clients.iter_mut().map(|client| client.response()).collect();
+        let asked_it = |answer: &&Response| answer.field("x-sluice-provider").is_some();
+        let (first, others): (Vec<_>, Vec<_>) = answers.iter().partition(asked_it);
+        assert_eq!((first.len(), others.len()), (1, 2), "{answers:?}");
+        expect_from(first[0], "backup");
+        for other in others {
+            assert_eq!((other.status, &other.body), (200, &first[0].body), "{other:?}");
+        }
+        assert_eq!(two.attempts().len(), asked + 1, "one asks, and the others read along");
+    }
+    gateway.expect_metric("sluice_cache_hits_in_flight_total", 4);
+}

@@ -4,6 +4,8 @@
 mod books;
 #[path = "metrics/journal.rs"]
 mod journal;
+#[path = "metrics/mix.rs"]
+mod mix;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -103,6 +105,38 @@ fn pairs_of_targets_and_their_reasons_are_counted() {
     }
     let operation = "gen_ai_client_operation_duration_seconds_count{gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"backup\",gen_ai_request_model=\"spare\"} 6\n";
     assert!(text.contains(operation), "{text}");
+}
+
+#[test]
+fn tokens_are_counted_without_accounts_if_asked_for() {
+    for is_on in [true, false] {
+        let sim = Sim::start();
+        let gateway = Setup::with(&sim.base_url()).set("/metrics/tokens", is_on).start();
+        assert_eq!(gateway.ask(&Request::chat("openai/a")).status, 200);
+        let counted = json!({"model": "openai/a", "stream": true, "stream_options": {"include_usage": true},
+            "messages": [{"role": "user", "content": "Hello"}]});
+        let stream = Request::post("/v1/chat/completions", counted.to_string());
+        assert_eq!(gateway.ask(&stream).status, 200);
+        gateway.expect_metric("sluice_connections", 0);
+        let (_, text) = page(&gateway, "*/*");
+        let sum = |start: &str| -> u64 {
+            let samples = text.lines().filter(|line| line.starts_with(start));
+            let values = samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
+            values.sum()
+        };
+        let total = &sim.bill()["total"];
+        for kind in ["input", "output"] {
+            let billed = total[format!("{kind}_tokens")].as_u64().expect("a number");
+            let ours = sum(&format!(
+                "sluice_target_tokens_total{{provider=\"openai\",model=\"other\",kind=\"{kind}\"}}"
+            ));
+            assert_eq!(ours, if is_on { billed } else { 0 }, "{kind}: {text}");
+        }
+        let answers = if is_on { 4 } else { 0 };
+        assert_eq!(sum("gen_ai_client_token_usage_count{"), answers, "two of each kind");
+        let between = sum("sluice_request_between_tokens_seconds_count");
+        assert_eq!(between, u64::from(is_on));
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sluice_tests::gateway::{check, pretty};
+use sluice_tests::origin::{Origin, read_request};
 use sluice_tests::temp::TempDir;
 use sluice_tests::{Client, Gateway, Request, Setup, Sim, json, wait};
 
@@ -511,4 +512,30 @@ fn an_idle_connection_holds_little_memory() {
     assert!(grown <= bound, "{grown} bytes");
     idle.iter_mut()
         .for_each(|client| assert_eq!(client.ask(&request).status, 200));
+}
+
+#[test]
+fn a_client_that_leaves_once_it_has_all_of_a_stream_has_been_answered() {
+    // A provider that says `[DONE]` and does not end the body.
+    let origin = Origin::start(|_, mut socket| {
+        if read_request(&mut socket) {
+            let event = r#"data: {"choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":"stop"}]}"#;
+            let chunk = |text: String| format!("{:x}\r\n{text}\r\n", text.len());
+            let head =
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
+            let answer = head + &chunk(format!("{event}\n\n")) + &chunk("data: [DONE]\n\n".to_owned());
+            let _ = std::io::Write::write_all(&mut socket, answer.as_bytes());
+            let _ = std::io::copy(&mut socket, &mut std::io::sink());
+        }
+    });
+    let gateway = Setup::with(&origin.base_url()).start();
+    for _ in 0..5 {
+        let answer = gateway.ask(&Request::stream("openai/a"));
+        assert_eq!(answer.events().last().map(|last| &**last), Some("[DONE]"));
+    }
+    gateway.expect_metric("sluice_connections", 0);
+    let lines = gateway.request_lines(5);
+    assert!(lines.iter().all(|line| line["outcome"] == "ok"), "{lines:?}");
+    assert_eq!(gateway.metric("sluice_upstream_attempts_succeeded_total"), 5);
+    assert_eq!(gateway.metric("sluice_clients_gone_total"), 0);
 }

@@ -138,7 +138,7 @@ impl Connection {
 
     async fn request_and_answer(&mut self, shared: &Shared, due: Instant) -> Result<bool, Failure> {
         self.stream
-            .write_all(shared.request.clone())
+            .write_all(shared.request())
             .await
             .0
             .map_err(|_| Failure::Write)?;

@@ -27,8 +27,8 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(20);
 /// What all connections of a run share.
 #[derive(Debug)]
 pub struct Shared {
-    /// The request, head and body.
-    pub request: Bytes,
+    /// The requests, head and body, of equal length.
+    requests: Vec<Bytes>,
     /// Whether answers are streams.
     pub stream: bool,
     /// Nanoseconds between two chunks of the script; 0 when there is none.
@@ -54,7 +54,7 @@ impl Shared {
             ..Stats::default()
         };
         Self {
-            request: Bytes::from(body::render(flags)),
+            requests: body::render_all(flags).into_iter().map(Bytes::from).collect(),
             stream: flags.stream,
             chunk_interval_ns: flags.chunk_interval_us * 1_000,
             expect_bytes: Cell::new(flags.expect_bytes),
@@ -75,6 +75,15 @@ impl Shared {
         self.window.get().is_some_and(|(from, to)| (from..to).contains(&moment))
     }
 
+    /// One of the requests, at random if there are several.
+    #[must_use]
+    pub fn request(&self) -> Bytes {
+        match &*self.requests {
+            [one] => one.clone(),
+            several => several[fastrand::usize(..several.len())].clone(),
+        }
+    }
+
     /// When a request due at `due` is sent: now. A closed loop has just read the clock.
     #[must_use]
     pub fn began(&self, due: Instant) -> Instant {
@@ -87,7 +96,7 @@ impl Shared {
             let mut stats = self.stats.borrow_mut();
             stats.requests += 1;
             stats.bytes_in += bytes;
-            stats.bytes_out += self.request.len() as u64;
+            stats.bytes_out += self.requests[0].len() as u64;
             stats.latency.record(nanos(now - due));
         }
     }

@@ -227,6 +227,15 @@ impl From<ApiError> for End {
     }
 }
 
+impl From<NoBody> for End {
+    fn from(why: NoBody) -> Self {
+        match why {
+            NoBody::Gone => Self::Gone,
+            NoBody::Refused(error) => Self::Refused(error),
+        }
+    }
+}
+
 impl From<ClientGone> for End {
     fn from(_: ClientGone) -> Self {
         Self::Gone
@@ -274,12 +283,13 @@ async fn serve(
     refuse_encoding(&scratch.asked)?;
     let known = account::identify(core, &plane, &scratch.asked, endpoint)?;
     let scan = scan_for(endpoint, &scratch.asked);
-    let body = intake::read(core, &plane, down, scratch, scan)
-        .await
-        .map_err(|why| match why {
-            NoBody::Gone => End::Gone,
-            NoBody::Refused(error) => End::Refused(error),
-        })?;
+    let body = match intake::read(core, &plane, down, scratch, scan).await {
+        Ok(body) => body,
+        Err(why) => {
+            known.open(&plane, &mut scratch.work.payment);
+            return Err(why.into());
+        }
+    };
     down.stream.deadline().clear();
     let caller = known.prove(core, &plane, &scratch.asked)?;
     request.keep_alive = keep_alive && !core.is_draining();
@@ -292,6 +302,7 @@ async fn serve(
     }
     let Scratch { asked, work } = scratch;
     let asked = &*asked;
+    account::open(&plane, caller, &mut work.payment);
     let converse = surface::converse_path(asked.head.path.of(&asked.head_bytes)).and_then(bedrock::parse_path);
     let path_model = converse.as_ref().map(|(model, _)| &**model);
     let model = match path_model {

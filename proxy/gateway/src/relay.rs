@@ -90,7 +90,7 @@ pub async fn deliver(
 
 /// Looks for what the answer says it has used, in whatever form that comes.
 fn tally(work: &mut Work, target: &PlannedTarget<'_>, answer: &Answer, mode: &Mode) {
-    if !work.payment.is_billed() {
+    if !work.payment.wants_usage() {
         return;
     }
     let framing = match mode {

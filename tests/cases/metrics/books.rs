@@ -1,200 +1,238 @@
-//! Counters add up, whatever mix of requests and outcomes there was on however many cores: among each other, and with the
-//! simulator's own books. A failure prints the seed that replays it (`SLUICE_SEED`).
+//! Counters add up, whatever mix of requests and outcomes there was on however many cores: among each other, with what the clients
+//! saw, with the request log, and with the providers' own books. A failure prints the seed that replays it (`SLUICE_SEED`).
 
-use sluice_tests::audit::{ADMIN, RATES};
-use sluice_tests::{Client, Gateway, Request, Setup, Sim, Value, json, wait};
+use std::collections::BTreeMap;
 
-/// Models whose names tell the simulator what to do; a `+` begins the instruction.
-const OUTCOMES: [&str; 9] = [
-    "",
-    "",
-    "",
-    "+status=500",
-    "+status=429",
-    "+status=400",
-    "+reset=before_head",
-    "+close=mid_body",
-    "+truncate=20",
-];
+use sluice_tests::accounts::{nanos, spent};
+use sluice_tests::{Value, wait};
 
-struct World {
-    one: Sim,
-    two: Sim,
-    gateway: Gateway,
-    key: String,
-}
+use super::mix::{KINDS, LIMIT, LIMITED, Seen, World};
 
-impl World {
-    fn start(cores: usize) -> Self {
-        let (one, two) = (Sim::start(), Sim::start());
-        let mut setup = Setup::new()
-            .provider("openai", &one.base_url(), &["sk-one"])
-            .provider("backup", &two.base_url(), &["sk-two"])
-            .set("/routes", json!([
-                {"models": ["openai/gpt-cached"], "cache": {"mode": "exact"}},
-                {"models": ["openai/*"], "fallbacks": ["backup/gpt-spare"]},
-            ]))
-            // Breakers and rests would only make most attempts not happen.
-            .set("/breaker/enabled", false)
-            .set("/key_rest/rest", "1ms")
-            .cores(cores);
-        let prices = setup.dir().write("prices.yaml", PRICES);
-        let store = setup.dir().path().join("sluice.db");
-        setup = setup.set(
-            "/accounts",
-            json!({
-                "store": store.display().to_string(),
-                "admin_credential": {"env": "ADMIN"},
-                "prices": prices.display().to_string(),
-            }),
-        );
-        setup.env.push(("ADMIN".into(), ADMIN.into()));
-        let gateway = setup.start();
-        let made = Client::connect(gateway.admin).ask(
-            &Request::post("/admin/v1/keys", json!({"name": "station-14"}).to_string())
-                .field("Authorization", &format!("Bearer {ADMIN}"))
-                .field("Connection", "close"),
-        );
-        assert_eq!(made.status, 201, "{made:?}");
-        let key = made.json()["key"].as_str().expect("a key is shown once").to_owned();
-        let world = Self { one, two, gateway, key };
-        wait::until("the key is in force", || {
-            let all = (0..8).all(|_| world.gateway.ask(&world.with_key(Request::get("/v1/models"))).status == 200);
-            let needed = (0..8).all(|_| world.gateway.ask(&Request::get("/v1/models")).status == 401);
-            (all && needed).then_some(())
+/// Clients at a time.
+const CLIENTS: usize = 4;
+/// Most that an attempt of these tests holds, in nano-dollars: a token a byte and what a provider may add, and 1,000 of output.
+const HELD_MAX: f64 = (4_096 * 1_000 + 1_000 * 4_000) as f64;
+
+/// A page of metrics.
+struct Page(Vec<(String, f64)>);
+
+impl Page {
+    fn of(world: &World) -> Self {
+        let text = world.gateway.admin("/metrics").text();
+        let samples = text.lines().filter(|line| !line.starts_with('#')).map(|line| {
+            let (name, value) = line.rsplit_once(' ').expect("a sample has a value");
+            (name.to_owned(), value.parse::<f64>().expect("a number"))
         });
-        world
+        Self(samples.collect())
     }
 
-    fn with_key(&self, request: Request) -> Request {
-        request.field("Authorization", &format!("Bearer {}", self.key))
-    }
-
-    /// One request of any kind.
-    fn one(&self, random: &mut fastrand::Rng) {
-        let model = format!("openai/gpt-x{}", OUTCOMES[random.usize(..OUTCOMES.len())]);
-        let request = match random.u8(..10) {
-            0 => Request::get("/nowhere"),
-            1 => Request::chat("openai/gpt-x"),
-            2 => self.with_key(Request::chat("openai/gpt-cached")),
-            3 => self.with_key(Request::post("/v1/chat/completions", "{")),
-            4..7 => self.with_key(Request::stream(&model)),
-            _ => self.with_key(Request::chat(&model)),
+    /// The sum of what has this name, and this label if one is given.
+    fn sum(&self, name: &str, label: &str) -> f64 {
+        let is_meant = |sample: &&(String, f64)| {
+            let (own, labels) = sample.0.split_once('{').unwrap_or((&sample.0, ""));
+            own == name && labels.contains(label)
         };
-        let mut client = self.gateway.client();
-        client.send(request.bytes());
-        let _ = client.response_or_cut();
-    }
-
-    fn billed(&self) -> u64 {
-        let of = |sim: &Sim| {
-            let bill = sim.bill();
-            let total = |name: &str| bill["total"][name].as_u64().expect("a total");
-            total("input_tokens") * RATES.0 + total("output_tokens") * RATES.1
-        };
-        of(&self.one) + of(&self.two)
+        self.0.iter().filter(is_meant).map(|sample| sample.1).sum()
     }
 }
 
-const PRICES: &str = "- source: test
-  date: 2026-11-22
-  prices:
-    \"*/gpt*\": {input: 1, output: 4, input_max: 100000, output_max: 1000}
-";
+/// What was counted between two pages.
+struct Counted(Page, Page);
 
-/// The samples of a page, with their labels, summed by name.
-fn sums(page: &str) -> std::collections::BTreeMap<String, f64> {
-    let mut sums = std::collections::BTreeMap::new();
-    for line in page.lines().filter(|line| !line.starts_with('#')) {
-        let (name, value) = line.rsplit_once(' ').expect("a sample has a value");
-        let name = name.split('{').next().unwrap_or_default();
-        *sums.entry(name.to_owned()).or_insert(0.0) += value.parse::<f64>().expect("a number");
+impl Counted {
+    fn labelled(&self, name: &str, label: &str) -> f64 {
+        let name = format!("sluice_{name}");
+        self.1.sum(&name, label) - self.0.sum(&name, label)
     }
-    sums
+
+    fn of(&self, name: &str) -> f64 {
+        self.labelled(name, "")
+    }
+
+    fn total(&self, names: &[&str]) -> f64 {
+        names.iter().map(|name| self.of(&format!("{name}_total"))).sum()
+    }
+}
+
+/// What there was before anything was counted.
+struct Before {
+    lines: usize,
+    attempts: [usize; 4],
+}
+
+impl Before {
+    fn of(world: &World) -> Self {
+        world.gateway.expect_metric("sluice_connections", 0);
+        let lines = world.gateway.metric("sluice_requests_total") as usize;
+        Self {
+            lines: world.gateway.request_lines(lines).len(),
+            attempts: [0, 1, 2, 3].map(|at| world.sims[at].1.attempts().len()),
+        }
+    }
 }
 
 fn adds_up(seed: u64) {
     println!("replay with SLUICE_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let world = World::start(random.usize(1..4));
-    let requests = random.usize(60..160);
-    for _ in 0..requests {
-        world.one(&mut random);
-    }
+    let before = Before::of(&world);
+    let counted = Page::of(&world);
+    let mut seen = Seen::default();
+    // One of each kind, and what is beyond a limit, so that none is missing by chance.
+    let each = (0..KINDS).chain([LIMITED; LIMIT as usize]);
+    each.for_each(|kind| world.one(kind, &mut random, &mut seen));
+    world.at_once(CLIENTS, &mut seen);
+    world.until_stored(&mut seen);
+    let requests = random.usize(10..30);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| {
+                let (world, mut random) = (&world, random.fork());
+                scope.spawn(move || {
+                    let mut seen = Seen::default();
+                    for _ in 0..requests {
+                        world.one(random.u8(..KINDS), &mut random, &mut seen);
+                    }
+                    seen
+                })
+            })
+            .collect();
+        for client in clients {
+            seen.join(&client.join().expect("a client ends in order"));
+        }
+    });
     world.gateway.expect_metric("sluice_connections", 0);
-    let page = world.gateway.admin("/metrics").text();
-    let sums = sums(&page);
-    let of = |name: &str| sums.get(&format!("sluice_{name}")).copied().unwrap_or(0.0);
-    let cached = of("cache_hits_total") + of("cache_hits_in_flight_total") + of("cache_hits_semantic_total");
-    assert!(of("requests_total") >= requests as f64);
-    assert_eq!(of("requests_in_flight"), 0.0);
-    assert_eq!(
-        of("requests_total"),
-        of("requests_from_cache_total") + of("requests_forwarded_total") + of("requests_refused_total"),
-        "requests are hits, forwarded or refused"
-    );
-    assert_eq!(of("requests_from_cache_total"), cached);
-    assert_eq!(
-        of("upstream_attempts_abandoned_total"),
-        0.0,
-        "no client left, and nothing was hedged"
-    );
-    assert_eq!(
-        of("upstream_attempts_total"),
-        of("upstream_attempts_succeeded_total") + of("upstream_attempts_failed_total"),
-        "attempts succeed or fail"
-    );
-    for name in ["attempts", "attempts_succeeded", "attempts_failed"] {
-        assert_eq!(
-            of(&format!("target_{name}_total")),
-            of(&format!("upstream_{name}_total")),
-            "{name}"
-        );
-    }
-    assert_eq!(of("fallbacks_by_pair_total"), of("fallbacks_total"));
-    assert_eq!(of("fallbacks_by_reason_total"), of("fallbacks_total"));
-    let attempts = world.one.attempts().len() + world.two.attempts().len();
-    let stale = of("upstream_stale_connections_total");
-    let counted = of("upstream_attempts_total");
-    assert!(
-        attempts as f64 <= counted + stale && counted <= attempts as f64 + stale,
-        "the providers count {attempts}, the gateway {counted} and {stale} stale connections"
-    );
-    money(&world, &page, &of);
+    world.gateway.expect_metric("sluice_requests_in_flight", 0);
+    let counted = Counted(counted, Page::of(&world));
+    requests_add_up(&world, &counted, &seen);
+    attempts_add_up(&world, &counted, &before);
+    money_adds_up(&world, &counted);
+    the_log_agrees(&world, &counted, &before);
 }
 
-/// What was charged is what the provider bills; more only where nobody can know what it made of a request that it cut.
-fn money(world: &World, page: &str, of: &dyn Fn(&str) -> f64) {
-    let (billed, spent) = (world.billed(), of("spent_nano_usd_total"));
-    if of("uncertain_charges_total") == 0.0 {
-        assert_eq!(spent, billed as f64, "what is charged is what is billed");
+fn requests_add_up(world: &World, counted: &Counted, seen: &Seen) {
+    let of = |name: &str| counted.of(&format!("{name}_total"));
+    assert_eq!(of("requests"), seen.sent as f64, "{seen:?}");
+    assert_eq!(
+        of("requests"),
+        counted.total(&["requests_from_cache", "requests_forwarded", "requests_refused"]),
+        "requests are hits, forwarded or refused"
+    );
+    let kinds = ["cache_hits", "cache_hits_in_flight", "cache_hits_semantic"];
+    assert_eq!(of("requests_from_cache"), counted.total(&kinds));
+    for (at, class) in [(2, "responses_2xx"), (4, "responses_4xx"), (5, "responses_5xx")] {
+        assert_eq!(of(class), seen.classes[at] as f64, "{class}: {seen:?}");
     }
-    assert!(spent >= billed as f64, "charged {spent}, billed {billed}");
-    for name in ["target_cost_usd_total", "virtual_key_cost_usd_total"] {
-        let nanos = (of(name) * 1e9).round();
-        assert_eq!(nanos, spent, "{name}");
+    let lines = world.gateway.request_lines(0);
+    let gone = lines.iter().filter(|line| line["outcome"] == "client_gone");
+    assert_eq!(
+        of("clients_gone"),
+        seen.left as f64,
+        "{seen:?}: {:?}",
+        gone.collect::<Vec<_>>()
+    );
+    assert_eq!(of("callers_unknown"), seen.unknown as f64, "{seen:?}");
+    assert_eq!(of("callers_rate_limited"), seen.limited as f64, "{seen:?}");
+    // Each target of the plan is refused by itself.
+    assert_eq!(of("budget_refusals"), 2.0 * seen.unpaid as f64, "{seen:?}");
+    assert_eq!(of("virtual_key_requests"), seen.keyed as f64, "{seen:?}");
+    // The mix is one: nothing of this is missing.
+    let others = [
+        "hedges",
+        "hedges_won",
+        "fallbacks",
+        "upstream_retries",
+        "upstream_attempts_abandoned",
+        "callers_forbidden",
+        "callers_rate_limited",
+        "budget_refusals",
+        "uncertain_charges",
+    ];
+    for name in kinds.into_iter().chain(others) {
+        assert!(of(name) > 0.0, "{name}: none");
     }
-    let key = "sluice_virtual_key_requests_total{virtual_key=\"station-14\"} ";
-    assert!(page.contains(key), "{page}");
-    let ledger = || -> Option<Value> {
-        let request = Request::get("/admin/v1/spend?by=key").field("Authorization", &format!("Bearer {ADMIN}"));
-        Some(
-            Client::connect(world.gateway.admin)
-                .ask(&request.field("Connection", "close"))
-                .json(),
-        )
-    };
+}
+
+fn attempts_add_up(world: &World, counted: &Counted, before: &Before) {
+    let of = |name: &str| counted.of(&format!("{name}_total"));
+    let kinds = [
+        "attempts",
+        "attempts_succeeded",
+        "attempts_failed",
+        "attempts_abandoned",
+    ];
+    let [all, ends @ ..] = kinds.map(|kind| of(&format!("upstream_{kind}")));
+    assert_eq!(
+        all,
+        ends.iter().sum::<f64>(),
+        "attempts succeed, fail, or are abandoned"
+    );
+    for kind in kinds {
+        assert_eq!(of(&format!("target_{kind}")), of(&format!("upstream_{kind}")), "{kind}");
+    }
+    assert_eq!(of("fallbacks_by_pair"), of("fallbacks"));
+    assert_eq!(of("fallbacks_by_reason"), of("fallbacks"));
+    let stale = of("upstream_stale_connections");
+    for ((name, sim), before) in world.sims.iter().zip(before.attempts) {
+        let theirs = (sim.attempts().len() - before) as f64;
+        let ours = counted.labelled("target_attempts_total", &format!("provider=\"{name}\""));
+        assert!(
+            theirs <= ours + stale && ours <= theirs + stale,
+            "{name} counts {theirs}, the gateway {ours} and {stale} stale connections"
+        );
+    }
+}
+
+/// What was charged is what the providers bill; more only where nobody can know what one made of a request that was cut.
+fn money_adds_up(world: &World, counted: &Counted) {
+    let cost = |label: &str| (counted.labelled("target_cost_usd_total", label) * 1e9).round();
+    let charged = |name: &str| cost(&format!("provider=\"{name}\""));
+    let billed = |name: &str| world.billed(name) as f64;
+    for name in ["openai", "backup"] {
+        assert!(billed(name) > 0.0, "{name}");
+        assert_eq!(charged(name), billed(name), "what {name} bills is what is charged");
+    }
+    let unsure = ["shaky", "slow"];
+    for name in unsure {
+        assert!(
+            charged(name) >= billed(name),
+            "{name}: {} < {}",
+            charged(name),
+            billed(name)
+        );
+    }
+    let over: f64 = unsure.iter().map(|name| charged(name) - billed(name)).sum();
+    let uncertain = counted.of("uncertain_charges_total");
+    assert!(
+        over <= uncertain * HELD_MAX,
+        "{over} for {uncertain} charges without a price"
+    );
+    let spent_nanos = counted.of("spent_nano_usd_total");
+    assert_eq!(cost(""), spent_nanos, "by target");
+    let by_key = (counted.of("virtual_key_cost_usd_total") * 1e9).round();
+    assert_eq!(by_key, spent_nanos, "by virtual key");
     wait::until("the ledger has it all", || {
-        let rows = ledger()?;
-        let cost = |row: &Value| {
-            row["cost_usd"]
-                .as_str()
-                .and_then(|cost| cost.parse::<f64>().ok())
-                .unwrap_or(0.0)
-        };
-        let sum: f64 = rows.as_array()?.iter().map(cost).sum();
-        ((sum * 1e9).round() == spent).then_some(())
+        (spent(&world.gateway) as f64 == spent_nanos).then_some(())
     });
+}
+
+/// Each request is a line, and the lines' attempts and costs are those that were counted.
+fn the_log_agrees(world: &World, counted: &Counted, before: &Before) {
+    let sent = counted.of("requests_total") as usize;
+    let lines = world.gateway.request_lines(before.lines + sent).split_off(before.lines);
+    assert_eq!(lines.len(), sent);
+    let attempts: u64 = lines.iter().filter_map(|line| line["attempts"].as_u64()).sum();
+    assert_eq!(attempts as f64, counted.of("upstream_attempts_total"));
+    let cost = |line: &Value| line["cost_usd"].as_str().map_or(0, nanos);
+    let cost: u64 = lines.iter().map(cost).sum();
+    assert_eq!(cost as f64, counted.of("spent_nano_usd_total"));
+    let mut statuses = BTreeMap::new();
+    for line in &lines {
+        *statuses.entry(line["status"].as_u64()).or_insert(0_usize) += 1;
+    }
+    for status in [200, 400, 401, 402, 403, 404, 413, 429] {
+        assert!(statuses.contains_key(&Some(status)), "{status}: {statuses:?}");
+    }
 }
 
 #[test]

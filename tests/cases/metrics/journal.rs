@@ -171,3 +171,62 @@ fn bodies_are_logged_of_the_key_that_they_are_switched_on_for_and_redacted() {
     }
     gateway.expect_metric("sluice_log_bodies_dropped_total", 0);
 }
+
+#[test]
+fn the_body_of_a_hedged_answer_is_the_one_that_won() {
+    let (one, two) = (Sim::start(), Sim::start());
+    let gateway = with_accounts(&one, &two, None)
+        .set("/routes/0/hedge", json!({"delay": "50ms"}))
+        .start();
+    let secret = key(&gateway, "station-14", json!({}));
+    in_force(&gateway, &secret);
+    let switched = admin(&gateway, "PATCH", "/keys/station-14", &json!({"log_bodies": true}));
+    assert_eq!(switched.status, 204, "{switched:?}");
+    for request in [Request::chat, Request::stream] {
+        let answer = gateway.ask(&bearer(request("openai/gpt-x+latency_ms=3000"), &secret));
+        assert_eq!(
+            (answer.status, answer.field("x-sluice-provider")),
+            (200, Some("backup")),
+            "{answer:?}"
+        );
+        let id = answer
+            .field("x-sluice-request-id")
+            .expect("an answer names its request")
+            .to_owned();
+        let line = wait::until("the line is there", || {
+            gateway.lines().into_iter().find(|line| line["id"] == *id)
+        });
+        // Of a stream, the empty lines between events are left out.
+        let told = line["answer_body"].as_str().unwrap_or_default();
+        let text = answer.text();
+        let answered = text.lines().filter(|line| !line.is_empty());
+        assert!(told.lines().eq(answered), "{line}: {text}");
+    }
+}
+
+#[test]
+fn what_is_refused_of_a_known_key_is_told_as_its() {
+    let (one, two) = (Sim::start(), Sim::start());
+    let gateway = with_accounts(&one, &two, None)
+        .set("/limits/body_bytes", "1KiB")
+        .start();
+    let secret = key(&gateway, "station-14", json!({}));
+    in_force(&gateway, &secret);
+    let ask = |body: Vec<u8>| gateway.ask(&bearer(Request::post("/v1/chat/completions", body), &secret));
+    let table = [
+        (vec![b' '; 2_000], 413),
+        (b"{".to_vec(), 400),
+        (b"{\"model\":\"nobody/x\"}".to_vec(), 404),
+    ];
+    for (body, status) in table {
+        assert_eq!(ask(body).status, status);
+        let words = ["--key", "station-14", "--since", "1h", "--status", "error"];
+        wait::until("the ledger has it, with the key", || {
+            let told = logged(&gateway, &words);
+            told.iter().any(|line| line["status"] == status).then_some(())
+        });
+        let lines = gateway.request_lines(1);
+        let theirs = lines.iter().find(|line| line["status"] == status).expect("a line");
+        assert_eq!(theirs["virtual_key"], "station-14", "{theirs}");
+    }
+}

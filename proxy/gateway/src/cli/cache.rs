@@ -3,24 +3,19 @@
 //! Invariants: prints what the admin interface answers, as JSON; ends with a failure unless that was a success. Deliberately absent:
 //! anything that the admin interface does not offer.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-/// How long the gateway may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+use super::client::{Place, exchange};
 
 /// `sluice cache`.
 #[derive(Args)]
 pub struct Cache {
-    /// Address of the gateway's admin interface.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9091", global = true)]
-    admin: SocketAddr,
+    #[command(flatten)]
+    place: Place,
     #[command(subcommand)]
     command: Command,
 }
@@ -121,10 +116,14 @@ impl Cache {
             }
             Command::Release => ("POST", "/admin/cache/release", None),
         };
-        let (status, answer) = ask(self.admin, method, path, body.as_ref())?;
+        let asked = self
+            .place
+            .url()
+            .and_then(|url| exchange(&url, method, path, body.map(|body| body.to_string()), None));
+        let (status, answer) = asked.map_err(|why| anyhow!(why))?;
         let pretty = serde_json::from_str::<Value>(&answer).map_or(answer, |value| format!("{value:#}"));
         println!("{pretty}");
-        match status {
+        match status.as_u16() {
             200 => Ok(()),
             202 => {
                 bail!("not all cores have confirmed it, or the file could not be written: look at the gateway's log")
@@ -158,23 +157,4 @@ impl What {
 fn document(path: &Path) -> Result<Value> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
-}
-
-/// One request of HTTP/1.0, so that the answer ends with the connection.
-fn ask(admin: SocketAddr, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, String)> {
-    let unreachable = || format!("no gateway answers at {admin}; say where its admin interface is with --admin ADDR");
-    let mut stream = TcpStream::connect_timeout(&admin, PATIENCE).with_context(unreachable)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let body = body.map(Value::to_string).unwrap_or_default();
-    let head = format!(
-        "{method} {path} HTTP/1.0\r\nHost: {admin}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body.as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).with_context(unreachable)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    Ok((status.context("the answer is no HTTP")?, body.to_owned()))
 }

@@ -1,7 +1,9 @@
-//! [`Client`]: the administration of a running gateway, as the command line asks it.
+//! [`Place`] and [`Client`]: the admin interface of a running gateway, as the command line asks it: its open pages (state,
+//! measurements, cache), and, with a credential, its administration (keys, budgets, ledger).
 //!
-//! Invariants: flags go before environment, environment before the configuration file; the credential is in no message; an
-//! answer that is no success is an error that says what to do. Deliberately absent: waiting for a gateway that does not run.
+//! Invariants: all commands find a gateway in the same way: flags go before environment, environment before the configuration
+//! file; the credential is in no message, and goes to the administration alone; an answer that is no success is an error that
+//! says what to do. Deliberately absent: waiting for a gateway that does not run.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,19 +23,26 @@ const CONFIG_DEFAULT: &str = "config/sluice.yaml";
 const ADMIN_VARIABLE: &str = "SLUICE_ADMIN";
 const CREDENTIAL_VARIABLE: &str = "SLUICE_ADMIN_CREDENTIAL";
 
-/// How to reach the administration.
+/// Where the admin interface is.
 #[derive(Debug, clap::Args)]
-pub struct Access {
+pub struct Place {
     /// Address or URL of the admin interface; else SLUICE_ADMIN, else the configuration's `server.admin`.
     #[arg(long, value_name = "ADDR", global = true)]
     admin: Option<String>,
+    /// The running gateway's configuration file, for what neither flags nor environment say [default: config/sluice.yaml].
+    #[arg(long, short, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+}
+
+/// How to reach the administration.
+#[derive(Debug, clap::Args)]
+pub struct Access {
+    #[command(flatten)]
+    place: Place,
     /// File with the administrator's credential; else SLUICE_ADMIN_CREDENTIAL, else where the configuration's
     /// `accounts.admin_credential` says.
     #[arg(long, value_name = "FILE", global = true)]
     credential_file: Option<PathBuf>,
-    /// The configuration file that address and credential are taken from.
-    #[arg(long, short, value_name = "FILE", global = true)]
-    config: Option<PathBuf>,
 }
 
 /// A way to the administration.
@@ -42,39 +51,81 @@ pub struct Client {
     credential: String,
 }
 
+impl Place {
+    /// Finds the admin interface.
+    ///
+    /// # Errors
+    /// It is nowhere, or not what it should be.
+    pub fn url(&self) -> Result<BaseUrl, String> {
+        match self.named() {
+            Some(admin) => url(&admin),
+            None => self.configured(self.config()?.as_ref()),
+        }
+    }
+
+    /// What flag or environment say.
+    fn named(&self) -> Option<String> {
+        self.admin.clone().or_else(|| variable(ADMIN_VARIABLE))
+    }
+
+    /// What the configuration says.
+    fn configured(&self, config: Option<&Config>) -> Result<BaseUrl, String> {
+        let config = config.ok_or_else(|| {
+            format!("where is the gateway? Name its admin interface by --admin, {ADMIN_VARIABLE} or --config")
+        })?;
+        url(&config.server.admin.0.to_string())
+    }
+
+    /// The configuration, if there is one.
+    fn config(&self) -> Result<Option<Config>, String> {
+        let path = self.config.clone().unwrap_or_else(|| CONFIG_DEFAULT.into());
+        if self.config.is_none() && !path.exists() {
+            return Ok(None);
+        }
+        crate::control::load(&path).map(Some)
+    }
+}
+
 impl Access {
     /// Finds address and credential.
     ///
     /// # Errors
     /// One of them is nowhere, or not what it should be.
     pub fn client(&self) -> Result<Client, String> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let admin = self.admin.clone().or_else(|| variable(ADMIN_VARIABLE));
+        let named = self.place.named();
         let credential = match &self.credential_file {
             Some(path) => Some(read(path)?),
             None => variable(CREDENTIAL_VARIABLE),
         };
-        if let (Some(admin), Some(credential)) = (&admin, &credential) {
-            return Client::new(admin, credential);
+        if let (Some(admin), Some(credential)) = (&named, &credential) {
+            return Client::new(url(admin)?, credential);
         }
-        let path = self.config.clone().unwrap_or_else(|| CONFIG_DEFAULT.into());
-        let config = if self.config.is_some() || path.exists() {
-            Some(crate::control::load(&path)?)
-        } else {
-            None
+        let config = self.place.config()?;
+        let admin = match named {
+            Some(admin) => url(&admin)?,
+            None => self.place.configured(config.as_ref())?,
         };
-        let config = config.as_ref();
-        let admin = admin
-            .or_else(|| config.map(|config| config.server.admin.0.to_string()))
-            .ok_or_else(|| {
-                format!("where is the gateway? Name its admin interface by --admin, {ADMIN_VARIABLE} or --config")
-            })?;
-        let credential = match credential {
-            Some(credential) => credential,
-            None => configured_credential(config)?,
-        };
-        Client::new(&admin, &credential)
+        match credential {
+            Some(credential) => Client::new(admin, &credential),
+            None => Client::new(admin, &configured_credential(config.as_ref())?),
+        }
     }
+}
+
+/// An environment variable that says something.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// An address, such as `127.0.0.1:9091`, or a URL.
+fn url(admin: &str) -> Result<BaseUrl, String> {
+    let url = if admin.contains("://") {
+        admin.to_owned()
+    } else {
+        format!("http://{admin}")
+    };
+    url.parse()
+        .map_err(|why| format!("the admin interface is an address or a URL, not {admin:?}: {why}"))
 }
 
 fn configured_credential(config: Option<&Config>) -> Result<String, String> {
@@ -105,19 +156,11 @@ fn read(path: &std::path::Path) -> Result<String, String> {
 }
 
 impl Client {
-    /// For an address, such as `127.0.0.1:9090`, or a URL.
+    /// With a credential.
     ///
     /// # Errors
-    /// It is neither, or the credential cannot stand in a header field.
-    pub fn new(admin: &str, credential: &str) -> Result<Self, String> {
-        let url = if admin.contains("://") {
-            admin.to_owned()
-        } else {
-            format!("http://{admin}")
-        };
-        let url: BaseUrl = url
-            .parse()
-            .map_err(|why| format!("the admin interface is an address or a URL, not {admin:?}: {why}"))?;
+    /// It cannot stand in a header field.
+    fn new(url: BaseUrl, credential: &str) -> Result<Self, String> {
         if credential.is_empty() || !credential.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err("the administrator's credential is empty or has characters that none has".to_owned());
         }
@@ -152,35 +195,70 @@ impl Client {
     /// # Errors
     /// The gateway cannot be reached, refuses the credential, has no administration, or refuses what is asked.
     pub fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<String, String> {
-        let target = format!("{}/admin/v1{path}", self.url.path);
-        let body = body.map(Value::to_string).unwrap_or_default();
-        let request = Request::builder()
-            .method(method)
-            .uri(target)
-            .header(header::HOST, self.url.authority())
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.credential))
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|error| error.to_string())?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| error.to_string())?;
-        let place = self.url.authority();
-        let answer = runtime.block_on(ask(&self.url, request, PATIENCE));
-        let (status, body) = answer.map_err(|failure| match failure {
-            Failure::NotReached(why) => format!(
-                "there is no admin interface at {place} ({why}).\nIs the gateway running? Its configuration says under server.admin \
-                 where it listens; name another place by --admin or {ADMIN_VARIABLE}"
-            ),
-            Failure::NotAnswered(why) => format!("{place} does not answer as an admin interface does: {why}"),
-        })?;
-        let text = String::from_utf8_lossy(&body).into_owned();
+        let body = body.map(Value::to_string);
+        let asked = exchange(
+            &self.url,
+            method,
+            &format!("/admin/v1{path}"),
+            body,
+            Some(&self.credential),
+        );
+        let (status, text) = asked?;
         if status.is_success() {
             return Ok(text);
         }
         let said = serde_json::from_str::<Value>(&text).ok();
         let said = said.as_ref().and_then(|said| said["error"]["message"].as_str());
-        Err(refusal(status, said, &text, &place))
+        Err(refusal(status, said, &text, &self.url.authority()))
     }
+}
+
+/// An open page of the admin interface, as JSON.
+///
+/// # Errors
+/// The gateway cannot be reached, or what answers is no admin interface.
+pub fn page(url: &BaseUrl, path: &str) -> Result<Value, String> {
+    let (status, text) = exchange(url, "GET", path, None, None)?;
+    let place = url.authority();
+    if !status.is_success() {
+        return Err(format!("{place} answers {status} to {path}: {}", text.trim()));
+    }
+    serde_json::from_str(&text).map_err(|error| format!("what {place} answers to {path} is not JSON: {error}"))
+}
+
+/// A request to the admin interface: the answer's status and text, whatever they are.
+///
+/// # Errors
+/// The gateway cannot be reached, or does not speak HTTP.
+pub fn exchange(
+    url: &BaseUrl,
+    method: &str,
+    path: &str,
+    body: Option<String>,
+    credential: Option<&str>,
+) -> Result<(StatusCode, String), String> {
+    let mut request = Request::builder()
+        .method(method)
+        .uri(format!("{}{path}", url.path))
+        .header(header::HOST, url.authority())
+        .header(header::CONTENT_TYPE, "application/json");
+    if let Some(credential) = credential {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {credential}"));
+    }
+    let request = request.body(Full::new(Bytes::from(body.unwrap_or_default())));
+    let request = request.map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    let place = url.authority();
+    let answer = runtime.block_on(ask(url, request, PATIENCE));
+    let (status, body) = answer.map_err(|failure| match failure {
+        Failure::NotReached(why) => format!(
+            "there is no admin interface at {place} ({why}).\nIs the gateway running? Its configuration says under server.admin \
+             where it listens; name another place by --admin or {ADMIN_VARIABLE}"
+        ),
+        Failure::NotAnswered(why) => format!("{place} does not answer as an admin interface does: {why}"),
+    })?;
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
 fn refusal(status: StatusCode, said: Option<&str>, text: &str, place: &str) -> String {

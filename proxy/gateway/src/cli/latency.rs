@@ -4,21 +4,18 @@
 //! Invariants: asks the admin interface and nothing else, so it needs no privilege and touches no request. Deliberately absent:
 //! Prometheus (`/metrics` has the same histograms).
 
-mod map;
+pub(super) mod map;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use crate::control;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use serde_json::Value;
 
-/// How long the admin interface may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+use super::client::{Place, page};
+
 /// Looks that a heat-map shows.
 const ROUNDS: usize = 60;
 /// Least width of names.
@@ -29,12 +26,8 @@ const MAPPED: [&str; 5] = ["first_byte", "ready_wait", "accept_queue", "connect"
 /// The flags of `latency`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The running gateway's configuration file, for the address of its admin interface.
-    #[arg(long, short, value_name = "FILE", default_value = "config/sluice.yaml")]
-    config: PathBuf,
-    /// That address, instead of the file's.
-    #[arg(long, value_name = "ADDR")]
-    admin: Option<SocketAddr>,
+    #[command(flatten)]
+    place: Place,
     /// Go on until interrupted, with heat-maps over the last 60 looks, as many as the terminal has room for.
     #[arg(long)]
     watch: bool,
@@ -56,22 +49,13 @@ type Counts = BTreeMap<(usize, String), Buckets>;
 /// # Errors
 /// When the admin interface does not answer.
 pub fn run(args: &Args) -> Result<()> {
-    let admin = match args.admin {
-        Some(admin) => admin,
-        None => {
-            control::load(&args.config)
-                .map_err(|mistakes| anyhow!(mistakes))?
-                .server
-                .admin
-                .0
-        }
-    };
+    let url = args.place.url().map_err(|why| anyhow!(why))?;
     let mut out = std::io::stdout();
     let terminal = out.is_terminal();
     let mut history: Vec<Counts> = Vec::new();
     let mut before: Option<Counts> = None;
     loop {
-        let page = fetch(admin, "/admin/latency")?;
+        let page = page(&url, "/admin/latency").map_err(|why| anyhow!(why))?;
         let now = counted(&page, args.of.as_deref());
         let mut text = table(&page);
         match &before {
@@ -99,24 +83,6 @@ pub fn run(args: &Args) -> Result<()> {
         }
         std::thread::sleep(Duration::from_secs(args.every));
     }
-}
-
-/// A page of the admin interface, asked for with HTTP/1.0, so that it ends where the connection does.
-///
-/// # Errors
-/// When the admin interface does not answer, or with something else.
-pub(super) fn fetch(admin: SocketAddr, path: &str) -> Result<Value> {
-    let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)
-        .with_context(|| format!("no gateway's admin interface answers at {admin}"))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {admin}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
-    if head.split(' ').nth(1) != Some("200") {
-        bail!("the admin interface says: {}", head.lines().next().unwrap_or_default());
-    }
-    serde_json::from_str(body).context("the answer is not understood")
 }
 
 /// Both tables.

@@ -1,34 +1,33 @@
 //! `sluice status`: is it well? One screen: load, times, errors, what is left alone, budgets near their end, cache, kernel.
 //!
-//! Invariants: asks the admin interface and nothing else; rates and times are those of the moment between two looks; a list that is
-//! cut says how much more there is. Deliberately absent: history, which Prometheus has.
+//! Invariants: asks the admin interface and nothing else; rates and times are those of the moment between two looks; no line is
+//! longer than 80 characters but for what others have named, and in a terminal the lists are as long as it has room for; a list
+//! that is cut says how much more there is; no name steers the terminal. Deliberately absent: history, which Prometheus has.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use serde_json::Value;
 
-use super::latency::fetch;
-use crate::control;
+use super::client::{Place, page};
+use super::latency::map;
 
-/// Rows that a list shows.
+/// Rows that a list shows at most.
 const ROWS: usize = 8;
 /// From what part of it on a budget is near its end.
 const NEAR_END: f64 = 0.8;
+/// Length of a budget's bar.
+const BAR: usize = 12;
+/// From what share of errors on it is not well.
+const ERRORS_BAD: f64 = 0.01;
 
 /// The flags of `status`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The running gateway's configuration file, for the address of its admin interface.
-    #[arg(long, short, value_name = "FILE", default_value = "config/sluice.yaml")]
-    config: PathBuf,
-    /// That address, instead of the file's.
-    #[arg(long, value_name = "ADDR")]
-    admin: Option<SocketAddr>,
+    #[command(flatten)]
+    place: Place,
     /// Go on until interrupted.
     #[arg(long)]
     watch: bool,
@@ -45,28 +44,39 @@ pub struct Args {
 /// # Errors
 /// When the admin interface does not answer.
 pub fn run(args: &Args) -> Result<()> {
-    let admin = match args.admin {
-        Some(admin) => admin,
-        None => control::load(&args.config).map_err(|why| anyhow!(why))?.server.admin.0,
-    };
+    let url = args.place.url().map_err(|why| anyhow!(why))?;
+    let look = || page(&url, "/admin/status").map_err(|why| anyhow!(why));
     let mut out = std::io::stdout();
-    let mut before = fetch(admin, "/admin/status")?;
+    let mut before = look()?;
     if args.json && !args.watch {
         writeln!(out, "{}", super::owner::pretty(&before).trim_end())?;
         return Ok(());
     }
     loop {
         std::thread::sleep(Duration::from_secs(args.every));
-        let now = fetch(admin, "/admin/status")?;
-        let colours = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let now = match look() {
+            Ok(now) => now,
+            // A gateway that is started again is what somebody may be watching for.
+            Err(why) if args.watch => {
+                eprintln!("{why}");
+                continue;
+            }
+            Err(why) => return Err(why),
+        };
+        let terminal = out.is_terminal();
         if args.json {
             writeln!(out, "{now}")?;
         } else {
-            if args.watch && out.is_terminal() {
-                // To the upper left corner, with what was there gone.
-                write!(out, "\x1b[H\x1b[2J")?;
+            let colours = terminal && std::env::var_os("NO_COLOR").is_none();
+            let height = terminal.then(map::rows).flatten().unwrap_or(usize::MAX);
+            let text = fitting(&before, &now, colours, height);
+            if args.watch && terminal {
+                // Over what was there, without a moment of darkness.
+                let lines: String = text.lines().map(|line| format!("{line}\x1b[K\n")).collect();
+                write!(out, "\x1b[H{}\x1b[J", lines.trim_end_matches('\n'))?;
+            } else {
+                write!(out, "{text}")?;
             }
-            write!(out, "{}", screen(&before, &now, colours))?;
         }
         out.flush()?;
         if !args.watch {
@@ -100,6 +110,11 @@ impl Between<'_> {
         if requests > 0.0 { of / requests } else { 0.0 }
     }
 
+    /// Answers that failed, and streams that were cut, as a part of the requests that ended.
+    fn errors(&self) -> f64 {
+        self.share(&["responses_5xx", "interrupted"])
+    }
+
     /// The bound, in microseconds, below which the given share of the times is; `None` without any.
     fn quantile(&self, name: &str, share: f64) -> Option<u64> {
         let list = |page: &Value, what: &str| -> Vec<u64> {
@@ -124,8 +139,23 @@ impl Between<'_> {
     }
 }
 
-/// The whole screen.
-fn screen(before: &Value, now: &Value, colours: bool) -> String {
+/// The whole screen, with lists as long as so many rows allow.
+fn fitting(before: &Value, now: &Value, colours: bool, height: usize) -> String {
+    let all = (0..=ROWS).rev().map(|rows| screen(before, now, colours, rows));
+    // One row is for the prompt.
+    let fits = |text: &String| text.lines().count() < height;
+    let mut last = String::new();
+    for text in all {
+        last = text;
+        if fits(&last) {
+            break;
+        }
+    }
+    last
+}
+
+/// The whole screen, with lists of at most so many rows.
+fn screen(before: &Value, now: &Value, colours: bool, rows: usize) -> String {
     let between = |name: &str| now[name].as_u64().unwrap_or(0) as f64 - before[name].as_u64().unwrap_or(0) as f64;
     let at = Between {
         before,
@@ -134,38 +164,36 @@ fn screen(before: &Value, now: &Value, colours: bool) -> String {
     };
     let paint = Paint(colours);
     let mut text = String::new();
-    head(&mut text, now, &paint);
+    head(&mut text, &at, &paint);
     load(&mut text, &at, &paint);
-    trouble(&mut text, now, &paint);
-    budgets(&mut text, now, &paint);
+    trouble(&mut text, now, &paint, rows);
+    budgets(&mut text, now, &paint, rows);
     below(&mut text, now, &paint);
     text
 }
 
 // Writing to a string cannot fail, so what it returns is dropped throughout.
 
-fn head(text: &mut String, now: &Value, paint: &Paint) {
-    let number = |name: &str| now[name].as_u64().unwrap_or(0);
+fn head(text: &mut String, at: &Between<'_>, paint: &Paint) {
+    let now = at.now;
     let configuration = &now["configuration"];
-    let wrong = ["breakers", "keys"]
-        .iter()
-        .any(|name| now[*name].as_array().is_some_and(|list| !list.is_empty()));
+    let some = |name: &str| now[name].as_array().is_some_and(|list| !list.is_empty());
     let refused = !configuration["last_refusal"].is_null();
+    let cache_off = now["cache"]["switched_off"].as_u64() > Some(0);
     let state = if configuration["draining"] == true {
         paint.warn("draining")
     } else if now["store"]["failing"] == true {
         paint.bad("the store fails")
-    } else if wrong || refused {
+    } else if some("breakers") || some("keys") || refused || cache_off || at.errors() > ERRORS_BAD {
         paint.warn("serving, with trouble")
     } else {
         paint.good("well")
     };
     let _ = writeln!(
         text,
-        "sluice {}  {state}   up {}   {} cores   configuration {} ({})",
+        "sluice {}  {state}   up {}   config {} ({})",
         now["version"].as_str().unwrap_or_default(),
-        shown_s(number("uptime_s")),
-        number("cores"),
+        shown_s(now["uptime_s"].as_u64().unwrap_or(0)),
         configuration["generation"],
         configuration["hash"]
             .as_str()
@@ -174,13 +202,13 @@ fn head(text: &mut String, now: &Value, paint: &Paint) {
     );
     if let Some(why) = configuration["last_refusal"].as_str() {
         let first = why.lines().next().unwrap_or_default();
-        let _ = writeln!(text, "  {} {first}", paint.bad("the file was refused:"));
+        let _ = writeln!(text, "  {} {}", paint.bad("the file was refused:"), clean(first));
     }
 }
 
 fn load(text: &mut String, at: &Between<'_>, paint: &Paint) {
     let number = |name: &str| at.now[name].as_u64().unwrap_or(0);
-    let (errors, fallbacks) = (at.share(&["responses_5xx", "interrupted"]), at.share(&["fallbacks"]));
+    let (errors, fallbacks) = (at.errors(), at.share(&["fallbacks"]));
     let _ = writeln!(
         text,
         "\n  requests  {:>9.1}/s   under way {:<6} connections {:<6} pooled {}",
@@ -191,12 +219,17 @@ fn load(text: &mut String, at: &Between<'_>, paint: &Paint) {
     );
     let _ = writeln!(
         text,
-        "  errors    {}   fallbacks {}   retries {:.1}/s   refused {}   clients gone {}",
-        paint.judge(percent(errors), errors > 0.0, errors > 0.01),
+        "  errors    {}     fallbacks {}   retries {:.1}/s",
+        paint.judge(format!("{:>9}", percent(errors)), errors > 0.0, errors > ERRORS_BAD),
         paint.judge(percent(fallbacks), fallbacks > 0.0, fallbacks > 0.05),
         at.rate("retries"),
+    );
+    let _ = writeln!(
+        text,
+        "  refused   {:>9}     clients gone {}   spent {:.2} USD/h",
         percent(at.share(&["refused"])),
         percent(at.share(&["clients_gone"])),
+        at.rate("spent_nano_usd") * 3_600.0 / 1e9,
     );
     let _ = writeln!(text, "\n  {:<18}{:>10}{:>10}", "time", "p50", "p99");
     for (name, label) in [
@@ -224,10 +257,10 @@ fn load(text: &mut String, at: &Between<'_>, paint: &Paint) {
             paint.judge(format!("{name} {:.0} %", share * 100.0), share > 0.7, share > 0.9)
         })
         .collect();
-    let _ = writeln!(text, "  processor  {}", used.join("   "));
+    let _ = writeln!(text, "  {} cores   {}", number("cores"), used.join("   "));
 }
 
-fn trouble(text: &mut String, now: &Value, paint: &Paint) {
+fn trouble(text: &mut String, now: &Value, paint: &Paint, rows: usize) {
     let empty = Vec::new();
     let list = |name: &str| now[name].as_array().unwrap_or(&empty);
     let (breakers, keys) = (list("breakers"), list("keys"));
@@ -240,33 +273,37 @@ fn trouble(text: &mut String, now: &Value, paint: &Paint) {
             paint.bad(&format!("{count} left alone"))
         ),
     };
-    for breaker in breakers.iter().take(ROWS) {
+    for breaker in breakers.iter().take(rows) {
         let how = if breaker["probing"] == true {
             "a probe is under way"
         } else {
             "probes only"
         };
-        let _ = writeln!(text, "    {:<40} {how}", breaker["target"].as_str().unwrap_or_default());
+        let _ = writeln!(
+            text,
+            "    {:<40} {how}",
+            clean(breaker["target"].as_str().unwrap_or_default())
+        );
     }
-    more(text, breakers.len());
+    more(text, breakers.len(), rows);
     let _ = match keys.len() {
         0 => writeln!(text, "  keys      {}", paint.good("all usable")),
         count => writeln!(text, "  keys      {}", paint.warn(&format!("{count} not usable"))),
     };
-    for key in keys.iter().take(ROWS) {
+    for key in keys.iter().take(rows) {
         let field = |name: &str| key[name].as_str().unwrap_or_default();
         let left = shown_s(key["left_s"].as_u64().unwrap_or(0));
         let (state, then) = match field("state") {
-            "refused" => (paint.bad("refused by the provider"), "next probe in"),
-            _ => (paint.warn("resting after a 429"), "for"),
+            "refused" => (paint.bad("refused"), "; next probe in"),
+            _ => (paint.warn("resting after a 429"), ", for"),
         };
-        let name = format!("{}/{}", field("provider"), field("key"));
-        let _ = writeln!(text, "    {name:<40} {state}, {then} {left}");
+        let name = clean(&format!("{}/{}", field("provider"), field("key")));
+        let _ = writeln!(text, "    {name:<38} {state}{then} {left}");
     }
-    more(text, keys.len());
+    more(text, keys.len(), rows);
 }
 
-fn budgets(text: &mut String, now: &Value, paint: &Paint) {
+fn budgets(text: &mut String, now: &Value, paint: &Paint, rows: usize) {
     let known = now["budgets_known"].as_u64().unwrap_or(0);
     if known == 0 {
         return;
@@ -282,15 +319,15 @@ fn budgets(text: &mut String, now: &Value, paint: &Paint) {
             paint.warn(&format!("{count} near their end"))
         ),
     };
-    for budget in near.iter().take(ROWS) {
+    for budget in near.iter().take(rows) {
         let share = share_of(budget);
-        let filled = (share.min(1.0) * 20.0).round() as usize;
-        let bar = format!("{}{}", "█".repeat(filled), "░".repeat(20 - filled));
+        let filled = (share.min(1.0) * BAR as f64).round() as usize;
+        let bar = format!("{}{}", "█".repeat(filled), "░".repeat(BAR - filled));
         let usd = |name: &str| budget[name].as_u64().unwrap_or(0) as f64 / 1e9;
         let _ = writeln!(
             text,
-            "    {:<24} {} {:>4.0} %  {:.2} of {:.2} USD per {}",
-            budget["owner"].as_str().unwrap_or_default(),
+            "    {:<20} {} {:>4.0} %  {:.2} of {:.2} USD/{}",
+            clean(budget["owner"].as_str().unwrap_or_default()),
             paint.judge(bar, true, share >= 1.0),
             share * 100.0,
             usd("spent_nano_usd"),
@@ -298,7 +335,7 @@ fn budgets(text: &mut String, now: &Value, paint: &Paint) {
             budget["window"].as_str().unwrap_or_default(),
         );
     }
-    more(text, near.len());
+    more(text, near.len(), rows);
 }
 
 fn below(text: &mut String, now: &Value, paint: &Paint) {
@@ -307,32 +344,43 @@ fn below(text: &mut String, now: &Value, paint: &Paint) {
     let _ = if cache.is_null() {
         writeln!(text, "  cache     off")
     } else {
-        let hits = of("hits") + of("in_flight") + of("semantic");
-        let share = hits as f64 / (hits + of("misses")).max(1) as f64;
-        let off = match of("switched_off") {
-            0 => String::new(),
-            count => format!(
-                "   {}",
-                paint.bad(&format!("{count} routes' matches by meaning are switched off"))
-            ),
-        };
-        writeln!(
+        let (semantic, hits) = (of("semantic"), of("hits") + of("in_flight") + of("semantic"));
+        let asked = (hits + of("misses")).max(1) as f64;
+        let _ = writeln!(
             text,
-            "  cache     {} hits since the start ({hits}, by meaning {})   {} entries   saved {:.2} USD{off}",
-            percent(share),
-            of("semantic"),
-            of("entries"),
+            "  cache     {} hits since the start ({} by meaning)   saved {:.2} USD",
+            percent(hits as f64 / asked),
+            percent(semantic as f64 / asked),
             of("saved_nano_usd") as f64 / 1e9
-        )
-    };
-    let tiers = now["kernel"].as_array().into_iter().flatten().map(|tier| {
-        let name = tier["tier"].as_str().unwrap_or_default();
-        match tier["reason"].as_str() {
-            None => paint.good(name),
-            Some(why) => format!("{name} off ({why})"),
+        );
+        match of("switched_off") {
+            0 => Ok(()),
+            count => writeln!(
+                text,
+                "    {}",
+                paint.bad(&format!(
+                    "matches by meaning are switched off: {count} routes of tenants"
+                ))
+            ),
         }
-    });
-    let _ = writeln!(text, "  kernel    {}", tiers.collect::<Vec<_>>().join("   "));
+    };
+    let name = |tier: &Value| tier["tier"].as_str().unwrap_or_default().to_owned();
+    let reason = |tier: &Value| tier["reason"].as_str().map(clean);
+    let (off, on): (Vec<&Value>, Vec<&Value>) =
+        (now["kernel"].as_array().into_iter().flatten()).partition(|tier| reason(tier).is_some());
+    let on: Vec<String> = on.into_iter().map(|tier| paint.good(&name(tier))).collect();
+    let _ = writeln!(
+        text,
+        "  kernel    {}",
+        if on.is_empty() {
+            "none of its parts".to_owned()
+        } else {
+            on.join("   ")
+        }
+    );
+    for tier in off {
+        let _ = writeln!(text, "    {} is off: {}", name(tier), reason(tier).unwrap_or_default());
+    }
     let store = &now["store"];
     if !store.is_null() {
         let waiting = store["waiting"].as_u64().unwrap_or(0);
@@ -359,10 +407,16 @@ fn share_of(budget: &Value) -> f64 {
     of("spent_nano_usd") / of("limit_nano_usd").max(1.0)
 }
 
-fn more(text: &mut String, count: usize) {
-    if count > ROWS {
-        let _ = writeln!(text, "    … and {} more", count - ROWS);
+fn more(text: &mut String, count: usize, rows: usize) {
+    // Without any rows, the heading has said how many.
+    if count > rows && rows > 0 {
+        let _ = writeln!(text, "    … and {} more", count - rows);
     }
+}
+
+/// A name without what would steer the terminal.
+fn clean(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 fn percent(share: f64) -> String {
@@ -423,45 +477,4 @@ impl Paint {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn look(now_ms: u64, requests: u64) -> Value {
-        json!({
-            "version": "1", "uptime_s": 3_700, "now_ms": now_ms, "cores": 2, "in_flight": 3, "connections": 4, "pooled": 5,
-            "counts": {"requests": requests, "forwarded": requests, "fallbacks": requests / 10, "responses_5xx": 0},
-            "times": {"added": {"bounds_us": [25, 50], "counts": [requests, 1, 0]}},
-            "threads": [{"thread": "core-0", "cpu_ns": now_ms * 500_000}],
-            "targets": 2, "breakers": [{"target": "openai/gpt-4o", "probing": false}],
-            "keys": [{"provider": "openai", "key": "A", "state": "resting", "left_s": 61}],
-            "budgets": [{"owner": "station-14", "window": "day", "limit_nano_usd": 10_000_000_000_u64, "spent_nano_usd": 9_000_000_000_u64}],
-            "budgets_known": 7, "cache": null, "store": null,
-            "kernel": [{"tier": "steering", "reason": "the kernel is too old"}],
-            "configuration": {"generation": 1, "hash": "0123456789abcdef", "last_refusal": null, "draining": false},
-        })
-    }
-
-    #[test]
-    fn one_screen_says_what_happened_between_two_looks_and_what_is_not_well() {
-        let text = screen(&look(1_000, 100), &look(3_000, 300), false);
-        for part in [
-            "serving, with trouble   up 1 h 1 min   2 cores   configuration 1 (01234567)",
-            "requests      100.0/s   under way 3      connections 4      pooled 5",
-            "fallbacks 10.0 %",
-            "added by sluice       ≤25 µs    ≤25 µs",
-            "core-0 50 %",
-            "1 left alone of 2\n    openai/gpt-4o                            probes only",
-            "resting after a 429, for 1 min 1 s",
-            "██████████████████░░   90 %  9.00 of 10.00 USD per day",
-            "cache     off",
-            "steering off (the kernel is too old)",
-        ] {
-            assert!(text.contains(part), "{part}:\n{text}");
-        }
-        assert!(
-            text.lines().count() < 30 && text.lines().all(|line| line.chars().count() < 110),
-            "{text}"
-        );
-    }
-}
+mod tests;

@@ -139,6 +139,21 @@ impl Known {
         }
         Ok(self.caller)
     }
+
+    /// Counts a request whose body could not be read as this caller's, unless that is yet to be proved.
+    #[cold]
+    pub fn open(self, plane: &HeldPlane, payment: &mut Payment) {
+        if self.caller.is_some() && self.signed.is_none() {
+            open(plane, self.caller, payment);
+        }
+    }
+}
+
+/// From now on the request is counted as this caller's, whatever becomes of it.
+pub fn open(plane: &HeldPlane, caller: Option<Caller>, payment: &mut Payment) {
+    if plane.accounts.is_some() {
+        payment.open(plane.clone(), caller);
+    }
 }
 
 #[cold]
@@ -168,7 +183,6 @@ pub fn admit(
         demand: demand_of(asked, endpoint, body_bytes),
         logs_bodies: caller.is_some_and(|caller| accounts.keyring.scope(caller.key).logs_bodies),
     };
-    payment.open(plane.clone(), caller);
     if let Some(caller) = caller {
         let provider = &plane.snapshot.provider(resolved.provider).name;
         let limits = accounts.keyring.limits(caller, provider, resolved.model);

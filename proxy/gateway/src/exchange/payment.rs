@@ -266,6 +266,12 @@ impl Payment {
         self.bill.is_some()
     }
 
+    /// Whether what the answer says it has used is charged or counted.
+    #[inline]
+    pub fn wants_usage(&self) -> bool {
+        self.bill.is_some() || self.counted.is_some()
+    }
+
     /// The first byte of the request goes to the provider now.
     pub fn sent(&mut self) {
         if let Some(bill) = &mut self.bill {
@@ -283,7 +289,7 @@ impl Payment {
 
     /// Its body is going to be read.
     pub fn begin(&mut self, dialect: Dialect, framing: Framing) {
-        self.reads = self.bill.is_some() || self.counted.is_some();
+        self.reads = self.wants_usage();
         if self.reads {
             self.tally.reset(dialect, framing);
         }

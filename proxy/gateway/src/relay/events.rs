@@ -134,8 +134,8 @@ pub async fn relay(
         }
         if stream.done && with_done {
             let grace = Some(context.core.clock.tick_ms() + END_GRACE_MS);
-            // Whatever comes after `[DONE]` is not the client's; only the end of the body is of interest.
-            if let Piece::Data(_, step) = next_piece(context, down, work, &mut answer, target, grace).await?
+            // Whatever comes after `[DONE]` is not the client's, which may leave now; only the end of the body is of interest.
+            if let Ok(Piece::Data(_, step)) = next_piece(context, down, work, &mut answer, target, grace).await
                 && step.done
             {
                 settle(context, answer);
