@@ -425,7 +425,7 @@ async fn finish(
     if let Some(tape) = work.tape.take() {
         core.log_bodies(tape, &asked.body, &mut request.extra);
     }
-    let paid = work.payment.paid(asked);
+    let paid = work.payment.paid(asked, &request.names);
     core.record(request.record, &request.names, paid, request.extra.take());
     after
 }
