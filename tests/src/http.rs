@@ -76,7 +76,13 @@ impl Request {
     /// Any method, with a JSON body.
     #[must_use]
     pub fn with_body(method: &str, target: &str, body: impl Into<Vec<u8>>) -> Self {
-        let mut request = Self::new(method, target).field("Content-Type", "application/json");
+        Self::with_type(method, target, "application/json", body)
+    }
+
+    /// Any method, with a body of any type.
+    #[must_use]
+    pub fn with_type(method: &str, target: &str, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
+        let mut request = Self::new(method, target).field("Content-Type", content_type);
         request.body = body.into();
         let length = request.body.len().to_string();
         request.field("Content-Length", &length)

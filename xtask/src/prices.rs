@@ -104,6 +104,10 @@ const PIECES: &[(&str, &[&str], &[&str])] = &[
     ("character", &["input_cost_per_character"], &["audio_speech"]),
 ];
 
+/// Output tokens of one image at most, which the table does not say, by the beginnings of models' names: the largest size in the best
+/// quality, as OpenAI's guide to image generation counts it, and three partial images of 100 tokens.
+const IMAGE_TOKENS: &[(&str, u64)] = &[("gpt-image-2.", 0), ("gpt-image-2", 24_100), ("gpt-image-1", 6_540)];
+
 /// Tiers: ours, and what the table's keys end with.
 const TIERS: &[(&str, &str)] = &[
     ("batch", "_batches"),
@@ -246,6 +250,12 @@ fn row<'a>(name: &'a str, value: &Value) -> Option<(&'static str, &'a str, Strin
             parts.push(format!("{ours}: {}", tokens as u64));
         }
     }
+    let of_image = IMAGE_TOKENS.iter().find(|(begin, _)| model.starts_with(begin));
+    if let Some((_, tokens)) = of_image.filter(|(_, tokens)| *tokens > 0)
+        && !members.contains_key("max_output_tokens")
+    {
+        parts.push(format!("output_max: {tokens}"));
+    }
     parts.extend(tiers(members, ""));
     let above: Vec<String> = thresholds(members)
         .into_iter()
@@ -335,10 +345,13 @@ mod tests {
             r#"{"sora": {"litellm_provider": "openai", "mode": "video_generation", "output_cost_per_second": 0.1},
                "low/1024-x-1024/gpt-image-1": {"litellm_provider": "openai", "mode": "image_generation", "input_cost_per_image": 1},
                "whisper-1": {"litellm_provider": "openai", "mode": "audio_transcription", "input_cost_per_second": 0.0001},
+               "gpt-image-1-mini": {"litellm_provider": "openai", "mode": "image_generation", "output_cost_per_image_token": 8e-06},
                "nothing": {"litellm_provider": "openai", "mode": "chat"}}"#,
         );
         let text = render(&models, "1", "2026-01-02");
+        let image = "\"openai/gpt-image-1-mini\": {output_image: 8, output_max: 6540}";
+        assert!(text.contains(image), "{text}");
         assert!(text.contains("\"openai/whisper-1\": {audio_second: 0.0001}"), "{text}");
-        assert_eq!(money::parse_prices(&text).unwrap().len(), 1);
+        assert_eq!(money::parse_prices(&text).unwrap().len(), 2);
     }
 }

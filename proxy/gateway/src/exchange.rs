@@ -285,10 +285,7 @@ async fn serve(
     let scan = scan_for(endpoint, &scratch.asked);
     let body = match intake::read(core, &plane, down, scratch, scan).await {
         Ok(body) => body,
-        Err(why) => {
-            known.open(&plane, &mut scratch.work.payment);
-            return Err(why.into());
-        }
+        Err(why) => return Err(known.unread(&plane, &mut scratch.work.payment, why)),
     };
     down.stream.deadline().clear();
     let caller = known.prove(core, &plane, &scratch.asked)?;

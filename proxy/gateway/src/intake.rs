@@ -145,8 +145,9 @@ fn take_piece(
 }
 
 fn begin_scan(asked: &mut Asked, scan: Scan) -> Result<(), NoBody> {
+    // What the last request's body said is not this one's, whatever its form.
+    asked.keys.reset();
     match scan {
-        Scan::Json => asked.keys.reset(),
         Scan::Multipart => {
             let content_type = asked
                 .head
@@ -156,8 +157,7 @@ fn begin_scan(asked: &mut Asked, scan: Scan) -> Result<(), NoBody> {
                 Multipart::new(content_type.unwrap_or_default()).map_err(invalid)?,
             ));
         }
-        // What the last request's body said is not this one's.
-        Scan::None => asked.keys.reset(),
+        Scan::Json | Scan::None => {}
     }
     Ok(())
 }

@@ -7,9 +7,10 @@
 use std::rc::Rc;
 
 use sluice_wire::chat::Usage;
+use sluice_wire::limits::IMAGE_TOKENS_MAX;
 
 use crate::budget::{BudgetId, Purse, Refused, Reservation};
-use crate::money::{Bound, NanoUsd, OnUnknown, PLAIN, Price, Quantities, Tier, Tokens, Unpriced};
+use crate::money::{Bound, Item, NanoUsd, OnUnknown, PLAIN, Price, Quantities, Tier, Tokens, Unpriced};
 
 /// Tokens that a provider's template may add to a request beyond what its bytes are: roles, and a system prompt of its own
 /// for tools.
@@ -27,12 +28,34 @@ pub struct Demand {
     pub output: Option<u64>,
     /// Answers that it asks for; 0 counts as 1.
     pub answers: u32,
+    /// Images in its body.
+    pub images: u32,
+    /// What it asks for that may have a price by the piece.
+    pub pieces: Pieces,
     /// Whether anything in it is marked to be written to a prompt cache.
     pub may_write_cache: bool,
     /// The tier that it asks for.
     pub tier: Tier,
     /// Whether the provider may choose a dearer one.
     pub any_tier: bool,
+}
+
+/// What a request asks for, apart from tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pieces {
+    /// Images to be made.
+    pub images: u32,
+    /// Characters to be spoken.
+    pub characters: u64,
+    /// Seconds of sound to be listened to, at most.
+    pub audio_seconds: u64,
+}
+
+impl Pieces {
+    /// Whether it is these that a price counts. A model that has prices for tokens is charged by tokens.
+    fn are_charged(self, price: &Price) -> bool {
+        self != Self::default() && price.is_by_pieces()
+    }
 }
 
 impl Demand {
@@ -50,7 +73,14 @@ impl Demand {
 
     /// What it may consume at most of a model of that price.
     pub fn bound(&self, price: &Price) -> Bound {
-        let in_body = self.body_bytes.saturating_add(TEMPLATE_TOKENS);
+        if self.pieces.are_charged(price) {
+            return self.pieces_bound();
+        }
+        let in_images = u64::from(self.images) * IMAGE_TOKENS_MAX;
+        let in_body = self
+            .body_bytes
+            .saturating_add(in_images)
+            .saturating_add(TEMPLATE_TOKENS);
         let input = if self.refers {
             price.input_max.map_or(u64::MAX, |max| max.0.max(in_body))
         } else {
@@ -69,6 +99,26 @@ impl Demand {
             audio_in: true,
             audio_out: true,
             image_out: true,
+            ..PLAIN
+        }
+    }
+}
+
+impl Demand {
+    /// The same of a model that is charged by the piece.
+    fn pieces_bound(&self) -> Bound {
+        let Pieces {
+            images,
+            characters,
+            audio_seconds,
+        } = self.pieces;
+        // Sound that is somewhere else may be of any length.
+        let is_elsewhere = self.refers && audio_seconds > 0;
+        Bound {
+            answers: self.answers,
+            images,
+            characters,
+            audio_seconds: if is_elsewhere { u64::MAX } else { audio_seconds },
             ..PLAIN
         }
     }
@@ -106,6 +156,9 @@ pub struct Held {
     /// The most output tokens to ask the provider for, in each answer, if the budgets do not afford what the client asked for.
     pub clamp: Option<u64>,
     tier: Tier,
+    pieces: Pieces,
+    /// It was let in without a price that covers it, and costs nothing.
+    is_uncovered: bool,
 }
 
 /// What one attempt was charged.
@@ -134,6 +187,8 @@ pub fn hold(
         reservation,
         clamp,
         tier: demand.tier,
+        pieces: demand.pieces,
+        is_uncovered: false,
     };
     let reserve = |amount: NanoUsd| purse.reserve(budgets, amount, unix_s).map_err(Unaffordable::Budget);
     let Some(price) = price else {
@@ -167,6 +222,15 @@ pub fn hold(
             Ok(held(reservation, Some(clamp)))
         }
         (Ok(worst), _) => Ok(held(reserve(worst)?, None)),
+        // Images and sound cannot be asked for in a way that a price without a bound covers.
+        (Err(Unpriced::Item(_) | Unpriced::OutputMax), _)
+            if on_unknown == OnUnknown::Zero && demand.pieces != Pieces::default() =>
+        {
+            Ok(Held {
+                is_uncovered: true,
+                ..held(reserve(NanoUsd::ZERO)?, None)
+            })
+        }
         (Err(why), _) => Err(Unaffordable::Unpriced(why)),
     }
 }
@@ -215,7 +279,42 @@ impl Held {
 
     /// What was used so far would cost so much; `None` without a price.
     pub fn cost(&self, price: Option<&Price>, usage: &Usage) -> Option<NanoUsd> {
-        price?.cost(&Quantities::from_usage(usage), self.tier).ok()
+        let price = price.filter(|_| !self.is_uncovered)?;
+        price.cost(&self.quantities(price, usage)?, self.tier).ok()
+    }
+
+    /// Whether an answer that does not say what it has used costs a known amount all the same.
+    pub fn is_known_without_usage(&self, price: Option<&Price>) -> bool {
+        price.is_some_and(|price| self.pieces.are_charged(price)) && self.pieces.audio_seconds == 0
+    }
+
+    /// What was used, as the price counts it; `None` if the answer does not say.
+    fn quantities(&self, price: &Price, usage: &Usage) -> Option<Quantities> {
+        let Pieces {
+            images,
+            characters,
+            audio_seconds,
+        } = self.pieces;
+        if !self.pieces.are_charged(price) {
+            let mut usage = *usage;
+            if images > 0 && usage.output_image == 0 {
+                // Where images are made, output is images unless the answer says what else it is.
+                usage.output_image = usage.output;
+            }
+            return Some(Quantities::from_usage(&usage));
+        }
+        if audio_seconds > 0 && usage.audio_seconds == 0 {
+            return None;
+        }
+        let mut of = Quantities::default();
+        of.set(Item::Image, images.into());
+        of.set(Item::Character, characters);
+        of.set(
+            Item::AudioSecond,
+            if audio_seconds > 0 { usage.audio_seconds } else { 0 },
+        );
+        of.set(Item::Request, 1);
+        Some(of)
     }
 
     /// Gives everything back: nothing was sent, or the provider has refused the request.

@@ -99,7 +99,7 @@ pub struct TopKeys {
     value_start: u64,
     /// Offset of the comma before the current member, unless it is the first.
     comma: Option<u64>,
-    seen: u16,
+    seen: u32,
     unescape: Unescape,
     scratch: Vec<u8>,
     found: Found,
@@ -122,6 +122,7 @@ struct Found {
     metadata: Option<Range>,
     inference_config: Option<Range>,
     prompt: Option<Range>,
+    input: Option<Range>,
     best_of: Option<u64>,
     stream_options: Option<Range>,
     user: Option<Range>,
@@ -273,7 +274,7 @@ impl TopKeys {
             self.key = Key::Other;
         }
         if self.key != Key::Other {
-            let bit = 1 << self.key as u16;
+            let bit = 1 << self.key as u32;
             if self.seen & bit != 0 {
                 return Err(JsonError::DuplicateKey(self.key.name()));
             }
@@ -296,6 +297,12 @@ impl TopKeys {
             }
             (Key::Stream | Key::IncludeUsage, _) => Err(JsonError::NotBoolean(self.key.name())),
             (_, b'"') => {
+                // Some providers read numbers out of strings: how many is not known then.
+                match self.key {
+                    Key::N => self.found.n = Some(u64::MAX),
+                    Key::BestOf => self.found.best_of = Some(u64::MAX),
+                    _ => {}
+                }
                 self.state = State::InString;
                 Ok(self.skip_string(input, at + 1))
             }
@@ -477,6 +484,7 @@ impl TopKeys {
             Key::Metadata => self.found.metadata = Some(value),
             Key::InferenceConfig => self.found.inference_config = Some(value),
             Key::Prompt => self.found.prompt = Some(value),
+            Key::Input => self.found.input = Some(value),
             _ => {}
         }
     }

@@ -117,6 +117,10 @@ pub const ROUTES_MAX: usize = 4096;
 pub const MODELS_MAX: usize = 4096;
 /// Extra header fields of one provider.
 pub const PROVIDER_HEADERS_MAX: usize = 32;
+/// Input tokens of one image, at most, where its provider counts them by its size (Anthropic, and models on Bedrock).
+pub const IMAGE_TOKENS_MAX: u64 = 6_500;
+/// Bytes that a second of sound takes at least: 1 kbit/s, which is less than speech can be coded with.
+pub const SOUND_SECOND_BYTES_MIN: u64 = 125;
 /// Budgets that one request is charged to, over all levels.
 pub const BUDGETS_PER_REQUEST_MAX: usize = 16;
 /// Rate limits that one request is subject to, over all levels.

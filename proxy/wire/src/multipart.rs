@@ -1,4 +1,4 @@
-//! Finds the `model` and `stream` fields of a multipart/form-data body while it streams by (RFC 7578, RFC 2046 §5.1).
+//! Finds the `model`, `stream` and `n` fields of a multipart/form-data body while it streams by (RFC 7578, RFC 2046 §5.1).
 //!
 //! Invariants: files are searched, never copied; part heads and wanted values are bounded; a body in which two parsers could
 //! find different models is an error. Deliberately absent: nested multiparts, transfer encodings of parts, file contents.
@@ -116,6 +116,7 @@ pub struct Multipart {
     value_start: u64,
     model: Option<Located>,
     stream: Option<bool>,
+    count: Option<u64>,
 }
 
 impl Multipart {
@@ -141,6 +142,7 @@ impl Multipart {
             value_start: 0,
             model: None,
             stream: None,
+            count: None,
         })
     }
 
@@ -152,6 +154,16 @@ impl Multipart {
     /// Whether the `stream` field says `true`.
     pub fn stream(&self) -> bool {
         self.stream == Some(true)
+    }
+
+    /// The number of results that the `n` field asks for; the largest number if that is not what it says.
+    pub fn n(&self) -> Option<u64> {
+        self.count
+    }
+
+    /// Parts so far: no fewer than files.
+    pub fn parts(&self) -> u32 {
+        self.parts
     }
 
     /// Takes the next bytes of the body, in order.
@@ -233,6 +245,7 @@ impl Multipart {
             Wanted::No => false,
             Wanted::Model => self.model.is_some(),
             Wanted::Stream => self.stream.is_some(),
+            Wanted::Count => self.count.is_some(),
         };
         if twice {
             return Err(MultipartError::DuplicateField(self.wanted.name()));
@@ -301,6 +314,10 @@ impl Multipart {
         let text = text.ok_or(MultipartError::Value(self.wanted.name()))?;
         if self.wanted == Wanted::Stream {
             self.stream = Some(text.eq_ignore_ascii_case("true") || text == "1");
+            return Ok(());
+        }
+        if self.wanted == Wanted::Count {
+            self.count = Some(text.trim().parse().unwrap_or(u64::MAX));
             return Ok(());
         }
         let mut model = Located::default();

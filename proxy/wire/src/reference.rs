@@ -1,5 +1,5 @@
-//! Whether a request's size bounds its input: [`ReferenceScan`] looks for members that refer to content elsewhere, and for
-//! marks of prompt caches, in the bytes of a body that go by.
+//! Whether a request's size bounds its input: [`ReferenceScan`] looks for members that refer to content elsewhere, for images,
+//! which may be more tokens than bytes, and for marks of prompt caches, in the bytes of a body that go by.
 //!
 //! Invariants: a member that is there is found, in pieces of any size, whatever surrounds it; bytes are not copied but for a
 //! few at the edges of pieces. A text that ends like one of these keys counts as one, which makes a reservation larger than it
@@ -17,6 +17,7 @@ pub struct ReferenceScan {
     edge_len: usize,
     refers: bool,
     caches: bool,
+    images: u32,
 }
 
 impl ReferenceScan {
@@ -27,9 +28,11 @@ impl ReferenceScan {
             let head = input.len().min(EDGE);
             seam[..self.edge_len].copy_from_slice(&self.edge[..self.edge_len]);
             seam[self.edge_len..self.edge_len + head].copy_from_slice(&input[..head]);
-            self.look(&seam[..self.edge_len + head]);
+            self.look(&seam[..self.edge_len + head], self.edge_len);
+            self.look(input, head);
+        } else {
+            self.look(input, 0);
         }
-        self.look(input);
         self.keep(input);
     }
 
@@ -43,11 +46,18 @@ impl ReferenceScan {
         self.caches
     }
 
+    /// How many images are in it.
+    pub fn images(&self) -> u32 {
+        self.images
+    }
+
     /// All keys that matter are told by what stands around their last quote: one pass, however many they are.
     ///
     /// Those that refer: to URLs (`url`, `image_url`, `video_url`), to files (`file_id`, `fileUri`, `uri`), and to conversations
-    /// and prompts that the provider keeps. Those that mark: `cache_control`, `cachePoint`.
-    fn look(&mut self, bytes: &[u8]) {
+    /// and prompts that the provider keeps; and documents (`document`, `file_data`), whose pages compress to next to nothing.
+    /// Those that mark: `cache_control`, `cachePoint`. What counts one image: `image`, as a key or a type. Bytes before `from`
+    /// were looked at before, so that no image in them counts twice.
+    fn look(&mut self, bytes: &[u8], from: usize) {
         for at in memchr_iter(b'"', bytes) {
             let (before, behind) = bytes.split_at(at);
             let ends = |key: &[u8]| before.ends_with(key);
@@ -62,7 +72,10 @@ impl ReferenceScan {
                 Some(b't') => {
                     self.refers |= ends(b"\"prompt") && behind.starts_with(b"\":{");
                     self.caches |= ends(b"\"cachePoint");
+                    self.refers |= ends(b"\"document");
                 }
+                Some(b'a') => self.refers |= ends(b"\"file_data"),
+                Some(b'e') if at >= from && ends(b"\"image") => self.images = self.images.saturating_add(1),
                 _ => {}
             }
         }
@@ -81,6 +94,40 @@ impl ReferenceScan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn images(body: &str) -> u32 {
+        let mut whole = ReferenceScan::default();
+        whole.push(body.as_bytes());
+        for cut in 0..=body.len() {
+            let mut scan = ReferenceScan::default();
+            scan.push(&body.as_bytes()[..cut]);
+            scan.push(&body.as_bytes()[cut..]);
+            assert_eq!(scan.images(), whole.images(), "cut at {cut}: {body}");
+        }
+        let mut scan = ReferenceScan::default();
+        body.as_bytes()
+            .iter()
+            .for_each(|byte| scan.push(std::slice::from_ref(byte)));
+        assert_eq!(scan.images(), whole.images(), "byte by byte: {body}");
+        whole.images()
+    }
+
+    #[test]
+    fn images_are_counted_once_wherever_the_body_is_cut() {
+        for (body, count) in [
+            (
+                r#"{"content":[{"type":"image","source":{"data":"aaaa"}},{"type": "image","source":{"data":"bb"}}]}"#,
+                2,
+            ),
+            (
+                r#"{"content":[{"image":{"format":"png","source":{"bytes":"aaaa"}}}]}"#,
+                1,
+            ),
+            (r#"{"content":[{"type":"text","text":"an \"image\" and image"}]}"#, 0),
+        ] {
+            assert_eq!(images(body), count, "{body}");
+        }
+    }
 
     fn seen(body: &str) -> (bool, bool) {
         let mut whole = ReferenceScan::default();
@@ -109,6 +156,8 @@ mod tests {
             r#"{"image":{"source":{"s3Location":{"uri":"s3://b/k"}}}}"#,
             r#"{"previous_response_id":"r","input":"go on"}"#,
             r#"{"prompt":{"id":"p"}}"#,
+            r#"{"content":[{"type":"document","source":{"data":"JVBERi0"}}]}"#,
+            r#"{"content":[{"type":"file","file":{"filename":"a.pdf","file_data":"JVBERi0"}}]}"#,
         ] {
             assert_eq!(seen(body), (true, false), "{body}");
         }

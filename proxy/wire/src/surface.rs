@@ -36,8 +36,10 @@ pub enum Endpoint {
     Audio,
     /// `/v1/files*`.
     Files,
-    /// `/v1/batches*`.
+    /// `POST /v1/batches`.
     Batches,
+    /// `GET /v1/batches`, and `/v1/batches/{id}…`.
+    StoredBatches,
     /// `/v1/models*`.
     Models,
     /// `POST /v1/messages`, also below `/anthropic`.
@@ -103,7 +105,13 @@ impl Endpoint {
         )
     }
 
-    /// True if what a request to it costs follows from its tokens.
+    /// True if what a request to it costs follows from what it asks for and what its answer says. What a batch costs is known
+    /// when it has been worked off, a day later, and in an answer that nobody may ask for.
+    pub const fn is_priced(self) -> bool {
+        self.is_charged() && !matches!(self, Self::Batches)
+    }
+
+    /// True if what a request to it costs follows from its tokens alone.
     pub const fn is_charged_by_tokens(self) -> bool {
         self.is_charged() && !matches!(self, Self::Images | Self::Audio | Self::Batches)
     }
@@ -174,7 +182,7 @@ pub fn classify(method: Method, path: &[u8]) -> Result<Endpoint, ApiError> {
         }
         // The model's name in it may hold an encoded slash (an ARN, or `provider/model`): it is rebuilt, not forwarded.
         _ if converse_path(path).is_some() => converse(path)?,
-        _ => versioned(path)?,
+        _ => versioned(method, path)?,
     };
     if allowed.contains(&method) {
         return Ok(endpoint);
@@ -200,7 +208,7 @@ fn converse(path: &[u8]) -> Result<(Endpoint, &'static [Method]), ApiError> {
     }
 }
 
-fn versioned(path: &[u8]) -> Result<(Endpoint, &'static [Method]), ApiError> {
+fn versioned(method: Method, path: &[u8]) -> Result<(Endpoint, &'static [Method]), ApiError> {
     const POST: &[Method] = &[Method::Post];
     const READ: &[Method] = &[Method::Get, Method::Head, Method::Delete];
     const ANY: &[Method] = &[Method::Get, Method::Head, Method::Post, Method::Delete];
@@ -235,7 +243,8 @@ fn versioned(path: &[u8]) -> Result<(Endpoint, &'static [Method]), ApiError> {
         (b"images", below) if below.len() > 1 => (Endpoint::Images, POST),
         (b"audio", below) if below.len() > 1 => (Endpoint::Audio, POST),
         (b"files", _) => (Endpoint::Files, ANY),
-        (b"batches", _) => (Endpoint::Batches, ANY),
+        (b"batches", b"") if method == Method::Post => (Endpoint::Batches, ANY),
+        (b"batches", _) => (Endpoint::StoredBatches, ANY),
         (b"models", _) => (Endpoint::Models, READ),
         _ => return Err(unknown()),
     })
@@ -281,7 +290,9 @@ mod tests {
             (Method::Post, "/audio/transcriptions", Endpoint::Audio),
             (Method::Post, "/files", Endpoint::Files),
             (Method::Get, "/files/file-1/content", Endpoint::Files),
-            (Method::Post, "/batches/b/cancel", Endpoint::Batches),
+            (Method::Post, "/batches", Endpoint::Batches),
+            (Method::Get, "/batches", Endpoint::StoredBatches),
+            (Method::Post, "/batches/b/cancel", Endpoint::StoredBatches),
             (Method::Get, "/models", Endpoint::Models),
             (Method::Get, "/models/gpt-4o-mini", Endpoint::Models),
         ] {

@@ -3,7 +3,8 @@
 //! Invariants: whoever asks is answered after what he asked for is durable, and never before; everything that is asked while
 //! a transaction is under way goes into the next one, which is one `fsync` for all of it; a transaction that fails is
 //! carried out again, on a new descriptor or connection, after its outcome is known, so that nothing happens twice. No core
-//! ever waits for this thread. A SQLite file belongs to one process, which a lock sees to, and to the one that takes over from it;
+//! ever waits for this thread. The ledger has transactions of its own, after whatever else is asked: leases and changes wait
+//! for one of them at most, and no budget is locked while requests are written down. A SQLite file belongs to one process, which a lock sees to, and to the one that takes over from it;
 //! PostgreSQL to any number.
 //! Deliberately absent: what is done within a transaction (`rows.rs`, `ledger.rs`), which is the same for both.
 
@@ -200,6 +201,8 @@ impl Database {
 trait Job: Send {
     /// Does it, possibly again after a transaction that came to nothing.
     fn apply(&mut self, tx: &mut Tx<'_>) -> Result<()>;
+    /// Whether everything else comes first.
+    fn is_patient(&self) -> bool;
     /// Tells whoever asked.
     fn tell(self: Box<Self>, outcome: Outcome);
 }
@@ -209,6 +212,7 @@ type Outcome = std::result::Result<(), StoreError>;
 struct Ask<T, F> {
     act: F,
     answer: Option<T>,
+    is_patient: bool,
     reply: oneshot::Sender<std::result::Result<T, StoreError>>,
 }
 
@@ -216,6 +220,10 @@ impl<T: Send, F: FnMut(&mut Tx<'_>) -> Result<T> + Send> Job for Ask<T, F> {
     fn apply(&mut self, tx: &mut Tx<'_>) -> Result<()> {
         self.answer = Some((self.act)(tx)?);
         Ok(())
+    }
+
+    fn is_patient(&self) -> bool {
+        self.is_patient
     }
 
     fn tell(self: Box<Self>, outcome: Outcome) {
@@ -333,10 +341,19 @@ impl Store {
         T: Send + 'static,
         F: FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
     {
+        self.ask_with(act, false).await
+    }
+
+    async fn ask_with<T, F>(&self, act: F, is_patient: bool) -> std::result::Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
         let job = Ask {
             act,
             answer: None,
+            is_patient,
             reply,
         };
         let jobs = self.jobs.as_ref().ok_or(StoreError::Closed)?;
@@ -362,7 +379,7 @@ impl Store {
     /// # Errors
     /// The store is closed.
     pub async fn record(&self, entries: Arc<[Entry]>) -> std::result::Result<(), StoreError> {
-        self.ask(move |tx| tx.record(&entries)).await
+        self.ask_with(move |tx| tx.record(&entries), true).await
     }
 
     /// Ends the thread after what it was asked so far; what it cannot write then is lost to it. Blocks.
@@ -384,10 +401,16 @@ impl Drop for Store {
 fn run(mut database: Database, mut queue: mpsc::Receiver<Box<dyn Job>>, health: &Health, stop: &AtomicBool) {
     let mut batch = Vec::new();
     while database.receive(&mut queue, &mut batch) {
-        let outcomes = carry_out(&mut database, &mut batch, health, stop);
-        health.holder.store(database.holder(), Ordering::Release);
-        for (job, outcome) in batch.drain(..).zip(outcomes) {
-            job.tell(outcome);
+        let mut patient: Vec<_> = batch.extract_if(.., |job| job.is_patient()).collect();
+        for jobs in [&mut batch, &mut patient] {
+            if jobs.is_empty() {
+                continue;
+            }
+            let outcomes = carry_out(&mut database, jobs, health, stop);
+            health.holder.store(database.holder(), Ordering::Release);
+            for (job, outcome) in jobs.drain(..).zip(outcomes) {
+                job.tell(outcome);
+            }
         }
     }
     database.close();

@@ -3,19 +3,20 @@
 //!
 //! ```text
 //!  store ◄─ feed, record ─ treasury ─ funds, keyring ─► control ─ orders ─► cores
-//!                             ▲ entries, reload, close
+//!                             ▲ reload, close
+//!  entries ─ pending.rs ─► record
 //! ```
 //!
-//! Invariants: a budget has one [`BudgetId`] for as long as the process runs; cores get an account before a keyring that needs
+//! Invariants: the ledger is written beside all else, so that no lease and no change waits for it; a budget has one [`BudgetId`] for as long as the process runs; cores get an account before a keyring that needs
 //! it; an entry of the ledger is kept until the store has it, up to a bound, beyond which entries are dropped and counted; the
 //! control thread never waits for this task, nor this task for a core. Deliberately absent: decisions about requests.
 
 mod keys;
+mod pending;
 mod view;
 mod webhook;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,8 +26,9 @@ use sluice_policy::keyring::Keyring;
 use sluice_policy::money::NanoUsd;
 use sluice_policy::rate::Limiter;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
+use self::pending::Pending;
 pub use self::view::{BudgetView, Budgets};
 use self::webhook::Webhook;
 use super::store::{BudgetRow, Entry, Scopes, Store, StoreError};
@@ -37,10 +39,6 @@ const PERIOD: Duration = Duration::from_millis(50);
 const FORGET_PERIODS: u64 = 1_200;
 /// Requests of the ledger that one transaction deletes at most.
 const FORGET_MOST: u32 = 20_000;
-/// Entries that wait for the store at most: some seconds' worth.
-const ENTRIES_MAX: usize = 100_000;
-/// Entries that one transaction writes at most.
-const ENTRIES_AT_ONCE: usize = 10_000;
 const COMMANDS: usize = 64;
 /// How long a change waits for the cores.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -104,6 +102,7 @@ pub struct Treasury {
     limiters: Limiters,
     budgets: Budgets,
     task: JoinHandle<()>,
+    scribe: AbortHandle,
 }
 
 /// Rate limits by their rows.
@@ -119,34 +118,6 @@ pub struct Rate {
     window: String,
     /// Counts by the number of their slice.
     counted: Vec<(u64, u64)>,
-}
-
-/// Entries of the ledger that the store does not have yet.
-#[derive(Debug, Default)]
-struct Pending {
-    entries: Mutex<Vec<Entry>>,
-    dropped: AtomicU64,
-}
-
-impl Pending {
-    fn with<T>(&self, act: impl FnOnce(&mut Vec<Entry>) -> T) -> T {
-        act(&mut self.entries.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn add(&self, mut entries: Vec<Entry>) {
-        let lost = self.with(|waiting| {
-            let room = ENTRIES_MAX.saturating_sub(waiting.len());
-            let lost = entries.len().saturating_sub(room);
-            entries.truncate(room);
-            waiting.append(&mut entries);
-            lost
-        });
-        self.lose(lost);
-    }
-
-    fn lose(&self, count: usize) {
-        self.dropped.fetch_add(count as u64, Ordering::Relaxed);
-    }
 }
 
 struct Task {
@@ -242,10 +213,11 @@ impl Treasury {
         let treasury = Self {
             commands,
             events,
-            store,
-            ledger,
+            store: store.clone(),
+            ledger: ledger.clone(),
             limiters,
             budgets: task.budgets.clone(),
+            scribe: tokio::spawn(ledger.write_all(store)).abort_handle(),
             task: tokio::spawn(task.run(orders)),
         };
         Ok((treasury, receiver))
@@ -264,12 +236,12 @@ impl Treasury {
     /// Entries of the ledger that were lost because the store did not follow. Budgets have counted those requests all the
     /// same.
     pub fn dropped(&self) -> u64 {
-        self.ledger.dropped.load(Ordering::Relaxed)
+        self.ledger.dropped()
     }
 
     /// Entries that the ledger does not have yet.
     pub fn waiting(&self) -> usize {
-        self.ledger.with(|waiting| waiting.len())
+        self.ledger.len()
     }
 
     /// How the budgets stand.
@@ -321,12 +293,18 @@ impl Treasury {
 
     /// Gives everything back to the store that was not spent. To be called when the cores have closed their purses; bounded in
     /// time by the caller.
-    pub async fn close(self) {
+    pub async fn close(mut self) {
         let (reply, answer) = oneshot::channel();
         if self.commands.send(Command::Close(reply)).await.is_ok() {
             let _ = answer.await;
         }
-        let _ = self.task.await;
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Treasury {
+    fn drop(&mut self) {
+        self.scribe.abort();
     }
 }
 
@@ -370,7 +348,7 @@ impl Task {
         }
     }
 
-    /// Asks the store for what accounts need, tells it what was spent, and writes the ledger; passes on what is durable.
+    /// Asks the store for what accounts need, and tells it what was spent; passes on what is durable.
     async fn sync(&mut self) -> Result<(), StoreError> {
         let now_s = (self.clock)();
         let mut asked: Vec<(usize, Plan)> = Vec::new();
@@ -382,8 +360,7 @@ impl Task {
                 }
             }
         }
-        self.carry_out(asked, now_s).await?;
-        self.write_ledger().await
+        self.carry_out(asked, now_s).await
     }
 
     async fn carry_out(&mut self, asked: Vec<(usize, Plan)>, now_s: u64) -> Result<(), StoreError> {
@@ -434,28 +411,6 @@ impl Task {
             let _ = self.events.send(Event::Funds(funds.into()));
         }
         Ok(())
-    }
-
-    async fn write_ledger(&mut self) -> Result<(), StoreError> {
-        loop {
-            let entries: Arc<[Entry]> = self
-                .ledger
-                .with(|waiting| waiting[..waiting.len().min(ENTRIES_AT_ONCE)].into());
-            let count = entries.len();
-            if count == 0 {
-                return Ok(());
-            }
-            match self.store.record(entries).await {
-                Ok(()) => {}
-                Err(StoreError::Refused(why)) => {
-                    tracing::error!(why, "the store refuses entries of the ledger");
-                    self.ledger.lose(count);
-                }
-                Err(error) => return Err(error),
-            }
-            // Only now: what the store does not have is not forgotten here. Others add at the end meanwhile.
-            self.ledger.with(|waiting| drop(waiting.drain(..count)));
-        }
     }
 
     async fn forget(&mut self) {
@@ -535,8 +490,12 @@ impl Task {
         if let Err(error) = self.carry_out(asked, now_s).await {
             tracing::warn!(%error, "leases could not be given back; they count as spent");
         }
-        if let Err(error) = self.write_ledger().await {
-            tracing::warn!(%error, "the last entries of the ledger are lost");
+        loop {
+            match self.ledger.write(&self.store).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => return tracing::warn!(%error, "the last entries of the ledger are lost"),
+            }
         }
     }
 }

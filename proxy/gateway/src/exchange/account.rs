@@ -3,7 +3,7 @@
 //! Invariants: without accounts in the configuration, one branch; a refusal says nothing of whether a key exists; what a
 //! request asks for is read once. Deliberately absent: money (`payment.rs`), and keys themselves (`sluice_policy::keyring`).
 
-use sluice_policy::charge::Demand;
+use sluice_policy::charge::{Demand, Pieces};
 use sluice_policy::config::accounts::RequireKey;
 use sluice_policy::keyring::{self, Caller, Digest, KEY_PREFIX, NotAllowed, Tags};
 use sluice_policy::money::Tier;
@@ -15,13 +15,14 @@ use sluice_wire::dialect::Dialect;
 use sluice_wire::error::{ApiError, Code};
 use sluice_wire::http::FieldId;
 use sluice_wire::json::{Range, TopKeys};
-use sluice_wire::limits::LOG_BODY_BYTES_MAX;
+use sluice_wire::limits::{LOG_BODY_BYTES_MAX, SOUND_SECOND_BYTES_MIN};
 use sluice_wire::sigv4::SignatureError;
 use sluice_wire::surface::Endpoint;
 
-use super::Context;
 use super::payment::{HeldLimit, Payment};
+use super::{Context, End};
 use crate::core::Core;
+use crate::intake::NoBody;
 use crate::plane::{HeldPlane, Plane};
 use crate::scratch::Asked;
 use crate::signing;
@@ -140,12 +141,13 @@ impl Known {
         Ok(self.caller)
     }
 
-    /// Counts a request whose body could not be read as this caller's, unless that is yet to be proved.
+    /// Ends a request whose body could not be read. It is counted as this caller's, unless that is yet to be proved.
     #[cold]
-    pub fn open(self, plane: &HeldPlane, payment: &mut Payment) {
+    pub fn unread(self, plane: &HeldPlane, payment: &mut Payment, why: NoBody) -> End {
         if self.caller.is_some() && self.signed.is_none() {
             open(plane, self.caller, payment);
         }
+        why.into()
     }
 }
 
@@ -258,7 +260,11 @@ pub fn may_use(context: &Context<'_>, target: &PlannedTarget<'_>) -> Result<(), 
 /// What a request asks for, as far as that bounds its cost. What it refers to is looked for later, if anybody has a budget.
 fn demand_of(asked: &Asked, endpoint: Endpoint, body_bytes: u64) -> Demand {
     let keys = &asked.keys;
-    let output = if endpoint.dialect() == Dialect::Bedrock {
+    let asked_for = pieces_of(asked, endpoint, body_bytes);
+    let output = if asked_for != Pieces::default() {
+        // What is made there is bounded by nothing that a client says.
+        None
+    } else if endpoint.dialect() == Dialect::Bedrock {
         converse_output(asked)
     } else {
         let said = [
@@ -268,7 +274,7 @@ fn demand_of(asked: &Asked, endpoint: Endpoint, body_bytes: u64) -> Demand {
         ];
         said.into_iter().flatten().max()
     };
-    let mut answers = keys.n().unwrap_or(1).max(keys.best_of().unwrap_or(1));
+    let mut answers = results(asked).max(keys.best_of().unwrap_or(1));
     if endpoint == Endpoint::Completions
         && let Some(range) = keys.prompt()
     {
@@ -292,11 +298,51 @@ fn demand_of(asked: &Asked, endpoint: Endpoint, body_bytes: u64) -> Demand {
         body_bytes,
         output,
         answers: u32::try_from(answers).unwrap_or(u32::MAX),
+        pieces: asked_for,
+        // Each file of a form may be one.
+        images: asked
+            .form
+            .as_ref()
+            .filter(|_| asked_for.images > 0)
+            .map_or(0, |form| form.parts()),
         tier: tier.unwrap_or_default(),
         // `auto`, and what is not known: whatever the provider makes of it.
         any_tier: name.is_some() && tier.is_none(),
         ..Demand::default()
     }
+}
+
+/// What is asked for that may have a price by the piece: images, characters to be spoken, or sound to be listened to.
+fn pieces_of(asked: &Asked, endpoint: Endpoint, body_bytes: u64) -> Pieces {
+    match endpoint {
+        Endpoint::Images => Pieces {
+            images: u32::try_from(results(asked).max(1)).unwrap_or(u32::MAX),
+            ..Pieces::default()
+        },
+        Endpoint::Audio if asked.head.path.of(&asked.head_bytes).ends_with(b"/speech") => Pieces {
+            characters: characters(asked).unwrap_or(body_bytes),
+            ..Pieces::default()
+        },
+        Endpoint::Audio => Pieces {
+            audio_seconds: (body_bytes / SOUND_SECOND_BYTES_MIN).max(1),
+            ..Pieces::default()
+        },
+        _ => Pieces::default(),
+    }
+}
+
+/// How many results are asked for.
+fn results(asked: &Asked) -> u64 {
+    let said = asked.form.as_ref().map_or(asked.keys.n(), |form| form.n());
+    said.unwrap_or(1)
+}
+
+/// Characters of a short `input`.
+fn characters(asked: &Asked) -> Option<u64> {
+    let text = member(asked, asked.keys.input()?)?;
+    let mut reader = Reader::new(&text).ok()?;
+    let characters = reader.text().ok()?.decode().chars().count();
+    Some(characters as u64)
 }
 
 /// `inferenceConfig.maxTokens` of a Converse request, whose body is looked into for nothing else.

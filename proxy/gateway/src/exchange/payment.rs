@@ -13,12 +13,13 @@
 //! operator's own experiment: nobody is charged for them. Deliberately absent: what may be spent (`sluice_policy::budget`).
 
 mod fields;
+mod spent;
 mod stored;
 
 use std::ops::Deref;
 
 use sluice_policy::budget::{BudgetId, Refusal, Refused, Reservation};
-use sluice_policy::charge::{self, Enforce, Held, Unaffordable};
+use sluice_policy::charge::{self, Enforce, Held, Pieces, Unaffordable};
 use sluice_policy::config::Accounts as Settings;
 use sluice_policy::config::accounts::{self, Reserve, StoreDown};
 use sluice_policy::keyring::{Caller, LimitId};
@@ -33,6 +34,7 @@ use sluice_wire::reference::ReferenceScan;
 use sluice_wire::tally::{Framing, UsageScan};
 
 use self::fields::{limit_fields, money_field};
+use self::spent::Spent;
 use super::account::{self, Payer};
 use super::{Context, count};
 use crate::core::Core;
@@ -59,8 +61,8 @@ pub struct Payment {
     reads: bool,
     /// Where tokens are counted that nobody is charged for.
     counted: Option<usize>,
-    /// Whether the body refers to content elsewhere, and whether it marks any for a prompt cache, once that was looked for.
-    looked: Option<(bool, bool)>,
+    /// What in the body its size does not bound, once that was looked for.
+    looked: Option<ReferenceScan>,
     spent: Spent,
 }
 
@@ -86,39 +88,6 @@ impl Deref for HeldLimit {
     fn deref(&self) -> &Limiter {
         let accounts = self.plane.accounts.as_ref();
         accounts.expect("limits come from accounts").keyring.limiter(self.id)
-    }
-}
-
-/// What has been charged so far.
-#[derive(Clone, Copy)]
-struct Spent {
-    input: u64,
-    cached: u64,
-    output: u64,
-    cost: NanoUsd,
-    priced: bool,
-    /// Anything has been sent to a provider that took it.
-    begun: bool,
-    /// The answer is a stored one, for which nobody was asked.
-    stored: bool,
-    /// Some of it is not known, but reserved.
-    uncertain: bool,
-    model: Label<128>,
-}
-
-impl Default for Spent {
-    fn default() -> Self {
-        Self {
-            input: 0,
-            cached: 0,
-            output: 0,
-            cost: NanoUsd::ZERO,
-            priced: true,
-            begun: false,
-            stored: false,
-            uncertain: false,
-            model: Label::EMPTY,
-        }
     }
 }
 
@@ -234,18 +203,20 @@ impl Payment {
         let core = context.core;
         let (provider, model) = (target.provider, target.model);
         self.failed(core);
-        let by_tokens = context.endpoint.is_charged_by_tokens();
-        let price_id = by_tokens
-            .then(|| accounts.prices.find_id(&provider.name, provider.vendor, model))
-            .flatten();
+        let find = || accounts.prices.find_id(&provider.name, provider.vendor, model);
+        let price_id = context.endpoint.is_priced().then(find).flatten();
         let price = price_id.map(|id| &accounts.prices.row(id).price);
         self.charge_to(accounts, payer, &provider.name, model);
         let mut demand = payer.demand;
         if self.budgets.len > 0 {
-            let (refers, marks) = *self.looked.get_or_insert_with(|| look(context.asked));
-            demand.refers = refers;
+            let looked = self.looked.get_or_insert_with(|| look(context.asked));
+            let is_openai = provider.dialect == Dialect::OpenAi;
+            // How many tokens an image is there differs from model to model, by far; where images are made, it is known.
+            let is_open = is_openai && looked.images() > 0 && demand.pieces == Pieces::default();
+            demand.refers = looked.refers() || is_open;
+            demand.images = demand.images.saturating_add(looked.images());
             // OpenAI's caches are written unasked.
-            demand.may_write_cache = marks || provider.dialect == Dialect::OpenAi;
+            demand.may_write_cache = looked.caches() || is_openai;
         }
         let enforce = enforce(context, target, settings, price_id);
         let hold = |budgets: &[BudgetId]| {
@@ -355,15 +326,18 @@ impl Payment {
             .tier()
             .and_then(|tier| Tier::from_service_tier(tier.as_str()));
         self.reads = false;
-        let (Some(usage), Some((plane, _))) = (usage, &self.of) else {
+        let Some((plane, _)) = &self.of else {
+            return self.failed(core);
+        };
+        let accounts = plane.accounts.as_ref();
+        let price_of = |bill: &Bill| Some(&accounts?.prices.row(bill.price?).price);
+        let is_known = |bill: &&Bill| bill.held.is_known_without_usage(price_of(bill));
+        let known = self.bill.as_ref().filter(is_known).map(|_| Usage::default());
+        let Some(usage) = usage.or(known) else {
             return self.failed(core);
         };
         let Some(bill) = self.bill.take() else { return };
-        let accounts = plane.accounts.as_ref();
-        let price = bill
-            .price
-            .zip(accounts)
-            .map(|(id, accounts)| &accounts.prices.row(id).price);
+        let price = price_of(&bill);
         let charged = bill.held.settle(price, &usage, tier);
         if let (Some(price), Some(settings)) = (bill.price, plane.snapshot.accounts())
             && settings.reserve == Reserve::Estimate
@@ -519,27 +493,6 @@ impl Bill {
     }
 }
 
-impl Spent {
-    fn add(&mut self, cost: NanoUsd, priced: bool, usage: &Usage) {
-        self.input = self.input.saturating_add(usage.input_total());
-        self.cached = self.cached.saturating_add(usage.cache_read);
-        self.output = self.output.saturating_add(usage.output);
-        self.cost = self.cost.saturating_add(cost);
-        self.priced &= priced;
-        self.begun = true;
-    }
-
-    fn join(&mut self, other: &Self) {
-        self.input = self.input.saturating_add(other.input);
-        self.cached = self.cached.saturating_add(other.cached);
-        self.output = self.output.saturating_add(other.output);
-        self.cost = self.cost.saturating_add(other.cost);
-        self.priced &= other.priced;
-        self.begun |= other.begun;
-        self.uncertain |= other.uncertain;
-    }
-}
-
 /// How much is set aside.
 fn enforce(context: &Context<'_>, target: &PlannedTarget<'_>, settings: &Settings, price: Option<PriceId>) -> Enforce {
     if let (Reserve::Estimate, Some(price)) = (settings.reserve, price)
@@ -556,11 +509,10 @@ fn enforce(context: &Context<'_>, target: &PlannedTarget<'_>, settings: &Setting
     Enforce::Worst
 }
 
-/// Whether the body refers to content elsewhere, and whether it marks any for a prompt cache.
-fn look(asked: &Asked) -> (bool, bool) {
+fn look(asked: &Asked) -> ReferenceScan {
     let mut scan = ReferenceScan::default();
     asked.body.iter().for_each(|piece| scan.push(piece));
-    (scan.refers(), scan.caches())
+    scan
 }
 
 #[cold]

@@ -31,6 +31,12 @@ const DEMAND: Demand = Demand {
     refers: false,
     output: Some(100),
     answers: 1,
+    images: 0,
+    pieces: Pieces {
+        images: 0,
+        characters: 0,
+        audio_seconds: 0,
+    },
     may_write_cache: false,
     tier: Tier::Standard,
     any_tier: false,
@@ -192,4 +198,129 @@ fn what_the_answer_says_of_its_tier_is_charged_and_a_tier_that_is_open_is_held_f
     }
     let clamped = hold_of(&self::purse(4_000), Some(&price), &open, Enforce::Clamp).unwrap();
     assert_eq!(clamped.clamp, Some(50), "at the dearer tier");
+}
+
+/// A price of these items alone.
+fn price_of(rates_of: &[(Item, u64)]) -> Price {
+    let mut rates = [None; Item::COUNT];
+    for &(item, rate) in rates_of {
+        rates[item as usize] = Some(rate);
+    }
+    Price::new(rates, None, None)
+}
+
+fn asked_for(pieces: Pieces) -> Demand {
+    Demand {
+        output: None,
+        pieces,
+        answers: pieces.images.max(1),
+        ..DEMAND
+    }
+}
+
+#[test]
+fn what_has_a_price_by_the_piece_is_charged_by_the_piece_whatever_tokens_the_answer_tells_of() {
+    let (purse, usage) = (
+        purse(100_000),
+        Usage {
+            input: 9,
+            output: 8,
+            ..Usage::default()
+        },
+    );
+    let images = asked_for(Pieces {
+        images: 3,
+        ..Pieces::default()
+    });
+    let spoken = asked_for(Pieces {
+        characters: 40,
+        ..Pieces::default()
+    });
+    let by_image = price_of(&[(Item::Image, 20_000_000)]);
+    let by_character = price_of(&[(Item::Character, 15_000_000)]);
+    for (price, demand, cost) in [(&by_image, images, 60), (&by_character, spoken, 600)] {
+        let held = hold_of(&purse, Some(price), &demand, Enforce::Worst).unwrap();
+        assert_eq!(held.reservation.amount(), NanoUsd(cost));
+        assert!(held.is_known_without_usage(Some(price)));
+        let charged = held.settle(Some(price), &usage, None);
+        assert_eq!((charged.cost, charged.priced), (NanoUsd(cost), true));
+    }
+    // A chat with a model that has such a price is covered by nothing.
+    let refused = hold_of(&purse, Some(&by_image), &DEMAND, Enforce::Worst).unwrap_err();
+    assert_eq!(refused, Unaffordable::Unpriced(Unpriced::Item(Item::Input)));
+    let refused = hold_of(&purse, Some(&by_image), &spoken, Enforce::Worst).unwrap_err();
+    assert_eq!(refused, Unaffordable::Unpriced(Unpriced::Item(Item::Character)));
+}
+
+#[test]
+fn sound_is_held_for_by_its_size_and_charged_by_the_seconds_that_the_answer_tells_of() {
+    let (purse, price) = (purse(100_000), price_of(&[(Item::AudioSecond, 100_000_000)]));
+    let mut demand = asked_for(Pieces {
+        audio_seconds: 80,
+        ..Pieces::default()
+    });
+    let held = hold_of(&purse, Some(&price), &demand, Enforce::Worst).unwrap();
+    assert_eq!(held.reservation.amount(), NanoUsd(8_000));
+    assert!(!held.is_known_without_usage(Some(&price)));
+    let usage = Usage {
+        audio_seconds: 7,
+        ..Usage::default()
+    };
+    assert_eq!(held.settle(Some(&price), &usage, None).cost, NanoUsd(700));
+    let held = hold_of(&purse, Some(&price), &demand, Enforce::Worst).unwrap();
+    let untold = held.settle(Some(&price), &Usage::default(), None);
+    assert_eq!((untold.cost, untold.priced), (NanoUsd(8_000), false));
+    demand.refers = true;
+    let elsewhere = hold_of(&purse, Some(&price), &demand, Enforce::Worst);
+    assert!(elsewhere.is_err(), "sound somewhere else may be of any length");
+}
+
+#[test]
+fn images_that_cost_tokens_are_held_for_each_and_their_output_is_images() {
+    let rates = [(Item::Input, 1_000_000), (Item::OutputImage, 10_000_000)];
+    let unbounded = price_of(&rates);
+    let demand = asked_for(Pieces {
+        images: 2,
+        ..Pieces::default()
+    });
+    let (purse, usage) = (
+        purse(100_000),
+        Usage {
+            input: 20,
+            output: 300,
+            ..Usage::default()
+        },
+    );
+    let mut bounded = unbounded.clone();
+    bounded.output_max = Some(Tokens(500));
+    let held = hold_of(&purse, Some(&bounded), &demand, Enforce::Worst).unwrap();
+    assert_eq!(held.reservation.amount(), NanoUsd(3_000 + 2 * 5_000));
+    assert_eq!(held.settle(Some(&bounded), &usage, None).cost, NanoUsd(20 + 3_000));
+    // How many tokens an image is at most has to be known, or decided upon.
+    let refused = hold_of(&purse, Some(&unbounded), &demand, Enforce::Worst).unwrap_err();
+    assert_eq!(refused, Unaffordable::Unpriced(Unpriced::OutputMax));
+    let zero = |demand: &Demand| {
+        hold(
+            &purse,
+            &BUDGET,
+            Some(&unbounded),
+            OnUnknown::Zero,
+            demand,
+            Enforce::Worst,
+            NOW_S,
+        )
+    };
+    let charged = zero(&demand).unwrap().settle(Some(&unbounded), &usage, None);
+    assert_eq!((charged.cost, charged.priced), (NanoUsd::ZERO, false));
+    let plain = Demand { output: None, ..DEMAND };
+    assert!(
+        zero(&plain).is_err(),
+        "whoever limits nothing is not let in for nothing"
+    );
+}
+
+#[test]
+fn images_in_a_body_count_beside_its_bytes() {
+    let demand = Demand { images: 3, ..DEMAND };
+    assert_eq!(demand.bound(&price()).input, Tokens(3_000 + 3 * IMAGE_TOKENS_MAX));
 }

@@ -42,16 +42,19 @@ impl Tags {
         self.add(name, value.trim_ascii())
     }
 
-    /// Adds a tag, as [`Tags::add_field`] does.
+    /// Adds a tag, as [`Tags::add_field`] does. Of several with one name the first is kept: no cost is attributed twice.
     pub fn add(&mut self, name: &[u8], value: &[u8]) -> bool {
         let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         let is_sound = !name.is_empty()
             && name.iter().all(is_name)
             && name.len().max(value.len()) <= TAG_BYTES_MAX
             && std::str::from_utf8(value).is_ok_and(|text| !text.chars().any(char::is_control));
+        let is_new = self
+            .iter()
+            .all(|(known, _)| !known.as_bytes().eq_ignore_ascii_case(name));
         let from = usize::from(self.len);
         let to = from + name.len() + value.len() + 2;
-        let (true, Some(room)) = (is_sound, self.bytes.get_mut(from..to)) else {
+        let (true, Some(room)) = (is_sound && is_new, self.bytes.get_mut(from..to)) else {
             return false;
         };
         room[..name.len()].copy_from_slice(name);

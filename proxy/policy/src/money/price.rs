@@ -281,6 +281,13 @@ impl Price {
         self
     }
 
+    /// Whether tokens have no price, but images, seconds or characters do.
+    pub fn is_by_pieces(&self) -> bool {
+        let has = |item: Item| self.sheets[0].rates[item as usize].is_some();
+        let pieces = [Item::Image, Item::AudioSecond, Item::Character];
+        pieces.into_iter().any(has) && !Item::ALL.iter().any(|&(item, _)| item.is_token() && has(item))
+    }
+
     /// Whether nothing that it covers costs anything.
     pub fn is_free(&self) -> bool {
         self.sheets
@@ -326,7 +333,8 @@ impl Price {
             let one = self.output_max.or(self.input_max)?;
             Some(Tokens(one.0.saturating_mul(u64::from(bound.answers.max(1)))))
         };
-        if self.sheets[0].rates[Item::Output as usize].is_none() {
+        let output = [Item::Output, Item::Reasoning, Item::OutputAudio, Item::OutputImage];
+        if output.iter().all(|item| self.sheets[0].rates[*item as usize].is_none()) {
             return Ok(Tokens(0));
         }
         bound.output.or_else(most).ok_or(Unpriced::OutputMax)

@@ -220,6 +220,7 @@ fn the_worst_case_is_never_below_the_cost_of_anything_within_the_bound() {
             input_image: random(2) * random(100),
             output_audio: random(2) * random(100),
             output_image: random(2) * random(100),
+            audio_seconds: 0,
         };
         let max = price.input_max.unwrap().0;
         if usage.input_total() > max {

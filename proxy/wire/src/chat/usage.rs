@@ -26,6 +26,8 @@ pub struct Usage {
     pub output_audio: u64,
     /// Of the output: images.
     pub output_image: u64,
+    /// Seconds of sound that were listened to, begun ones included, where that is what is counted, not tokens.
+    pub audio_seconds: u64,
 }
 
 impl Usage {

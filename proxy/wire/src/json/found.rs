@@ -70,6 +70,11 @@ impl TopKeys {
         self.found.prompt
     }
 
+    /// Where the value of `input` (speech, embeddings, responses) stands.
+    pub fn input(&self) -> Option<Range> {
+        self.found.input
+    }
+
     /// Where the value of `service_tier` stands, quotes included.
     pub fn service_tier(&self) -> Option<Range> {
         self.found.service_tier
@@ -85,7 +90,7 @@ impl TopKeys {
         self.found.inference_config
     }
 
-    /// `n`, the number of choices asked for.
+    /// `n`, the number of choices asked for; the largest number if it stands in a string.
     pub fn n(&self) -> Option<u64> {
         self.found.n
     }

@@ -35,4 +35,5 @@ keys! {
     InferenceConfig = "inferenceConfig";
     Prompt = "prompt";
     BestOf = "best_of";
+    Input = "input";
 }

@@ -262,9 +262,16 @@ fn strings_of_every_length_are_jumped_over_exactly() {
 
 #[test]
 fn null_and_absent_are_the_same() {
-    let facts = scan(br#"{"stream":null,"stream_options":null,"max_tokens":null,"n":"1","user":null}"#).unwrap();
+    let facts = scan(br#"{"stream":null,"stream_options":null,"max_tokens":null,"n":null,"user":null}"#).unwrap();
     assert!(!facts.stream);
     assert_eq!((facts.include_usage, facts.counts), (None, [None; 4]));
+    let facts = scan(br#"{"max_tokens":"5","n":"1"}"#).unwrap();
+    assert_eq!(facts.counts[0], None, "a limit that may not be read as one is none");
+    assert_eq!(
+        facts.counts[3],
+        Some(u64::MAX),
+        "as many as some provider may make of it"
+    );
     let facts = scan(br#"{"stream_options":{"include_usage":null}}"#).unwrap();
     assert_eq!(facts.include_usage, None);
 }

@@ -11,6 +11,7 @@ pub(super) enum Wanted {
     No,
     Model,
     Stream,
+    Count,
 }
 
 impl Wanted {
@@ -19,6 +20,7 @@ impl Wanted {
             Self::No => "",
             Self::Model => "model",
             Self::Stream => "stream",
+            Self::Count => "n",
         }
     }
 }
@@ -89,6 +91,7 @@ fn field(disposition: &[u8]) -> Result<Wanted, MultipartError> {
     let wanted = match field.ok_or(MultipartError::PartHead)? {
         b"model" => Wanted::Model,
         b"stream" => Wanted::Stream,
+        b"n" => Wanted::Count,
         _ => Wanted::No,
     };
     if is_file && wanted != Wanted::No {

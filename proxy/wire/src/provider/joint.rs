@@ -153,6 +153,7 @@ impl Joint {
             input_image: a.input_image.saturating_add(b.input_image),
             output_audio: a.output_audio.saturating_add(b.output_audio),
             output_image: a.output_image.saturating_add(b.output_image),
+            audio_seconds: a.audio_seconds.saturating_add(b.audio_seconds),
         }
     }
 }

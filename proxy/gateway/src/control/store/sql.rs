@@ -12,9 +12,6 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::postgres::Link;
 
-/// Rows of one statement to PostgreSQL at most: it takes 65,535 values.
-const ROWS_AT_ONCE: usize = 1_024;
-
 /// Why a statement was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
@@ -161,28 +158,18 @@ impl Sql<'_> {
     /// # Errors
     /// The database's.
     pub fn insert_many(&self, into: &str, columns: usize, conflict: &str, rows: &[Value<'_>]) -> Result<()> {
-        let mut rest = rows;
-        while !rest.is_empty() {
-            let left = rest.len() / columns;
-            let at_once = match self {
-                Self::Sqlite(_) => 1,
-                // Powers of two, so that there are few statements to prepare.
-                Self::Postgres(_) => (1 << left.ilog2()).min(ROWS_AT_ONCE),
-            };
-            let (chunk, others) = rest.split_at(columns * at_once);
-            rest = others;
-            let mut sql = format!("INSERT INTO {into} VALUES ");
-            for row in 0..at_once {
-                sql.push_str(if row == 0 { "(" } else { ", (" });
-                for column in 1..=columns {
-                    let comma = if column == 1 { "" } else { ", " };
-                    sql.push_str(&format!("{comma}?{}", row * columns + column));
-                }
-                sql.push(')');
-            }
-            sql.push(' ');
-            sql.push_str(conflict);
-            self.execute(&sql, chunk)?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let connection = match self {
+            Self::Postgres(link) => return link.insert_many(into, columns, conflict, rows),
+            Self::Sqlite(connection) => connection,
+        };
+        let places: Vec<String> = (1..=columns).map(|column| format!("?{column}")).collect();
+        let sql = format!("INSERT INTO {into} VALUES ({}) {conflict}", places.join(", "));
+        let mut statement = connection.prepare_cached(&sql)?;
+        for row in rows.chunks(columns) {
+            statement.execute(rusqlite::params_from_iter(row))?;
         }
         Ok(())
     }

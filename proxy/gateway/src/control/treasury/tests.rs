@@ -1,7 +1,7 @@
 //! The whole way from a client's key to the store's record, with threads for cores, and with deaths.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use sluice_policy::budget::{Purse, Refusal, Span, Window};
 use sluice_policy::keyring::VirtualKey;

@@ -38,6 +38,20 @@ pub struct Asked {
     pub any: bool,
 }
 
+/// Whether a field's name begins as those do that are about the cache.
+fn may_be_about_it(name: &[u8]) -> bool {
+    let beginnings: &[&[u8]] = match name.first().map(u8::to_ascii_lowercase) {
+        Some(b'c') => &[b"cache-control", b"cf-aig-"],
+        Some(b'x') => &[b"x-sluice-cache", b"x-bf-cache", b"x-portkey-cache"],
+        Some(b'h') => &[b"helicone-cache"],
+        _ => &[],
+    };
+    beginnings.iter().any(|beginning| {
+        let start = name.get(..beginning.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(beginning))
+    })
+}
+
 impl Asked {
     /// Reads the fields of a request's head.
     pub fn read(asked: &scratch::Asked, caching: &Caching) -> Self {
@@ -50,8 +64,8 @@ impl Asked {
         };
         for field in &asked.head.fields {
             let name = field.name.of(&asked.head_bytes);
-            // Most fields begin otherwise.
-            if matches!(name.first().map(u8::to_ascii_lowercase), Some(b'c' | b'x' | b'h')) {
+            // Hardly any request has one.
+            if may_be_about_it(name) {
                 let mut lower = [0; NAME_BYTES_MAX];
                 if let Some(lower) = lower.get_mut(..name.len()) {
                     lower.copy_from_slice(name);
@@ -139,6 +153,7 @@ mod tests {
         let mut asked = Asked::default();
         fields
             .iter()
+            .filter(|(name, _)| may_be_about_it(name.to_ascii_uppercase().as_bytes()))
             .for_each(|(name, value)| asked.field(name.as_bytes(), value.as_bytes()));
         asked
     }

@@ -17,7 +17,7 @@ use crate::connection::Downstream;
 use crate::exchange::{Context, End, Request};
 use crate::net;
 use crate::record::CacheUse;
-use crate::reply::{connection_field, number_field, request_id_fields, status_line};
+use crate::reply::{connection_field, hex, number_field, request_id_fields, status_line};
 use crate::scratch::Work;
 
 /// The form that a client asks for.
@@ -197,12 +197,10 @@ pub fn head(context: &Context<'_>, work: &mut Work, request: &mut Request, entry
     }
     if let Some(entry) = entry {
         text.extend_from_slice(b"x-sluice-cache-key: ");
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut digits = [0; 64];
-        for (pair, byte) in digits.chunks_mut(2).zip(entry.exact.0) {
-            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        let (halves, _) = entry.exact.0.as_chunks::<16>();
+        for half in halves {
+            text.extend_from_slice(&hex(u128::from_be_bytes(*half)));
         }
-        text.extend_from_slice(&digits);
         text.extend_from_slice(b"\r\n");
     }
     work.payment.write_fields(context.core, text);

@@ -8,6 +8,9 @@
 use crate::chat::{JsonError, Kind, Out, Reader, Usage};
 use crate::provider::fields::{COUNT_MAX, count};
 
+/// Of transcriptions that are charged by their length.
+const SECONDS: &[u8] = b"seconds";
+
 /// What the object says, as it stands on the wire.
 #[derive(Default)]
 struct Counts {
@@ -15,6 +18,7 @@ struct Counts {
     completion: u64,
     total: u64,
     hit: Option<u64>,
+    seconds: u64,
     input: Details,
     output: Details,
 }
@@ -38,6 +42,7 @@ pub(super) fn usage(reader: &mut Reader<'_>) -> Result<Option<Usage>, JsonError>
     while let Some(key) = reader.key()? {
         match counts.details(key.as_bytes()) {
             Some(details) => *details = Details::parse(reader)?,
+            None if key.as_bytes() == SECONDS => counts.seconds = seconds(reader)?,
             None if Counts::knows(key.as_bytes()) => counts.set(key.as_bytes(), count(reader)?),
             None => reader.skip()?,
         }
@@ -50,8 +55,8 @@ impl Counts {
 
     fn details(&mut self, key: &[u8]) -> Option<&mut Details> {
         match key {
-            b"prompt_tokens_details" | b"input_tokens_details" => Some(&mut self.input),
-            b"completion_tokens_details" | b"output_tokens_details" => Some(&mut self.output),
+            b"prompt_tokens_details" | b"input_tokens_details" | b"input_token_details" => Some(&mut self.input),
+            b"completion_tokens_details" | b"output_tokens_details" | b"output_token_details" => Some(&mut self.output),
             _ => None,
         }
     }
@@ -73,6 +78,7 @@ impl Counts {
             b"prompt_tokens" | b"input_tokens" => Place::Count(&mut self.prompt),
             b"completion_tokens" | b"output_tokens" => Place::Count(&mut self.completion),
             b"total_tokens" => Place::Count(&mut self.total),
+            SECONDS => Place::Count(&mut self.seconds),
             // DeepSeek; Moonshot and others.
             b"prompt_cache_hit_tokens" | b"cached_tokens" | b"num_cached_tokens" => Place::Maybe(&mut self.hit),
             _ => return None,
@@ -96,7 +102,19 @@ impl Counts {
             input_image: self.input.image,
             output_audio: self.output.audio,
             output_image: self.output.image,
+            audio_seconds: self.seconds,
         }
+    }
+}
+
+/// Seconds, of which one that has begun counts.
+fn seconds(reader: &mut Reader<'_>) -> Result<u64, JsonError> {
+    match reader.kind()? {
+        Kind::Number => {
+            let number = reader.number_or_null()?.map_or(0.0, |number| number.f64());
+            Ok(number.ceil().clamp(0.0, COUNT_MAX as f64) as u64)
+        }
+        _ => reader.skip().map(|()| 0),
     }
 }
 
@@ -308,6 +326,7 @@ mod tests {
             r#"{"prompt_tokens":12,"prompt_tokens_details":{"cached_tokens":8,"audio_tokens":1},"x":0,
                 "completion_tokens":9,"completion_tokens_details":{"reasoning_tokens":4,"audio_tokens":2,"image_tokens":1}}"#,
             r#"{"prompt_tokens":5,"prompt_tokens_details":null,"prompt_cache_hit_tokens":3,"cached_tokens":null}"#,
+            r#"{"total_tokens":30,"input_tokens":20,"input_token_details":{"audio_tokens":18},"output_tokens":10,"seconds":7}"#,
             r#"{"prompt_tokens":999999999999999999,"completion_tokens":null,"completion_tokens_details":{}}"#,
         ];
         for text in plain_ones {
@@ -318,6 +337,19 @@ mod tests {
             for cut in 0..len {
                 assert_eq!(plain(&behind.as_bytes()[..cut]), None, "{text} cut at {cut}");
             }
+        }
+    }
+
+    #[test]
+    fn seconds_of_sound_that_have_begun_count() {
+        for (text, seconds) in [
+            (r#"{"type":"duration","seconds":42}"#, 42),
+            (r#"{"type":"duration","seconds":8.02}"#, 9),
+            (r#"{"type":"duration","seconds":null}"#, 0),
+            (r#"{"type":"duration","seconds":-3}"#, 0),
+        ] {
+            let usage = thorough(text).expect(text);
+            assert_eq!((usage.audio_seconds, usage.total()), (seconds, 0), "{text}");
         }
     }
 

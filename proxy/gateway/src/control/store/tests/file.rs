@@ -128,6 +128,7 @@ fn a_full_disk_delays_and_neither_loses_nor_doubles() {
             tx.record(&vec![entry(10); 2_000])
         };
         jobs.push(Box::new(Ask {
+            is_patient: false,
             act,
             answer: None,
             reply,
