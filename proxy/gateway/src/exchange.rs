@@ -285,10 +285,7 @@ async fn serve(
     let scan = scan_for(endpoint, &scratch.asked);
     let body = match intake::read(core, &plane, down, scratch, scan).await {
         Ok(body) => body,
-        Err(why) => {
-            known.open(&plane, &mut scratch.work.payment);
-            return Err(why.into());
-        }
+        Err(why) => return Err(known.unread(&plane, &mut scratch.work.payment, why)),
     };
     down.stream.deadline().clear();
     let caller = known.prove(core, &plane, &scratch.asked)?;
@@ -425,7 +422,7 @@ async fn finish(
     if let Some(tape) = work.tape.take() {
         core.log_bodies(tape, &asked.body, &mut request.extra);
     }
-    let paid = work.payment.paid(asked);
+    let paid = work.payment.paid(asked, &request.names);
     core.record(request.record, &request.names, paid, request.extra.take());
     after
 }

@@ -110,11 +110,10 @@ pub fn run(args: &Args) -> Result<String, String> {
         };
         let tokens = format!("{}/{}", text(row, "input_tokens"), text(row, "output_tokens"));
         let ms = format!("{:.1}", row["total_us"].as_u64().unwrap_or(0) as f64 / 1e3);
-        let target = format!("{}/{}", text(row, "provider"), text(row, "model"));
         vec![
             when,
             text(row, "virtual_key"),
-            target,
+            target(row),
             text(row, "status"),
             text(row, "outcome"),
             text(row, "attempts"),
@@ -140,6 +139,21 @@ pub fn run(args: &Args) -> Result<String, String> {
         "WENT",
     ];
     Ok(table(&heading, &lines))
+}
+
+/// Who was asked last, or would have been: what the row says, unless its attempts know better.
+fn target(row: &Value) -> String {
+    let mut tries = row["tries"].as_array().into_iter().flatten();
+    let of = tries.rfind(|one| one["asked"] != false).unwrap_or(row);
+    let text = |name: &str| of[name].as_str().unwrap_or_default();
+    let (provider, model) = (text("provider"), text("model"));
+    match (provider, model) {
+        ("", "") => "-".to_owned(),
+        ("", name) | (name, "") => name.to_owned(),
+        // The request log has the model as the client named it.
+        _ if model.strip_prefix(provider).is_some_and(|rest| rest.starts_with('/')) => model.to_owned(),
+        _ => format!("{provider}/{model}"),
+    }
 }
 
 /// Attempts in a line: who was asked, what became of it, and how long that took.
@@ -205,6 +219,18 @@ mod tests {
     struct Cli {
         #[command(flatten)]
         args: Args,
+    }
+
+    #[test]
+    fn a_target_is_who_was_asked_last() {
+        let of = |text: &str| target(&serde_json::from_str(text).unwrap());
+        assert_eq!(of(r#"{"provider":"openai","model":"gpt-4o"}"#), "openai/gpt-4o");
+        assert_eq!(of(r#"{"provider":"openai","model":"openai/gpt-4o"}"#), "openai/gpt-4o");
+        assert_eq!(of(r#"{"model":"nobody/x"}"#), "nobody/x");
+        assert_eq!(of(r#"{"status":413}"#), "-");
+        let tries = r#"{"provider":"backup","model":"openai/gpt-4o","tries":[{"provider":"openai","model":"gpt-4o"},
+            {"provider":"backup","model":"spare"},{"provider":"third","model":"x","asked":false}]}"#;
+        assert_eq!(of(tries), "backup/spare");
     }
 
     #[test]

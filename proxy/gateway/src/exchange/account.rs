@@ -19,9 +19,10 @@ use sluice_wire::limits::{LOG_BODY_BYTES_MAX, SOUND_SECOND_BYTES_MIN};
 use sluice_wire::sigv4::SignatureError;
 use sluice_wire::surface::Endpoint;
 
-use super::Context;
 use super::payment::{HeldLimit, Payment};
+use super::{Context, End};
 use crate::core::Core;
+use crate::intake::NoBody;
 use crate::plane::{HeldPlane, Plane};
 use crate::scratch::Asked;
 use crate::signing;
@@ -140,12 +141,13 @@ impl Known {
         Ok(self.caller)
     }
 
-    /// Counts a request whose body could not be read as this caller's, unless that is yet to be proved.
+    /// Ends a request whose body could not be read. It is counted as this caller's, unless that is yet to be proved.
     #[cold]
-    pub fn open(self, plane: &HeldPlane, payment: &mut Payment) {
+    pub fn unread(self, plane: &HeldPlane, payment: &mut Payment, why: NoBody) -> End {
         if self.caller.is_some() && self.signed.is_none() {
             open(plane, self.caller, payment);
         }
+        why.into()
     }
 }
 

@@ -39,7 +39,7 @@ use super::account::{self, Payer};
 use super::{Context, count};
 use crate::core::Core;
 use crate::plane::{Accounts, HeldPlane};
-use crate::record::{Label, Paid};
+use crate::record::{Label, Names, Paid};
 use crate::scratch::Asked;
 
 /// What a request costs whom.
@@ -203,7 +203,6 @@ impl Payment {
         let core = context.core;
         let (provider, model) = (target.provider, target.model);
         self.failed(core);
-        self.spent.model = Label::new(model);
         let find = || accounts.prices.find_id(&provider.name, provider.vendor, model);
         let price_id = context.endpoint.is_priced().then(find).flatten();
         let price = price_id.map(|id| &accounts.prices.row(id).price);
@@ -234,6 +233,8 @@ impl Payment {
             held => held,
         };
         let held = held.map_err(|why| refusal(core, accounts, payer, (&provider.name, model), why))?;
+        // A target that cannot be paid for has not been asked.
+        self.spent.model = Label::new(model);
         self.bill = Some(Bill {
             held,
             price: price_id,
@@ -428,8 +429,8 @@ impl Payment {
         self.spent.cost.0
     }
 
-    /// Who was charged what, for the record.
-    pub(super) fn paid(&self, asked: &Asked) -> Option<Paid> {
+    /// Who was charged what, for the record. `names` says what was asked for, where nobody was asked.
+    pub(super) fn paid(&self, asked: &Asked, names: &Names) -> Option<Paid> {
         let (plane, caller) = self.of.as_ref()?;
         let keyring = &plane.accounts.as_ref()?.keyring;
         let name = |id| Label::new(&keyring.scope(id).name);
@@ -440,7 +441,11 @@ impl Payment {
             tenant: caller
                 .and_then(|caller| caller.customer.or(caller.team))
                 .map_or(Label::EMPTY, name),
-            model: spent.model,
+            model: match spent.model.as_bytes() {
+                // Names that belong to no provider are the client's own, and no names of the ledger.
+                [] if !names.provider().is_empty() => Label::new(names.model_at_provider()),
+                _ => spent.model,
+            },
             input: spent.input,
             cached: spent.cached,
             output: spent.output,

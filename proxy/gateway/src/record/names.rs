@@ -66,6 +66,15 @@ impl Names {
         self.get::<MODEL>()
     }
 
+    /// The same without the provider's name in front of it.
+    pub fn model_at_provider(&self) -> &str {
+        let model = self.model();
+        let rest = model
+            .strip_prefix(self.provider())
+            .and_then(|rest| rest.strip_prefix('/'));
+        rest.unwrap_or(model)
+    }
+
     /// The first model pattern of its route.
     pub fn route(&self) -> &str {
         self.get::<ROUTE>()
