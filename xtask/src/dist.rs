@@ -209,7 +209,7 @@ impl Training {
         let mut config = json!({
             "providers": {"openai": provider("/v1"), "anthropic": provider("")},
             "routes": [{"models": ["openai/gpt-4.1-mini"], "cache": {"mode": "exact"}}],
-            "log": {"requests": {"output": self.folder.join("requests.log")}},
+            "log": {"format": "json", "requests": {"output": self.folder.join("requests.log")}},
         });
         if let Some(store) = store {
             config["accounts"] = json!({"store": store, "admin_credential": {"env": KEY}, "unknown_price": "zero"});
@@ -222,7 +222,9 @@ impl Training {
         command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--cores", "1"]);
         command.env(KEY, CREDENTIAL).env("RUST_LOG", "warn");
         let running = Running::start(command)?;
-        let (address, admin) = (address_in(&running.line()?)?, address_in(&running.line()?)?);
+        let hello: Value = serde_json::from_str(&running.line()?).context("the gateway says where it listens")?;
+        let address = |place: &Value| address_in(place.as_str().unwrap_or_default());
+        let (address, admin) = (address(&hello["listen"][0])?, address(&hello["admin"])?);
         Ok(Gateway {
             program: self.gateway.clone(),
             running,
