@@ -64,15 +64,29 @@ pub fn build(seconds: f64) -> Result<PathBuf> {
         &["-p", "sluice-bench", "--bin", "sluice-sim", "--bin", "sluice-load"],
     )?;
     let other = |name: &str| others.get(name).with_context(|| format!("{name} was not built"));
-    let simulator = Running::start({
+    let issued = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;
+    let (certificate, secret) = (folder.join("ca.pem"), folder.join("key.pem"));
+    std::fs::write(&certificate, issued.cert.pem())?;
+    std::fs::write(&secret, issued.signing_key.serialize_pem())?;
+    let simulate = |tls: bool| -> Result<Running> {
         let mut command = Command::new(other("sluice-sim")?);
         command.args(["--listen", "127.0.0.1:0"]);
-        command
-    })?;
+        if tls {
+            command
+                .arg("--tls-cert")
+                .arg(&certificate)
+                .arg("--tls-key")
+                .arg(&secret);
+        }
+        Running::start(command)
+    };
+    let (plain, encrypted) = (simulate(false)?, simulate(true)?);
     let training = Training {
         gateway: counting,
         load: other("sluice-load")?.clone(),
-        upstream: address_in(&simulator.line()?)?,
+        upstream: address_in(&plain.line()?)?,
+        encrypted: address_in(&encrypted.line()?)?,
+        certificate: certificate.clone(),
         folder: folder.clone(),
         seconds,
     };
@@ -165,6 +179,9 @@ struct Training {
     gateway: PathBuf,
     load: PathBuf,
     upstream: String,
+    /// The same, with TLS.
+    encrypted: String,
+    certificate: PathBuf,
     folder: PathBuf,
     seconds: f64,
 }
@@ -181,6 +198,8 @@ impl Training {
         self.load(&open, "anthropic/claude-sonnet-4-6", &["--connections", "16"])?;
         self.load(&open, "anthropic/claude-sonnet-4-6+tps=2000,tokens=50", &stream)?;
         self.load(&open, "openai/gpt-4.1-mini", &["--connections", "64"])?;
+        self.load(&open, "encrypted/gpt-4o-mini", &["--connections", "64"])?;
+        self.load(&open, "encrypted/gpt-4o-mini+tps=2000,tokens=50", &stream)?;
         open.end()?;
         let store = self.folder.join("store.db");
         for suffix in ["", "-wal", "-shm"] {
@@ -204,10 +223,16 @@ impl Training {
 
     /// A gateway with the simulator behind it, its files in the folder.
     fn gateway(&self, name: &str, store: Option<&Path>) -> Result<Gateway> {
-        let provider =
-            |path: &str| json!({"base_url": format!("http://{}{path}", self.upstream), "keys": [{"env": KEY}]});
+        let key = json!([{"env": KEY}]);
+        let provider = |path: &str| json!({"base_url": format!("http://{}{path}", self.upstream), "keys": key});
+        let encrypted = json!({
+            "dialect": "openai",
+            "base_url": format!("https://{}/v1", self.encrypted),
+            "keys": key,
+            "tls": {"ca_file": self.certificate},
+        });
         let mut config = json!({
-            "providers": {"openai": provider("/v1"), "anthropic": provider("")},
+            "providers": {"openai": provider("/v1"), "anthropic": provider(""), "encrypted": encrypted},
             "routes": [{"models": ["openai/gpt-4.1-mini"], "cache": {"mode": "exact"}}],
             "log": {"format": "json", "requests": {"output": self.folder.join("requests.log")}},
         });

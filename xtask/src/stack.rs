@@ -121,7 +121,7 @@ impl Drop for Running {
 /// When there is none.
 pub fn address_in(line: &str) -> Result<String> {
     let (_, rest) = line
-        .split_once("http://")
+        .split_once("://")
         .with_context(|| format!("no address in: {line}"))?;
     let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'));
     Ok(rest[..end.unwrap_or(rest.len())].to_owned())
