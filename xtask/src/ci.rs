@@ -86,7 +86,7 @@ fn steps(args: &Args) -> Result<Vec<Command>> {
     steps.push(with("xtask tidy")?);
     steps.push(with("xtask sdk")?);
     if args.fuzz_seconds > 0 {
-        steps.push(with(&format!("xtask fuzz --seconds {}", args.fuzz_seconds))?);
+        steps.push(with(&format!("xtask fuzz --seed 1 --seconds {}", args.fuzz_seconds))?);
     }
     Ok(steps)
 }

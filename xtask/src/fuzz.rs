@@ -16,6 +16,9 @@ pub struct Args {
     /// Seconds that each target runs.
     #[arg(long, default_value_t = 60)]
     seconds: u32,
+    /// Where the search begins; 0: elsewhere each time. What a run finds then depends on the code and not on the day.
+    #[arg(long, default_value_t = 0)]
+    seed: u32,
     /// Only these targets.
     #[arg(long, value_delimiter = ',')]
     target: Vec<String>,
@@ -50,7 +53,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let chosen = if args.target.is_empty() { &all } else { &args.target };
     for name in chosen {
-        run_target(&root, name, args.seconds)?;
+        run_target(&root, name, args)?;
     }
     println!("fuzzed {} for {} s each: no crash", chosen.join(", "), args.seconds);
     Ok(())
@@ -70,7 +73,7 @@ fn targets(root: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn run_target(root: &Path, name: &str, seconds: u32) -> Result<()> {
+fn run_target(root: &Path, name: &str, args: &Args) -> Result<()> {
     let corpus = format!("tests/fuzz/corpus/{name}");
     std::fs::create_dir_all(root.join(&corpus)).with_context(|| format!("create {corpus}"))?;
     let mut command = nightly(root);
@@ -86,7 +89,8 @@ fn run_target(root: &Path, name: &str, seconds: u32) -> Result<()> {
     ]);
     command.args([name, &corpus, &format!("tests/fuzz/seeds/{name}"), "--"]);
     command.args([
-        &format!("-max_total_time={seconds}"),
+        &format!("-max_total_time={}", args.seconds),
+        &format!("-seed={}", args.seed),
         "-verbosity=0",
         "-print_final_stats=0",
     ]);

@@ -159,7 +159,7 @@ impl EventScan {
     fn whole_line(&mut self, line: &[u8]) -> bool {
         let is_data = line.first() == Some(&b'd');
         if is_data && !self.event.finished {
-            self.event.finished = self.finish_key(line) == KeyMatch::FOUND;
+            self.event.finished = self.finish_key(line).0 == KeyMatch::FOUND;
         }
         self.line(&line[..line.len().min(LINE_START_BYTES)], line.len())
     }
@@ -210,19 +210,20 @@ impl EventScan {
         false
     }
 
-    /// Searches for the finish key: found with a value other than null, cut off by the end of the text, or not there.
+    /// Searches for the finish key: found with a value other than null, cut off by the end of the text, or not there. With
+    /// it comes the text after the last whole key: the quote that ends a key does not begin the next one.
     #[inline]
-    fn finish_key(&self, text: &[u8]) -> KeyMatch {
+    fn finish_key<'a>(&self, text: &'a [u8]) -> (KeyMatch, &'a [u8]) {
         let mut rest = text;
         while let Some(found) = self.finder.find(rest) {
             rest = &rest[found + FINISH_KEY.len()..];
             let mut key = KeyMatch::KEY;
             let decided = rest.iter().any(|&byte| key.step(byte) || !key.is_value_open());
             if !decided || key == KeyMatch::FOUND {
-                return key;
+                return (key, rest);
             }
         }
-        KeyMatch::default()
+        (KeyMatch::default(), rest)
     }
 
     /// The same for a line in pieces: a match that is cut is carried on byte by byte.
@@ -237,7 +238,7 @@ impl EventScan {
             }
             rest = after;
         }
-        self.key = self.finish_key(rest);
+        (self.key, rest) = self.finish_key(rest);
         if self.key == KeyMatch::default() {
             let from = rest.len().saturating_sub(FINISH_KEY.len() - 1);
             rest[from..].iter().for_each(|&byte| _ = self.key.step(byte));

@@ -108,6 +108,9 @@ fn a_finish_reason_counts_only_with_a_value() {
     assert!(!finished(r#""content":"finish_reason""#));
     assert!(!finished(r#""x":"finish_reason","y":"finish_reason""#));
     assert!(!finished(r#""native_finish_reason":"stop""#));
+    // The quote that ends one key is not the start of another, wherever the stream is cut.
+    assert!(!finished(r#""finish_reason"finish_reason":"stop""#));
+    assert!(finished(r#""finish_reason""finish_reason":"stop""#));
     assert!(!scan(b": \"finish_reason\":\"stop\"\n\ndata: \"finish_reason\"\n\n").finished);
     assert!(!scan(b"data: \"finish_reason\":\ndata: \"stop\"\n\n").finished);
 }
