@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use sluice_tests::audit::Audit;
+use sluice_tests::http::Request;
 use sluice_tests::postgres::Postgres;
 use sluice_tests::temp::TempDir;
 use sluice_tests::wait;
@@ -58,7 +59,7 @@ fn with_a_sound_provider_and_patient_clients_every_nano_dollar_agrees() {
             let body = format!(
                 r#"{{"model":"openai/gpt-x","stream":{stream},"max_tokens":30,"messages":[{{"role":"user","content":"{request}"}}]}}"#
             );
-            let request = sluice_tests::Request::post("/v1/chat/completions", body);
+            let request = Request::post("/v1/chat/completions", body);
             let answer = audit.replicas[0].ask(&request.field("Authorization", &format!("Bearer {}", audit.keys[0])));
             assert_eq!(answer.status, 200, "{answer:?}");
         }
@@ -89,6 +90,52 @@ fn three_replicas_spend_a_budget_to_its_end_and_not_beyond() {
     audit.with_faults();
     spend_to_the_end(&audit, 3);
     audit.settle(false);
+}
+
+#[test]
+fn a_rate_limit_is_one_for_all_replicas_and_outlives_them() {
+    const MOST: u64 = 1_000;
+    let Some(server) = Postgres::start() else { return };
+    let mut audit = Audit::start(2, 2, Some(&server.url()), USD);
+    let limit = r#"{"unit":"requests","window":"total","most":1000}"#.parse().expect("JSON");
+    let made = audit.admin("POST", "/keys/paying/limits", &limit);
+    assert_eq!(made.status, 201, "{made:?}");
+    let ask = |audit: &Audit, replica: usize| {
+        let bearer = format!("Bearer {}", audit.keys[0]);
+        let request = Request::chat("openai/gpt-x").field("Authorization", &bearer);
+        audit.replicas[replica].ask(&request)
+    };
+    let left = |audit: &Audit, replica: usize| {
+        let answer = ask(audit, replica);
+        // Before the limit is in force these fields are the provider's own.
+        let is_ours = answer.field("x-ratelimit-limit-requests") == Some(&MOST.to_string());
+        let left = answer.field("x-ratelimit-remaining-requests")?.parse::<u64>().ok();
+        left.filter(|_| is_ours && answer.status == 200)
+    };
+    let of_second = MOST - wait::until("the second replica knows the limit", || left(&audit, 1));
+    let mut of_first = 0;
+    wait::until("the first knows what the second has counted", || {
+        let left = left(&audit, 0)?;
+        of_first += 1;
+        (left + of_first + of_second == MOST).then_some(())
+    });
+    // From here on only the first counts.
+    while ask(&audit, 0).status == 200 {
+        of_first += 1;
+    }
+    assert_eq!(of_first + of_second, MOST);
+    let refused = ask(&audit, 0);
+    assert_eq!(refused.status, 429, "{refused:?}");
+    wait::until("the second refuses as well", || {
+        (ask(&audit, 1).status == 429).then_some(())
+    });
+    for replica in [0, 1] {
+        audit.replicas[replica].signal(libc::SIGTERM);
+        assert!(audit.replicas[replica].wait().success());
+        audit.revive(replica);
+        let refused = ask(&audit, replica);
+        assert_eq!(refused.status, 429, "a restart forgets nothing: {refused:?}");
+    }
 }
 
 /// Gateways are killed at random moments under load; what is lost with them counts as spent.
@@ -246,7 +293,7 @@ fn unmount(dir: &TempDir) {
 fn held(audit: &Audit, key: &str) -> Option<sluice_tests::Client> {
     // A target without a second one beside it, which would hold as much again.
     let body = r#"{"model":"unpaid/gpt-x","max_tokens":40,"messages":[{"role":"user","content":"Hold this."}]}"#;
-    let request = sluice_tests::Request::post("/v1/chat/completions", body);
+    let request = Request::post("/v1/chat/completions", body);
     let request = request.field("Authorization", &format!("Bearer {key}"));
     let in_flight = |audit: &Audit| {
         audit

@@ -1,9 +1,10 @@
 //! Rate limits: requests and tokens per window, and requests at a time, shared by the cores of one process.
 //!
-//! Invariants: a limit is never exceeded by what was admitted against it, on however many cores; `used` is the sum of the
-//! slices, whenever no core is in the middle of an operation; a slice that has passed never counts again, whatever the clock
-//! says; a [`Pass`] gives back on `Drop` what it holds. Deliberately absent: other processes, each of which has limits of its
-//! own, and durability: a restart begins with empty windows, unless somebody adds what another process has counted.
+//! Invariants: a limit is never exceeded by what was admitted against it here, on however many cores, and by what others are
+//! known to have counted; `used` is the sum of the slices, whenever no core is in the middle of an operation; a slice that has
+//! passed never counts again, whatever the clock says; a [`Pass`] gives back on `Drop` what it holds. Deliberately absent: how
+//! the counts of other processes come here ([`Limiter::counts_elsewhere`]), and durability: a restart begins with empty
+//! windows, unless somebody says what another process has counted.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -65,6 +66,8 @@ pub struct Limiter {
     window: Window,
     /// How many of `slices` there are.
     count: u8,
+    /// What other processes have counted, as in a slice: it is that of the slice in the upper bits.
+    elsewhere: AtomicU64,
     slices: [AtomicU64; SLICES + 1],
 }
 
@@ -106,6 +109,7 @@ impl Limiter {
             used: AtomicU64::new(0),
             head: AtomicU64::new(0),
             count: count as u8,
+            elsewhere: AtomicU64::new(0),
             slices: [const { AtomicU64::new(0) }; SLICES + 1],
             at_a_time: AtomicU32::new(0),
         }
@@ -130,6 +134,40 @@ impl Limiter {
             (packed >> COUNT_BITS == tag(slice) && count > 0).then_some((slice, count))
         };
         (first..=now).filter_map(of).collect()
+    }
+
+    /// What other processes have to know of this one: [`Limiter::counted`], and of [`Unit::Concurrent`] what is under way, as
+    /// that of slice 0.
+    pub fn shared(&self, unix_s: u64) -> Vec<(u64, u64)> {
+        if self.unit == Unit::Concurrent {
+            let now = u64::from(self.at_a_time.load(Ordering::Relaxed));
+            return Vec::from_iter((now > 0).then_some((0, now)));
+        }
+        self.counted(unix_s)
+    }
+
+    /// The second from which on nothing of what counts now does; the last there is, of what ends otherwise.
+    pub fn counts_until_s(&self, unix_s: u64) -> u64 {
+        match self.window {
+            _ if self.unit == Unit::Concurrent => u64::MAX,
+            Window::Rolling(span) => unix_s + span.seconds() + span.seconds() / SLICES as u64,
+            window => window.period(unix_s).2,
+        }
+    }
+
+    /// Has what all other processes have counted, by slices, count here from now on in place of what was said before. It is
+    /// as if it had been counted here, but that it may exceed the limit; in a rolling window it stays until the next call.
+    pub fn counts_elsewhere(&self, counted: impl Iterator<Item = (u64, u64)>, unix_s: u64) {
+        let (first, now) = if self.unit == Unit::Concurrent {
+            (0, 0)
+        } else {
+            let now = self.roll(unix_s);
+            ((now + 1).saturating_sub(u64::from(self.count)), now)
+        };
+        let counts = counted.filter(|(slice, _)| (first..=now).contains(slice));
+        let sum = counts.fold(0_u64, |sum, (_, count)| sum.saturating_add(count));
+        let packed = tag(now) << COUNT_BITS | sum.min(COUNT_MAX);
+        self.elsewhere.store(packed, Ordering::Relaxed);
     }
 
     /// Adds what another process has counted, as far as it counts now. A limit may be passed by that.
@@ -170,16 +208,16 @@ impl Limiter {
     /// How it stands.
     pub fn standing(&self, unix_s: u64) -> Standing {
         let most = self.most.load(Ordering::Relaxed);
-        let used = if self.unit == Unit::Concurrent {
-            u64::from(self.at_a_time.load(Ordering::Relaxed))
+        let (used, slice) = if self.unit == Unit::Concurrent {
+            (u64::from(self.at_a_time.load(Ordering::Relaxed)), 0)
         } else {
-            self.roll(unix_s);
-            self.used.load(Ordering::Relaxed)
+            let slice = self.roll(unix_s);
+            (self.used.load(Ordering::Relaxed), slice)
         };
         Standing {
             unit: self.unit,
             most,
-            remaining: most.saturating_sub(used),
+            remaining: most.saturating_sub(used.saturating_add(self.elsewhere(slice))),
             resets_in_s: self.resets_in_s(unix_s),
         }
     }
@@ -188,6 +226,7 @@ impl Limiter {
     fn take(&self, count: u64, unix_s: u64) -> Option<u64> {
         let most = self.most.load(Ordering::Relaxed);
         if self.unit == Unit::Concurrent {
+            let most = most.saturating_sub(self.elsewhere(0));
             let more = |now: u32| (u64::from(now) < most).then_some(now + 1);
             return self
                 .at_a_time
@@ -196,9 +235,17 @@ impl Limiter {
                 .map(|_| 0);
         }
         let slice = self.roll(unix_s);
+        let most = most.saturating_sub(self.elsewhere(slice));
         let more = |used: u64| used.checked_add(count).filter(|sum| *sum <= most);
         self.used.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).ok()?;
         Some(self.add(slice, count))
+    }
+
+    /// What others have counted that still counts.
+    fn elsewhere(&self, slice: u64) -> u64 {
+        let packed = self.elsewhere.load(Ordering::Relaxed);
+        let counts = self.count > 1 || packed >> COUNT_BITS == tag(slice);
+        if counts { packed & COUNT_MAX } else { 0 }
     }
 
     /// Corrects what was counted in `slice` to what it has come to.

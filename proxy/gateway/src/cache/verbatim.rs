@@ -6,7 +6,7 @@
 //! forgotten with a new configuration and with every purge, bump and restart. Memory: [`CACHE_VERBATIM_SLOTS`] bodies of at most
 //! [`CACHE_VERBATIM_BYTES_MAX`] bytes. Deliberately absent: any defence against crafted collisions, which cost a place and no more.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use sluice_policy::cache::index::EntryId;
@@ -38,23 +38,16 @@ struct Slot {
 }
 
 /// The requests.
+#[derive(Default)]
 pub struct Requests {
     slots: Vec<Option<Slot>>,
-    seeds: [u64; LANES],
+    seed: foldhash::fast::RandomState,
 }
-
-/// Words of 8 bytes that are worked on side by side.
-const LANES: usize = 4;
 
 impl Requests {
     /// None yet.
     pub fn new() -> Self {
-        let random = RandomState::new();
-        Self {
-            slots: Vec::new(),
-            // Odd, so that a multiplication loses nothing.
-            seeds: std::array::from_fn(|lane| random.hash_one(lane) | 1),
-        }
+        Self::default()
     }
 
     /// Where the entry is that answered the same request, if it is still there.
@@ -62,7 +55,7 @@ impl Requests {
         if self.slots.is_empty() {
             return None;
         }
-        let digest = self.digest(request.body);
+        let digest = self.seed.hash_one(request.body);
         let slot = self.slots[digest as usize % CACHE_VERBATIM_SLOTS].as_ref()?;
         let same = slot.digest == digest
             && Arc::ptr_eq(&slot.caching, request.caching)
@@ -78,7 +71,7 @@ impl Requests {
             return;
         }
         self.slots.resize_with(CACHE_VERBATIM_SLOTS, || None);
-        let digest = self.digest(request.body);
+        let digest = self.seed.hash_one(request.body);
         let slot = &mut self.slots[digest as usize % CACHE_VERBATIM_SLOTS];
         let mut body = slot.take().map(|slot| slot.body).unwrap_or_default();
         body.clear();
@@ -96,31 +89,6 @@ impl Requests {
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.slots.clear();
-    }
-
-    fn digest(&self, bytes: &[u8]) -> u64 {
-        let fold = |one: u64, other: u64| {
-            let product = u128::from(one) * u128::from(other);
-            product as u64 ^ (product >> 64) as u64
-        };
-        let mut lanes = self.seeds;
-        let (words, rest) = bytes.as_chunks::<8>();
-        let (groups, last) = words.as_chunks::<LANES>();
-        for group in groups {
-            for ((lane, word), seed) in lanes.iter_mut().zip(group).zip(&self.seeds) {
-                *lane = fold(*lane ^ u64::from_le_bytes(*word), *seed);
-            }
-        }
-        let mut tail = [0; 8];
-        tail[..rest.len()].copy_from_slice(rest);
-        let mut digest = bytes.len() as u64;
-        for word in last.iter().chain([&tail]) {
-            digest = fold(digest ^ u64::from_le_bytes(*word), self.seeds[0]);
-        }
-        for (lane, seed) in lanes.iter().zip(&self.seeds) {
-            digest = fold(digest ^ lane, *seed);
-        }
-        digest
     }
 }
 

@@ -8,6 +8,7 @@
 //! PostgreSQL to any number.
 //! Deliberately absent: what is done within a transaction (`rows.rs`, `ledger.rs`), which is the same for both.
 
+mod counts;
 mod ledger;
 mod postgres;
 mod requests;
@@ -29,6 +30,7 @@ use sluice_policy::budget::{Done, Holder, Plan};
 use sluice_policy::money::NanoUsd;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+pub use self::counts::{Counts, Other, Told, Word};
 pub use self::ledger::{Entry, GroupBy, SpendQuery, SpendRow};
 use self::postgres::Server;
 pub use self::requests::{REQUESTS_MAX, RequestQuery, RequestRow};
@@ -239,6 +241,7 @@ pub struct Store {
     thread: Option<JoinHandle<()>>,
     health: Arc<Health>,
     stop: Arc<AtomicBool>,
+    is_shared: bool,
 }
 
 impl Store {
@@ -264,7 +267,7 @@ impl Store {
     /// It cannot be opened, is in use by a process that this one does not join, or is of a later version.
     pub fn open(path: &Path, unix_s: u64, joins: bool) -> anyhow::Result<(Self, Recovered)> {
         let path = path.to_owned();
-        Self::start(move |_| {
+        Self::start(false, move |_| {
             let (file, recovered) = File::open(&path, unix_s, joins)?;
             Ok((Database::File(Box::new(file)), recovered))
         })
@@ -280,7 +283,7 @@ impl Store {
 
     fn connect_with(url: &str, unix_s: u64, patience: Duration) -> anyhow::Result<(Self, Recovered)> {
         let url = url.to_owned();
-        Self::start(move |health| {
+        Self::start(true, move |health| {
             let (server, recovered) = Server::connect(&url, unix_s, patience, health)?;
             Ok((Database::Server(Box::new(server)), recovered))
         })
@@ -288,6 +291,7 @@ impl Store {
 
     /// Opens the store on its own thread: a connection belongs to the runtime that it was made in.
     fn start(
+        is_shared: bool,
         open: impl FnOnce(Arc<Health>) -> anyhow::Result<(Database, Recovered)> + Send + 'static,
     ) -> anyhow::Result<(Self, Recovered)> {
         let health = Arc::new(Health::default());
@@ -312,6 +316,7 @@ impl Store {
             thread: Some(thread),
             health,
             stop,
+            is_shared,
         };
         Ok((store, recovered))
     }
@@ -319,6 +324,11 @@ impl Store {
     /// This process, as leases name it now.
     pub fn holder(&self) -> Holder {
         self.health.holder.load(Ordering::Acquire)
+    }
+
+    /// Whether several processes may have it at the same time.
+    pub fn is_shared(&self) -> bool {
+        self.is_shared
     }
 
     /// How it is.
@@ -466,4 +476,4 @@ fn unix_s() -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

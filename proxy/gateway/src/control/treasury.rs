@@ -13,6 +13,7 @@
 
 mod keys;
 mod pending;
+mod sharing;
 mod view;
 mod webhook;
 
@@ -29,6 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use self::pending::Pending;
+use self::sharing::Sharing;
 pub use self::view::{BudgetView, Budgets};
 use self::webhook::Webhook;
 use super::store::{BudgetRow, Entry, Scopes, Store, StoreError};
@@ -103,6 +105,8 @@ pub struct Treasury {
     budgets: Budgets,
     task: JoinHandle<()>,
     scribe: AbortHandle,
+    /// Where several processes share the store: what tells them of this one's rate limits.
+    sharing: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
 /// Rate limits by their rows.
@@ -210,6 +214,13 @@ impl Treasury {
             events: events.clone(),
         };
         task.reload().await?;
+        let sharing = if store.is_shared() {
+            let (end, ends) = oneshot::channel();
+            let sharing = Sharing::start(store.clone(), limiters.clone(), clock).await?;
+            Some((end, tokio::spawn(sharing.run(ends))))
+        } else {
+            None
+        };
         let treasury = Self {
             commands,
             events,
@@ -219,6 +230,7 @@ impl Treasury {
             budgets: task.budgets.clone(),
             scribe: tokio::spawn(ledger.write_all(store)).abort_handle(),
             task: tokio::spawn(task.run(orders)),
+            sharing,
         };
         Ok((treasury, receiver))
     }
@@ -270,8 +282,12 @@ impl Treasury {
         all.filter(|rate| !rate.counted.is_empty()).collect()
     }
 
-    /// Has what another process has counted count here too.
+    /// Has what the process that this one takes over from has counted count here too. If they share the store, it says so
+    /// there.
     pub fn add_rates(&self, rates: &[Rate], unix_s: u64) {
+        if self.sharing.is_some() {
+            return;
+        }
         let limiters = lock(&self.limiters);
         for rate in rates {
             if let Some(limiter) = limiters.get(&rate.row)
@@ -294,6 +310,10 @@ impl Treasury {
     /// Gives everything back to the store that was not spent. To be called when the cores have closed their purses; bounded in
     /// time by the caller.
     pub async fn close(mut self) {
+        if let Some((end, sharing)) = self.sharing.take() {
+            drop(end);
+            let _ = sharing.await;
+        }
         let (reply, answer) = oneshot::channel();
         if self.commands.send(Command::Close(reply)).await.is_ok() {
             let _ = answer.await;
@@ -304,6 +324,9 @@ impl Treasury {
 
 impl Drop for Treasury {
     fn drop(&mut self) {
+        if let Some((_, sharing)) = &self.sharing {
+            sharing.abort();
+        }
         self.scribe.abort();
     }
 }
@@ -417,7 +440,14 @@ impl Task {
         let now_s = (self.clock)();
         let before = |days: u32| now_s.saturating_sub(u64::from(days) * DAY_S);
         let (ledger_s, sums_s) = (before(self.settings.ledger_days), before(self.settings.sums_days));
-        let forgotten = self.store.ask(move |tx| tx.forget(ledger_s, sums_s, FORGET_MOST)).await;
+        let is_shared = self.store.is_shared();
+        let forgotten = self.store.ask(move |tx| {
+            if is_shared {
+                tx.forget_counts(now_s)?;
+            }
+            tx.forget(ledger_s, sums_s, FORGET_MOST)
+        });
+        let forgotten = forgotten.await;
         if let Err(error) = forgotten {
             tracing::warn!(%error, "old entries of the ledger stay");
         }

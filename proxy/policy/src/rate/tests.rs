@@ -172,3 +172,63 @@ fn counts_of_slices_that_are_over_or_to_come_are_not_added() {
     limiter.add_counted(&[(now - 13, 1), (now + 1, 2), (now - 12, 3), (u64::MAX, 4)], NOW_S);
     assert_eq!(limiter.standing(NOW_S).remaining, 7);
 }
+
+#[test]
+fn what_others_have_counted_leaves_the_less_and_only_as_long_as_it_counts() {
+    let limiter = minute(Unit::Requests, 10);
+    let period = NOW_S / 60 + 1;
+    assert!(passes(&limiter, NOW_S));
+    limiter.counts_elsewhere([(period, 7), (period - 1, 100)].into_iter(), NOW_S);
+    assert_eq!(limiter.standing(NOW_S).remaining, 2);
+    assert_eq!(
+        limiter.shared(NOW_S),
+        [(period, 1)],
+        "what others have counted is not told to them again"
+    );
+    assert_eq!((0..5).filter(|_| passes(&limiter, NOW_S)).count(), 2);
+    // What is said replaces what was said, and may be less.
+    limiter.counts_elsewhere([(period, 5)].into_iter(), NOW_S);
+    assert_eq!((0..5).filter(|_| passes(&limiter, NOW_S)).count(), 2);
+    // More than the limit is no trouble.
+    limiter.counts_elsewhere([(period, u64::MAX), (period, 3)].into_iter(), NOW_S);
+    assert_eq!(limiter.standing(NOW_S).remaining, 0);
+    assert!(passes(&limiter, NOW_S + 60), "nobody has said anything of this minute");
+    assert_eq!(limiter.counts_until_s(NOW_S + 5), NOW_S + 60);
+}
+
+#[test]
+fn in_a_rolling_window_the_slices_of_others_count_as_ones_own() {
+    let window = Window::Rolling(Span::Minute);
+    let (here, there, alone) = (
+        Limiter::new(Unit::Requests, window, 10),
+        Limiter::new(Unit::Requests, window, 10),
+        Limiter::new(Unit::Requests, window, 10),
+    );
+    for second in 0..200 {
+        let now_s = NOW_S + second;
+        here.counts_elsewhere(there.shared(now_s).into_iter(), now_s);
+        there.counts_elsewhere(here.shared(now_s).into_iter(), now_s);
+        assert_eq!(here.standing(now_s), alone.standing(now_s), "after {second} s");
+        let turn = [&here, &there][second as usize % 2];
+        assert_eq!(passes(turn, now_s), passes(&alone, now_s), "after {second} s");
+        assert!(turn.counts_until_s(now_s) >= now_s + 60);
+    }
+}
+
+#[test]
+fn requests_under_way_elsewhere_take_up_room_until_they_end() {
+    let (here, there) = (
+        Limiter::new(Unit::Concurrent, Window::Total, 3),
+        Limiter::new(Unit::Concurrent, Window::Total, 3),
+    );
+    let passes = [(); 2].map(|()| enter([&there], Ask::default(), NOW_S).unwrap());
+    here.counts_elsewhere(there.shared(NOW_S).into_iter(), NOW_S);
+    let pass = enter([&here], Ask::default(), NOW_S).unwrap();
+    assert!(enter([&here], Ask::default(), NOW_S).is_err());
+    assert_eq!(here.shared(NOW_S), [(0, 1)]);
+    drop(passes);
+    assert!(there.shared(NOW_S).is_empty());
+    here.counts_elsewhere(there.shared(NOW_S).into_iter(), NOW_S);
+    assert_eq!(here.standing(NOW_S).remaining, 2);
+    drop(pass);
+}

@@ -117,6 +117,13 @@ ALTER TABLE ledger ADD COLUMN route TEXT NOT NULL DEFAULT '', ADD COLUMN cache T
   ADD COLUMN received_us BIGINT NOT NULL DEFAULT 0, ADD COLUMN queued_us BIGINT NOT NULL DEFAULT 0,
   ADD COLUMN upstream_us BIGINT NOT NULL DEFAULT 0, ADD COLUMN tries TEXT NOT NULL DEFAULT '';
 ALTER TABLE scopes ADD COLUMN bodies BIGINT NOT NULL DEFAULT 0;
+", "
+-- What each process has counted against a limit: SLICE:COUNT. `version` grows with each change that a process makes.
+CREATE TABLE counts (
+  holder BIGINT NOT NULL, limit_id BIGINT NOT NULL, slices TEXT NOT NULL, version BIGINT NOT NULL, until_s BIGINT NOT NULL,
+  PRIMARY KEY (holder, limit_id));
+CREATE INDEX counts_new ON counts (holder, version);
+ALTER TABLE counts SET (fillfactor = 70);
 "];
 
 /// Whoever migrates a PostgreSQL store holds this advisory lock.

@@ -1,7 +1,7 @@
 //! What stores keep, through failures and restarts: the same tests for SQLite and PostgreSQL, and those of each.
 
 #[path = "../../../../../tests/src/postgres.rs"]
-mod cluster;
+pub mod cluster;
 mod file;
 mod server;
 

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use sluice_policy::budget::{Purse, Refusal, Span, Window};
 use sluice_policy::keyring::VirtualKey;
-use sluice_policy::rate::{Ask, Pass};
+use sluice_policy::rate::{Ask, Pass, Unit};
 
+use super::super::store::tests::cluster::Postgres;
 use super::super::store::{Change, LimitRow, NewKey, ScopeKind, Tx};
 use super::*;
 
@@ -316,4 +317,139 @@ fn whatever_moment_a_process_is_killed_the_record_is_between_the_bill_and_the_li
         );
     }
     assert!(bill > LIMIT / 2, "the lives were too short to say anything: {bill}");
+}
+
+/// One of the gateways that share a store.
+struct Replica {
+    treasury: Treasury,
+    keyring: Arc<Keyring>,
+}
+
+impl Replica {
+    async fn start(url: &str) -> Self {
+        let url = url.to_owned();
+        let connect = move || Store::connect(&url, unix_s()).unwrap().0;
+        let store = tokio::task::spawn_blocking(connect).await.unwrap();
+        let (treasury, mut events) = Treasury::start(store, SETTINGS).await.unwrap();
+        let mut keyring = Arc::new(Keyring::default());
+        obey(&mut events, &[], &mut keyring);
+        Self { treasury, keyring }
+    }
+
+    fn limiter(&self, unit: Unit) -> Arc<Limiter> {
+        let caller = self.keyring.find(credential().expose().as_bytes(), unix_s()).unwrap();
+        let limits = self.keyring.limits(caller, "a", "b").map(|id| self.keyring.limiter(id));
+        limits
+            .into_iter()
+            .find(|limiter| limiter.unit() == unit)
+            .unwrap()
+            .clone()
+    }
+
+    fn enter(&self, unit: Unit) -> Option<Pass<Arc<Limiter>>> {
+        let mut pass = Pass::default();
+        let entered = pass.enter([self.limiter(unit)], Ask::default(), unix_s());
+        entered.ok().map(|()| pass)
+    }
+
+    fn remaining(&self, unit: Unit) -> u64 {
+        self.limiter(unit).standing(unix_s()).remaining
+    }
+
+    async fn remains(&self, unit: Unit, expected: u64) {
+        let reached = async {
+            while self.remaining(unit) != expected {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let reached = tokio::time::timeout(Duration::from_secs(20), reached).await;
+        let now = self.remaining(unit);
+        assert!(reached.is_ok(), "{now} {} remain instead of {expected}", unit.name());
+    }
+}
+
+#[test]
+fn replicas_know_of_each_others_rate_limits_and_of_their_own_after_a_restart() {
+    let Some(server) = Postgres::start() else { return };
+    let (store, _) = Store::connect(&server.url(), unix_s()).unwrap();
+    let limit = |unit: Unit| LimitRow {
+        id: 0,
+        scope: 3,
+        unit: unit.name().to_owned(),
+        window: Window::Total,
+        most: 20,
+        provider: None,
+        model: None,
+    };
+    runtime().block_on(async {
+        store.ask(|tx| populate(tx, 1_000_000)).await.unwrap();
+        let made = move |tx: &mut Tx<'_>| tx.add_limit(&change(), &limit(Unit::Requests));
+        let row = store.ask(made).await.unwrap();
+        let (first, second) = (Replica::start(&server.url()).await, Replica::start(&server.url()).await);
+        let under_way = first.enter(Unit::Concurrent).unwrap();
+        for _ in 0..7 {
+            first.enter(Unit::Requests).unwrap().settle(Ask::default());
+        }
+        second.remains(Unit::Requests, 13).await;
+        second.remains(Unit::Concurrent, 1).await;
+        for _ in 0..13 {
+            second.enter(Unit::Requests).unwrap().settle(Ask::default());
+        }
+        assert!(second.enter(Unit::Requests).is_none(), "the limit is one for both");
+        first.remains(Unit::Requests, 0).await;
+        drop(under_way);
+        second.remains(Unit::Concurrent, 2).await;
+
+        // What a replica has counted outlives it, all but what was under way.
+        let under_way = first.enter(Unit::Concurrent).unwrap();
+        second.remains(Unit::Concurrent, 1).await;
+        first.treasury.close().await;
+        second.remains(Unit::Concurrent, 2).await;
+        drop(under_way);
+        let third = Replica::start(&server.url()).await;
+        assert_eq!(third.remaining(Unit::Requests), 0, "known before the first request");
+        third.treasury.close().await;
+
+        // A limit that is gone leaves nothing behind.
+        let kept = store.ask(move |tx| {
+            tx.forget_counts(unix_s())?;
+            let kept = tx.sql.one("SELECT count(*) FROM counts", &[])?.get::<i64>(0)?;
+            tx.delete_limit(&change(), row)?;
+            tx.forget_counts(unix_s())?;
+            Ok((kept, tx.sql.one("SELECT count(*) FROM counts", &[])?.get::<i64>(0)?))
+        });
+        let (kept, left) = kept.await.unwrap();
+        assert!(kept >= 2 && left <= 1, "{kept} {left}");
+        second.treasury.close().await;
+    });
+}
+
+#[test]
+fn a_replica_that_was_taken_for_dead_does_not_count_twice() {
+    let Some(server) = Postgres::start() else { return };
+    let (store, _) = Store::connect(&server.url(), unix_s()).unwrap();
+    runtime().block_on(async {
+        store.ask(|tx| populate(tx, 1_000_000)).await.unwrap();
+        let (first, second) = (Replica::start(&server.url()).await, Replica::start(&server.url()).await);
+        let pass = first.enter(Unit::Concurrent).unwrap();
+        second.remains(Unit::Concurrent, 1).await;
+        let holder = first.treasury.store().holder();
+        let fence = move |tx: &mut Tx<'_>| {
+            let fence = "UPDATE replicas SET gone = 1 WHERE id = ?1";
+            tx.sql.execute(fence, &[holder.into()])
+        };
+        assert_eq!(store.ask(fence).await, Ok(1));
+        let renamed = async {
+            while first.treasury.store().holder() == holder {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), renamed).await.unwrap();
+        second.remains(Unit::Concurrent, 1).await;
+        first.remains(Unit::Concurrent, 1).await;
+        drop(pass);
+        second.remains(Unit::Concurrent, 2).await;
+        first.treasury.close().await;
+        second.treasury.close().await;
+    });
 }
