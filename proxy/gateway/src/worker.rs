@@ -123,6 +123,7 @@ async fn serve(worker: Worker) {
         Ok(net) => net,
         Err(error) => return tracing::error!(core = index, %error, "this core cannot run"),
     };
+    monoio::spawn(net.readiness.clone().usher());
     monoio::spawn(net.readiness.clone().watch());
     let purse = Purse::new(cores);
     funds.iter().for_each(|funds| fund(&purse, funds));

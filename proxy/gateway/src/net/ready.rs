@@ -7,7 +7,15 @@
 //! 64 connections, measured in alternation with the same gateway on ring operations.
 //!
 //! With many connections, what a task needs has left the caches since it last ran, and it would wait for one line of memory
-//! after the other. Which tasks run next is known here: their memory is fetched first, all lines at once.
+//! after the other. Which tasks run next is known here: they run in groups, and while one group runs the memory of the next is
+//! fetched, all lines at once.
+//!
+//! What the tasks of a group have to send leaves together, once all of them have come so far ([`Ready::turn`]). A message that
+//! is sent by itself finds a peer on the same machine asleep, which has handled the one before it, and pays for waking it;
+//! messages that follow each other closely pay once. And the code of the kernel and that of the gateway take turns in the
+//! processor's caches once a group instead of twice a request. It makes 7 % of the CPU time per request at 64 connections and
+//! 12 % at 1,000, and costs a message at most the time that its group needs, which is work that it would have waited for
+//! otherwise half the time.
 //!
 //! Invariants: a flag is set by an event and cleared only by an operation that found the socket exhausted, so no event is
 //! lost; a socket that has ended stays readable; a slot is reused only after its descriptor has left the set, and an event of
@@ -26,7 +34,9 @@ use monoio::net::TcpStream;
 const EVENTS: usize = 256;
 
 /// Sockets whose tasks are woken together: what these need is fetched together, and fits the caches next to the core.
-const GROUP: usize = 8;
+const GROUP: usize = 16;
+/// Fewer events than this at a time are no group: each is done with at once.
+const CROWD: usize = 3;
 /// How much of a task is fetched, in bytes: what a connection uses most. More costs more than it saves.
 const TASK_BYTES: usize = 2560;
 /// How much is fetched, at most, of what a task has said that it will use, in bytes.
@@ -44,9 +54,19 @@ struct Watched {
     waiter: TcpStream,
     slots: RefCell<Vec<Rc<Slot>>>,
     free: RefCell<Vec<u32>>,
+    /// True while tasks are woken in groups.
+    crowded: Cell<bool>,
+    /// Tasks that have a message to send, once the others of their group have theirs.
+    senders: RefCell<Vec<Waker>>,
+    /// Tasks that let all others run that have been woken.
+    yielding: RefCell<Vec<Waker>>,
+    /// The task that wakes them.
+    usher: Cell<Option<Waker>>,
 }
 
+/// What is known of a socket: in a line of memory of its own, because it has mostly left the caches when it is needed.
 #[derive(Default)]
+#[repr(align(64))]
 struct Slot {
     readable: Cell<bool>,
     writable: Cell<bool>,
@@ -84,10 +104,14 @@ impl Readiness {
             waiter: TcpStream::from_std(owned.into())?,
             slots: RefCell::default(),
             free: RefCell::default(),
+            crowded: Cell::default(),
+            senders: RefCell::default(),
+            yielding: RefCell::default(),
+            usher: Cell::default(),
         })))
     }
 
-    /// Wakes the tasks of sockets as they become ready, for as long as the runtime runs.
+    /// Wakes the tasks of sockets as they become ready, for as long as the runtime runs. [`Readiness::usher`] runs beside it.
     pub async fn watch(self) {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
         loop {
@@ -97,12 +121,11 @@ impl Readiness {
             }
             loop {
                 let count = self.take(&mut events);
-                for group in events[..count].chunks(GROUP) {
-                    self.wake(group);
-                    if count > GROUP {
-                        // They run while their memory is at hand.
-                        yield_now().await;
-                    }
+                let taken = &events[..count];
+                if count < CROWD {
+                    self.wake(taken);
+                } else {
+                    self.wake_in_groups(taken).await;
                 }
                 if count < EVENTS {
                     break;
@@ -111,18 +134,81 @@ impl Readiness {
         }
     }
 
+    /// Wakes the tasks that wait for these events, group by group.
+    async fn wake_in_groups(&self, events: &[libc::epoll_event]) {
+        self.fetch_slots(events);
+        self.fetch_tasks(&events[..events.len().min(GROUP)]);
+        self.0.crowded.set(true);
+        let mut groups = events.chunks(GROUP).peekable();
+        while let Some(group) = groups.next() {
+            if let Some(next) = groups.peek() {
+                self.fetch_tasks(next);
+            }
+            self.wake(group);
+            self.yield_now().await;
+            // They run before the next group, or, after the last, at once; from then on nobody waits for a turn.
+            self.0.senders.borrow_mut().drain(..).for_each(Waker::wake);
+        }
+        self.0.crowded.set(false);
+    }
+
+    /// Wakes, behind all tasks that have been woken by then, those that have asked for it.
+    pub async fn usher(self) {
+        poll_fn(|context: &mut Context<'_>| {
+            self.0.usher.set(Some(context.waker().clone()));
+            self.0.yielding.borrow_mut().drain(..).for_each(Waker::wake);
+            Poll::<()>::Pending
+        })
+        .await;
+    }
+
+    /// Wakes a task behind all others that have been woken. The runtime has nothing for it: a task that wakes itself is the
+    /// next to run.
+    fn wake_behind(&self, waker: &Waker) {
+        self.0.yielding.borrow_mut().push(waker.clone());
+        let usher = self.0.usher.take();
+        if let Some(usher) = &usher {
+            usher.wake_by_ref();
+        }
+        self.0.usher.set(usher);
+    }
+
+    /// Lets all tasks run that have been woken.
+    async fn yield_now(&self) {
+        let mut has_yielded = false;
+        poll_fn(|context| {
+            if std::mem::replace(&mut has_yielded, true) {
+                return Poll::Ready(());
+            }
+            self.wake_behind(context.waker());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Has fetched what is known of the sockets that these events are of.
+    fn fetch_slots(&self, events: &[libc::epoll_event]) {
+        let slots = self.0.slots.borrow();
+        for slot in events.iter().filter_map(|event| slots.get(slot_of(event))) {
+            fetch_ahead(&**slot);
+        }
+    }
+
+    /// Has the memory fetched that the tasks will use that wait for these events.
+    fn fetch_tasks(&self, events: &[libc::epoll_event]) {
+        let slots = self.0.slots.borrow();
+        for slot in events.iter().filter_map(|event| slots.get(slot_of(event))) {
+            slot.fetch();
+        }
+    }
+
     /// Wakes the tasks that wait for these events.
     fn wake(&self, events: &[libc::epoll_event]) {
         let slots = self.0.slots.borrow();
-        let of = |event: &libc::epoll_event| {
-            let slot = slots.get(event.u64 as u32 as usize)?;
-            (slot.generation.get() == (event.u64 >> 32) as u32).then_some(slot)
-        };
-        if events.len() > 1 {
-            events.iter().filter_map(of).for_each(|slot| slot.fetch());
-        }
         for event in events {
-            if let Some(slot) = of(event) {
+            if let Some(slot) = slots.get(slot_of(event))
+                && slot.generation.get() == (event.u64 >> 32) as u32
+            {
                 slot.note(event.events as i32);
             }
         }
@@ -170,6 +256,11 @@ impl Readiness {
             Err(io::Error::last_os_error())
         }
     }
+}
+
+/// Where the slot of an event's socket is.
+fn slot_of(event: &libc::epoll_event) -> usize {
+    event.u64 as u32 as usize
 }
 
 impl Slot {
@@ -247,6 +338,25 @@ impl Ready {
         self.slot.writable.set(false);
     }
 
+    /// Waits until the other tasks of the group have come as far as sending too, if this one runs in a group.
+    pub async fn turn(&self) {
+        let mut has_waited = !self.home.0.crowded.get();
+        poll_fn(|context| {
+            // Whatever wakes it: to send too early is no harm.
+            if std::mem::replace(&mut has_waited, true) {
+                return Poll::Ready(());
+            }
+            self.home.0.senders.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Has the task run again, once all others have that have been woken.
+    pub fn wake_behind(&self, waker: &Waker) {
+        self.home.wake_behind(waker);
+    }
+
     /// The task that waits will use this as well.
     pub fn will_use<T>(&self, what: &T) {
         let at = std::ptr::from_ref(what) as usize;
@@ -294,15 +404,111 @@ fn fetch(at: usize, bytes: usize) {
     }
 }
 
-/// Lets every task run that has been woken.
-async fn yield_now() {
-    let mut has_yielded = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut has_yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// What happened, in order.
+    type Log = Rc<RefCell<Vec<(&'static str, usize)>>>;
+
+    fn run<F: Future>(main: impl FnOnce(Readiness) -> F) -> F::Output {
+        let runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
+            .enable_timer()
+            .build();
+        runtime.expect("a runtime").block_on(async {
+            let readiness = Readiness::new().expect("an epoll descriptor");
+            monoio::spawn(readiness.clone().usher());
+            monoio::spawn(readiness.clone().watch());
+            main(readiness).await
+        })
+    }
+
+    /// Connections whose tasks wait for a byte and then for their turn, and what they and all others then did.
+    fn after_bytes_on(count: usize) -> Vec<(&'static str, usize)> {
+        run(|readiness| async move {
+            let log = Log::default();
+            let (mut peers, mut tasks) = (Vec::new(), Vec::new());
+            for index in 0..count {
+                let (peer, mut own) = UnixStream::pair().expect("a pair of sockets");
+                own.set_nonblocking(true).expect("not blocking");
+                let ready = readiness.register(own.as_fd()).expect("registered");
+                ready.nothing();
+                let log = Rc::clone(&log);
+                peers.push(peer);
+                tasks.push(monoio::spawn(async move {
+                    poll_fn(|context| ready.poll_read(context)).await;
+                    assert_eq!(own.read(&mut [0; 8]).expect("a byte"), 1);
+                    log.borrow_mut().push(("heard", index));
+                    ready.turn().await;
+                    log.borrow_mut().push(("sent", index));
+                }));
+            }
+            readiness.yield_now().await;
+            // All at once: the watch sees them in one batch, because nothing runs until this task waits.
+            for peer in &mut peers {
+                peer.write_all(b"x").expect("room for a byte");
+            }
+            for task in tasks {
+                task.await;
+            }
+            log.take()
+        })
+    }
+
+    #[test]
+    fn what_a_group_has_to_send_leaves_together() {
+        let count = 2 * GROUP + CROWD;
+        let log = after_bytes_on(count);
+        assert_eq!(log.len(), 2 * count, "everybody was heard and has sent: {log:?}");
+        let mut groups = log.chunk_by(|one, other| one.0 == other.0).map(<[_]>::len);
+        assert_eq!(
+            groups.next(),
+            Some(GROUP),
+            "the first group is heard before any of it sends: {log:?}"
+        );
+        assert_eq!(
+            groups.next(),
+            Some(GROUP),
+            "then it sends, before the next is heard: {log:?}"
+        );
+    }
+
+    #[test]
+    fn few_wait_for_nobody() {
+        let log = after_bytes_on(CROWD - 1);
+        let each: Vec<_> = (0..CROWD - 1)
+            .flat_map(|index| [("heard", index), ("sent", index)])
+            .collect();
+        assert_eq!(log, each);
+    }
+
+    #[test]
+    fn a_task_that_yields_lets_all_others_run() {
+        let order = run(|readiness| async move {
+            let log = Log::default();
+            let tasks: Vec<_> = (0..3)
+                .map(|index| {
+                    let (log, readiness) = (Rc::clone(&log), readiness.clone());
+                    monoio::spawn(async move {
+                        log.borrow_mut().push(("before", index));
+                        readiness.yield_now().await;
+                        log.borrow_mut().push(("after", index));
+                    })
+                })
+                .collect();
+            for task in tasks {
+                task.await;
+            }
+            log.take()
+        });
+        let expected: Vec<_> = ["before", "after"]
+            .into_iter()
+            .flat_map(|when| (0..3).map(move |index| (when, index)))
+            .collect();
+        assert_eq!(order, expected);
+    }
 }
