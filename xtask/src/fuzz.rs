@@ -16,7 +16,8 @@ pub struct Args {
     /// Seconds that each target runs.
     #[arg(long, default_value_t = 60)]
     seconds: u32,
-    /// Where the search begins; 0: elsewhere each time. What a run finds then depends on the code and not on the day.
+    /// Where the search begins: with one number it takes the same way each time, so that what it finds depends on the code and
+    /// not on the day. 0: elsewhere each time.
     #[arg(long, default_value_t = 0)]
     seed: u32,
     /// Only these targets.

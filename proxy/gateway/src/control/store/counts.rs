@@ -6,12 +6,11 @@
 //! (`sluice_policy::rate`).
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use sluice_policy::budget::Holder;
 
 use super::sql::{Error, Result, Value, values};
-use super::tx::Tx;
+use super::tx::{Tx, read_pairs, write_pairs};
 
 /// Counts by the number of their slice, as in [`sluice_policy::rate::Limiter::shared`].
 pub type Counts = Vec<(u64, u64)>;
@@ -58,7 +57,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// This process was taken for dead, or the database's.
-    pub fn share_counts(&mut self, word: &Arc<Word>) -> Result<HashMap<Holder, Other>> {
+    pub fn share_counts(&mut self, word: &Word) -> Result<HashMap<Holder, Other>> {
         if word.holder != self.holder {
             return Err(Error::Fenced);
         }
@@ -73,7 +72,7 @@ impl Tx<'_> {
                 [
                     word.holder.into(),
                     told.limit.into(),
-                    write_counts(&told.counted).into(),
+                    write_pairs(told.counted.iter().copied()).into(),
                     word.version.into(),
                     told.until_s.into(),
                 ]
@@ -96,7 +95,9 @@ impl Tx<'_> {
             if version > known {
                 let news = "SELECT limit_id, slices FROM counts WHERE holder = ?1 AND version > ?2";
                 for row in self.sql.query(news, values![holder, known])? {
-                    other.counts.insert(row.get(0)?, read_counts(&row.get::<String>(1)?));
+                    other
+                        .counts
+                        .insert(row.get(0)?, read_pairs(&row.get::<String>(1)?).collect());
                 }
             }
             others.insert(holder, other);
@@ -119,17 +120,4 @@ impl Tx<'_> {
         self.sql.execute(ended, &[])?;
         Ok(())
     }
-}
-
-fn write_counts(counts: &Counts) -> String {
-    let pairs = counts.iter().map(|(slice, count)| format!("{slice}:{count}"));
-    pairs.collect::<Vec<_>>().join(" ")
-}
-
-fn read_counts(text: &str) -> Counts {
-    let pair = |pair: &str| {
-        let (slice, count) = pair.split_once(':')?;
-        Some((slice.parse().ok()?, count.parse().ok()?))
-    };
-    text.split(' ').filter_map(pair).collect()
 }

@@ -182,19 +182,29 @@ pub(super) fn is_same(before: Option<&Vault>, vault: &Vault) -> bool {
 }
 
 pub(super) fn write_slices(vault: &Vault) -> String {
-    let slices = vault
-        .slices
-        .iter()
-        .map(|(slice, amount)| format!("{slice}:{}", amount.0));
-    slices.collect::<Vec<_>>().join(" ")
+    write_pairs(vault.slices.iter().map(|(slice, amount)| (*slice, amount.0)))
 }
 
 fn read_slices(text: &str) -> VecDeque<(u64, NanoUsd)> {
-    let pair = |pair: &str| {
-        let (slice, amount) = pair.split_once(':')?;
-        Some((slice.parse().ok()?, NanoUsd(amount.parse().ok()?)))
-    };
-    text.split(' ').filter_map(pair).collect()
+    read_pairs(text)
+        .map(|(slice, amount)| (slice, NanoUsd(amount)))
+        .collect()
+}
+
+/// Pairs of numbers as they stand in a column: `NUMBER:NUMBER`, with a space between two.
+pub(super) fn write_pairs(pairs: impl Iterator<Item = (u64, u64)>) -> String {
+    pairs
+        .map(|(one, other)| format!("{one}:{other}"))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The pairs in such a column; what is none is left out.
+pub(super) fn read_pairs(text: &str) -> impl Iterator<Item = (u64, u64)> {
+    text.split(' ').filter_map(|pair| {
+        let (one, other) = pair.split_once(':')?;
+        Some((one.parse().ok()?, other.parse().ok()?))
+    })
 }
 
 pub(super) fn write_leases(vault: &Vault) -> String {
