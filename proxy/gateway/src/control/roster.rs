@@ -24,7 +24,7 @@ pub struct Named {
     pub core: u16,
     /// The texts.
     pub names: Names,
-    /// They as members of a JSON object, each with a comma before it.
+    /// All of it as members of a JSON object, each with a comma before it.
     pub members: Vec<u8>,
     /// Where their times are added up.
     pub row: Row,
@@ -98,6 +98,8 @@ impl Named {
                 write_utf8(text.as_bytes(), &mut members);
             }
         }
+        members.extend_from_slice(b",\"core\":");
+        members.extend_from_slice(itoa::Buffer::new().format(core).as_bytes());
         Self {
             core,
             row: spent.row(names.provider()),

@@ -57,16 +57,23 @@ pub const TOKENS: &[u64] = &[
 #[derive(Debug)]
 pub struct Histogram {
     bounds: &'static [u64],
+    /// By the number of a value's binary digits: the first bound that may hold it. From there it is a step or two.
+    starts: [u8; u64::BITS as usize + 1],
     /// One more than there are bounds: the last is for what is larger than all of them.
     counts: Box<[Counter]>,
     sum: Counter,
 }
 
 impl Histogram {
-    /// One without values. `bounds` are inclusive and grow.
+    /// One without values. `bounds` are inclusive and grow; there are at most 255.
     pub fn new(bounds: &'static [u64]) -> Self {
+        let start = |digits: usize| {
+            let least = if digits == 0 { 0 } else { 1_u64 << (digits - 1) };
+            bounds.partition_point(|bound| *bound < least) as u8
+        };
         Self {
             bounds,
+            starts: std::array::from_fn(start),
             counts: (0..=bounds.len()).map(|_| Counter::default()).collect(),
             sum: Counter::default(),
         }
@@ -77,7 +84,9 @@ impl Histogram {
         if !COUNTED {
             return;
         }
-        let index = self.bounds.partition_point(|bound| *bound < value);
+        let start = self.starts[(u64::BITS - value.leading_zeros()) as usize];
+        let later = self.bounds[usize::from(start)..].iter();
+        let index = usize::from(start) + later.take_while(|bound| **bound < value).count();
         self.counts[index].add(1);
         self.sum.add(value);
     }
@@ -157,6 +166,21 @@ mod tests {
             (10, 20, 20)
         );
         assert_eq!(Sums::new(&[10]).quantile(0.5), 0);
+    }
+
+    #[test]
+    fn a_value_is_counted_where_the_first_bound_is_that_holds_it() {
+        for bounds in [TIMES_US, DURATION_US, FIRST_TOKEN_US, PER_TOKEN_US, TOKENS] {
+            let near = bounds.iter().flat_map(|bound| [bound - 1, *bound, bound + 1]);
+            let powers = (0..u64::BITS).flat_map(|digit| [1 << digit, (1 << digit) - 1]);
+            for value in near.chain(powers).chain([u64::MAX]) {
+                let histogram = Histogram::new(bounds);
+                histogram.observe(value);
+                let expected = bounds.partition_point(|bound| *bound < value);
+                let counted = histogram.counts.iter().position(|count| count.get() == 1);
+                assert_eq!(counted, Some(expected), "{value}");
+            }
+        }
     }
 
     #[test]

@@ -1,18 +1,19 @@
 //! [`Lines`]: the line of one request, as JSON or as text.
 //!
-//! Invariants: one line is one JSON object, whatever a client sent; what is alike in most lines (the second, who asked whom) is
-//! rendered once and copied, because a line is made for every request. Deliberately absent: which requests are logged, and
+//! Invariants: one line is one JSON object, whatever a client sent; what is alike in most lines (the second, who asked whom,
+//! what became of it) is rendered once and copied, because a line is made for every request. Deliberately absent: which requests are logged, and
 //! where to (`log.rs`).
 
 use std::io::Write;
 use std::net::IpAddr;
 
+use sluice_policy::meter::Reason;
 use sluice_policy::redact::Redactor;
 use sluice_wire::calendar;
 use sluice_wire::error::write_utf8;
 
 use crate::control::roster::Named;
-use crate::record::{Extra, Fate, Outcome, Paid, Record, Try};
+use crate::record::{CacheUse, Extra, Fate, Outcome, Paid, Record, Try};
 use crate::reply::hex;
 
 /// What is rendered once.
@@ -20,7 +21,59 @@ pub struct Lines {
     /// A second since the epoch, and its text.
     second: (u64, [u8; 20]),
     client: (Option<IpAddr>, Vec<u8>),
+    /// What became of a request, and its members.
+    result: (Option<Became>, Vec<u8>),
     redactor: Redactor,
+}
+
+/// What became of a request.
+#[derive(PartialEq, Eq)]
+struct Became {
+    status: u16,
+    outcome: Outcome,
+    reason: Option<Reason>,
+    cache: Option<CacheUse>,
+    stream: bool,
+    fallback: bool,
+    resumed: bool,
+    attempts: u8,
+}
+
+impl Became {
+    fn of(record: &Record) -> Self {
+        Self {
+            status: record.status,
+            outcome: record.outcome,
+            reason: record.reason,
+            cache: record.cache,
+            stream: record.stream,
+            fallback: record.fallback,
+            resumed: record.resumed,
+            attempts: record.attempts,
+        }
+    }
+
+    /// Its members, each with a comma before it.
+    fn write(&self, out: &mut Vec<u8>) {
+        number_member(out, b",\"status\":", u64::from(self.status));
+        text_member(out, b",\"outcome\":", outcome_text(self.outcome).as_bytes());
+        if let Some(reason) = self.reason {
+            text_member(out, b",\"fallback_reason\":", reason.as_str().as_bytes());
+        }
+        if let Some(cache) = self.cache {
+            text_member(out, b",\"cache\":", cache.as_str().as_bytes());
+        }
+        out.extend_from_slice(match (self.stream, self.fallback) {
+            (false, false) => b",\"stream\":false,\"fallback\":false",
+            (false, true) => b",\"stream\":false,\"fallback\":true",
+            (true, false) => b",\"stream\":true,\"fallback\":false",
+            (true, true) => b",\"stream\":true,\"fallback\":true",
+        });
+        if self.resumed {
+            out.extend_from_slice(b",\"resumed\":true");
+        }
+        number_member(out, b",\"attempts\":", u64::from(self.attempts));
+    }
 }
 
 impl Lines {
@@ -29,6 +82,7 @@ impl Lines {
         Self {
             second: (u64::MAX, [b' '; 20]),
             client: (None, Vec::new()),
+            result: (None, Vec::new()),
             redactor,
         }
     }
@@ -47,37 +101,26 @@ impl Lines {
         out.extend_from_slice(&hex(record.id));
         out.push(b'"');
         out.extend_from_slice(&named.members);
-        number_member(out, b",\"status\":", u64::from(record.status));
-        match record.outcome {
-            Outcome::Done => out.extend_from_slice(b",\"outcome\":\"ok\""),
-            other => text_member(out, b",\"outcome\":", outcome_text(other).as_bytes()),
+        let became = Became::of(record);
+        if self.result.0.as_ref() != Some(&became) {
+            self.result.1.clear();
+            became.write(&mut self.result.1);
+            self.result.0 = Some(became);
         }
-        if let Some(reason) = record.reason {
-            text_member(out, b",\"fallback_reason\":", reason.as_str().as_bytes());
-        }
-        if let Some(cache) = record.cache {
-            text_member(out, b",\"cache\":", cache.as_str().as_bytes());
-        }
-        out.extend_from_slice(match (record.stream, record.fallback) {
-            (false, false) => b",\"stream\":false,\"fallback\":false",
-            (false, true) => b",\"stream\":false,\"fallback\":true",
-            (true, false) => b",\"stream\":true,\"fallback\":false",
-            (true, true) => b",\"stream\":true,\"fallback\":true",
-        });
-        if record.resumed {
-            out.extend_from_slice(b",\"resumed\":true");
-        }
-        number_member(out, b",\"attempts\":", u64::from(record.attempts));
+        out.extend_from_slice(&self.result.1);
         number_member(out, b",\"bytes_in\":", record.bytes_in);
         number_member(out, b",\"bytes_out\":", record.bytes_out);
-        number_member(out, b",\"received_us\":", u64::from(record.received_us));
+        if record.received_us == 0 {
+            out.extend_from_slice(b",\"received_us\":0");
+        } else {
+            number_member(out, b",\"received_us\":", u64::from(record.received_us));
+        }
         if record.queued_us > 0 {
             number_member(out, b",\"queued_us\":", u64::from(record.queued_us));
         }
         number_member(out, b",\"upstream_us\":", u64::from(record.upstream_us));
         number_member(out, b",\"first_byte_us\":", u64::from(record.first_byte_us));
         number_member(out, b",\"total_us\":", u64::from(record.total_us));
-        number_member(out, b",\"core\":", u64::from(named.core));
         if let Some(extra) = extra
             && !extra.tries.is_empty()
         {
@@ -178,11 +221,25 @@ impl Lines {
             self.second = (seconds, text);
         }
         out.extend_from_slice(&self.second.1);
+        let micros = (unix_us % 1_000_000) as u32;
         let mut text = *b"000000Z";
-        digits(&mut text[..6], unix_us % 1_000_000);
+        for (place, pair) in [(0, micros / 10_000), (2, micros / 100 % 100), (4, micros % 100)] {
+            text[place..place + 2].copy_from_slice(&PAIRS[pair as usize]);
+        }
         out.extend_from_slice(&text);
     }
 }
+
+/// The numbers below a hundred in two digits.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[0; 2]; 100];
+    let mut number = 0;
+    while number < pairs.len() {
+        pairs[number] = [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
+        number += 1;
+    }
+    pairs
+};
 
 /// Attempts as a JSON array.
 pub fn tries(out: &mut Vec<u8>, tries: &[Try]) {
