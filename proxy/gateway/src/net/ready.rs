@@ -37,6 +37,8 @@ const EVENTS: usize = 256;
 const GROUP: usize = 16;
 /// Fewer events than this at a time are no group: each is done with at once.
 const CROWD: usize = 3;
+/// With fewer sockets than this, what their tasks need is still in the caches.
+const SOCKETS_NEAR: usize = 256;
 /// How much of a task is fetched, in bytes: what a connection uses most. More costs more than it saves.
 const TASK_BYTES: usize = 2560;
 /// How much is fetched, at most, of what a task has said that it will use, in bytes.
@@ -189,6 +191,9 @@ impl Readiness {
     /// Has fetched what is known of the sockets that these events are of.
     fn fetch_slots(&self, events: &[libc::epoll_event]) {
         let slots = self.0.slots.borrow();
+        if slots.len() < SOCKETS_NEAR {
+            return;
+        }
         for slot in events.iter().filter_map(|event| slots.get(slot_of(event))) {
             fetch_ahead(&**slot);
         }
@@ -197,6 +202,9 @@ impl Readiness {
     /// Has the memory fetched that the tasks will use that wait for these events.
     fn fetch_tasks(&self, events: &[libc::epoll_event]) {
         let slots = self.0.slots.borrow();
+        if slots.len() < SOCKETS_NEAR {
+            return;
+        }
         for slot in events.iter().filter_map(|event| slots.get(slot_of(event))) {
             slot.fetch();
         }
