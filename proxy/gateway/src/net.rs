@@ -527,3 +527,49 @@ pub async fn sleep_ms(milliseconds: u64) {
 pub fn pause_ms(milliseconds: u64) -> Pin<Box<impl Future<Output = ()>>> {
     Box::pin(sleep_ms(milliseconds))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_stream_that_always_has_more_gives_way_to_others() {
+        const BYTES: usize = 8 * 1024 * 1024;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        let (own, _) = listener.accept().expect("accepted");
+        let writer = std::thread::spawn(move || peer.write_all(&vec![0; BYTES]).expect("all of it is read"));
+        let runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
+            .enable_timer()
+            .build();
+        let before = runtime.expect("a runtime").block_on(async {
+            let net = Net::new().expect("an epoll descriptor");
+            spawn(net.readiness.clone().usher());
+            spawn(net.readiness.clone().watch());
+            let (reads, before) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(None)));
+            let (count, seen) = (Rc::clone(&reads), Rc::clone(&before));
+            let reader = monoio::spawn(async move {
+                let mut stream = Stream::new(own.into(), &net).expect("watched");
+                let mut left = BYTES;
+                while left > 0 {
+                    left -= stream.recv().await.expect("read").expect("no end yet").len();
+                    count.set(count.get() + 1);
+                    if count.get() == 1 {
+                        // It is behind the reader from its first read on.
+                        let (count, seen) = (Rc::clone(&count), Rc::clone(&seen));
+                        spawn(async move { seen.set(Some(count.get())) });
+                    }
+                }
+            });
+            reader.await;
+            assert!(reads.get() > usize::from(TURNS_MAX), "too few reads to tell");
+            before.get()
+        });
+        writer.join().expect("the peer");
+        let before = before.expect("the other task ran");
+        assert!(before <= usize::from(TURNS_MAX), "it waited for {before} reads");
+    }
+}

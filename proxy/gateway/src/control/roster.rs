@@ -20,11 +20,9 @@ pub struct Roster {
 
 /// What records are about.
 pub struct Named {
-    /// Which core they come from.
-    pub core: u16,
     /// The texts.
     pub names: Names,
-    /// All of it as members of a JSON object, each with a comma before it.
+    /// They, and the core, as members of a JSON object, each with a comma before it.
     pub members: Vec<u8>,
     /// Where their times are added up.
     pub row: Row,
@@ -101,7 +99,6 @@ impl Named {
         members.extend_from_slice(b",\"core\":");
         members.extend_from_slice(itoa::Buffer::new().format(core).as_bytes());
         Self {
-            core,
             row: spent.row(names.provider()),
             names,
             members,
