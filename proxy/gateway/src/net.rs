@@ -10,7 +10,7 @@ mod ready;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io::{self, IoSlice, Read};
+use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
@@ -266,7 +266,7 @@ impl Stream {
             }
             self.turns += 1;
             let mut block = self.buffers.lease(self.next_size);
-            match block.fill(|free| (&self.socket).read(free)) {
+            match block.fill(|free| receive(self.socket.as_fd(), free)) {
                 Ok(0) => return Poll::Ready(Ok(None)),
                 Ok(_) if block.is_full() => {
                     // More is probably waiting: the next read takes a large buffer.
@@ -350,7 +350,7 @@ impl Stream {
     /// Sends as much of a message as there is room for, from byte `from` on.
     fn send_some(&self, parts: &Parts, from: usize) -> io::Result<usize> {
         if let Some(whole) = parts.whole() {
-            return self.socket.send_with_flags(&whole[from..], libc::MSG_NOSIGNAL);
+            return send(self.socket.as_fd(), &whole[from..]);
         }
         let mut slices = [IoSlice::new(&[]); SEND_SLICES_MAX];
         let slices = parts.slices(from, &mut slices);
@@ -360,7 +360,7 @@ impl Stream {
     async fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut from = 0;
         while from < bytes.len() {
-            match self.socket.send_with_flags(&bytes[from..], libc::MSG_NOSIGNAL) {
+            match send(self.socket.as_fd(), &bytes[from..]) {
                 Ok(sent) => from += more_than_nothing(sent)?,
                 Err(error) => self.wait_for_room(error).await?,
             }
@@ -460,6 +460,26 @@ impl Stream {
     pub fn reset_on_drop(&self) {
         let _ = self.socket.set_linger(Some(Duration::ZERO));
     }
+}
+
+/// No address, where a system call could take one.
+const NOBODY: *mut libc::sockaddr = std::ptr::null_mut();
+
+/// recv(2), without the two atomic operations by which the C library makes it a point where a thread may be cancelled: no thread
+/// is, and it is done twice for each request.
+fn receive(socket: BorrowedFd<'_>, free: &mut [u8]) -> io::Result<usize> {
+    let (fd, at, bytes) = (socket.as_raw_fd(), free.as_mut_ptr(), free.len());
+    // SAFETY: the kernel writes no more than `bytes` bytes from `at` on, which are borrowed for that; no address is asked for.
+    let received = unsafe { libc::syscall(libc::SYS_recvfrom, fd, at, bytes, 0, NOBODY, NOBODY) };
+    usize::try_from(received).map_err(|_| io::Error::last_os_error())
+}
+
+/// send(2), likewise; without a signal if the peer has gone.
+fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let (fd, at, count) = (socket.as_raw_fd(), bytes.as_ptr(), bytes.len());
+    // SAFETY: the kernel reads `count` bytes from `at` on; no address is given.
+    let sent = unsafe { libc::syscall(libc::SYS_sendto, fd, at, count, libc::MSG_NOSIGNAL, NOBODY, 0_usize) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
 fn more_than_nothing(sent: usize) -> io::Result<usize> {
