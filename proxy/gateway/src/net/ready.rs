@@ -28,8 +28,12 @@ use std::task::{Context, Poll, Waker};
 
 use monoio::net::TcpStream;
 
+use super::{is_epoll, sleep_ms};
+
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 256;
+/// How often in a row, before the runtime looks after its timers and the sockets that listen.
+const TAKES_MAX: usize = 8;
 
 /// Sockets whose tasks are woken together: what these need is fetched together, and fits the caches next to the core.
 const GROUP: usize = 16;
@@ -114,12 +118,12 @@ impl Readiness {
     /// Wakes the tasks of sockets as they become ready, for as long as the runtime runs. [`Readiness::usher`] runs beside it.
     pub async fn watch(self) {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
-        loop {
+        'waiting: loop {
             if let Err(error) = self.0.waiter.readable(false).await {
                 tracing::error!(%error, "this core no longer learns which of its sockets are ready");
                 return;
             }
-            loop {
+            for _ in 0..TAKES_MAX {
                 let count = self.take(&mut events);
                 let taken = &events[..count];
                 if count < CROWD {
@@ -128,8 +132,12 @@ impl Readiness {
                     self.wake_in_groups(taken).await;
                 }
                 if count < EVENTS {
-                    break;
+                    continue 'waiting;
                 }
+            }
+            if is_epoll() {
+                // The fallback finds the descriptor ready without looking after anything else.
+                sleep_ms(1).await;
             }
         }
     }
@@ -422,15 +430,24 @@ mod tests {
     type Log = Rc<RefCell<Vec<(&'static str, usize)>>>;
 
     fn run<F: Future>(main: impl FnOnce(Readiness) -> F) -> F::Output {
+        let runtime = monoio::RuntimeBuilder::<monoio::FusionDriver>::new()
+            .enable_timer()
+            .build();
+        runtime.expect("a runtime").block_on(with_watch(main))
+    }
+
+    fn run_on_epoll<F: Future>(main: impl FnOnce(Readiness) -> F) -> F::Output {
         let runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
             .enable_timer()
             .build();
-        runtime.expect("a runtime").block_on(async {
-            let readiness = Readiness::new().expect("an epoll descriptor");
-            monoio::spawn(readiness.clone().usher());
-            monoio::spawn(readiness.clone().watch());
-            main(readiness).await
-        })
+        runtime.expect("a runtime").block_on(with_watch(main))
+    }
+
+    async fn with_watch<F: Future>(main: impl FnOnce(Readiness) -> F) -> F::Output {
+        let readiness = Readiness::new().expect("an epoll descriptor");
+        monoio::spawn(readiness.clone().usher());
+        monoio::spawn(readiness.clone().watch());
+        main(readiness).await
     }
 
     /// Connections whose tasks wait for a byte and then for their turn, and what they and all others then did.
@@ -490,6 +507,45 @@ mod tests {
             .flat_map(|index| [("heard", index), ("sent", index)])
             .collect();
         assert_eq!(log, each);
+    }
+
+    /// Bytes that are tossed to and fro.
+    const TOSSES: usize = 400;
+
+    /// How often each of more sockets than are taken at a time has been heard when a timer of a millisecond fires; one of each
+    /// pair is always ready.
+    async fn heard_before_a_timer(readiness: Readiness) -> usize {
+        let most = Rc::new(Cell::new(0));
+        for _ in 0..EVENTS {
+            let (one, other) = UnixStream::pair().expect("a pair of sockets");
+            (&one).write_all(b"x").expect("room for a byte");
+            for mut socket in [one, other] {
+                socket.set_nonblocking(true).expect("not blocking");
+                let ready = readiness.register(socket.as_fd()).expect("registered");
+                let most = Rc::clone(&most);
+                monoio::spawn(async move {
+                    for toss in 1..=TOSSES {
+                        while socket.read(&mut [0]).is_err() {
+                            ready.nothing();
+                            poll_fn(|context| ready.poll_read(context)).await;
+                        }
+                        most.set(most.get().max(toss));
+                        if socket.write_all(b"x").is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        }
+        sleep_ms(1).await;
+        most.get()
+    }
+
+    #[test]
+    fn timers_run_while_more_sockets_are_ready_than_are_taken_at_a_time() {
+        for heard in [run(heard_before_a_timer), run_on_epoll(heard_before_a_timer)] {
+            assert!(heard < TOSSES, "the timer waited until all sockets were done");
+        }
     }
 
     #[test]
