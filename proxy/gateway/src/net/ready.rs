@@ -17,7 +17,8 @@
 //!
 //! Invariants: a flag is set by an event and cleared only by an operation that found the socket exhausted, so no event is
 //! lost; a socket that has ended stays readable; a slot is reused only after its descriptor has left the set, and an event of
-//! the one before is not taken for its own. Deliberately absent: IO.
+//! the one before is not taken for its own; whoever waits for a turn to send is woken before the watch waits for events.
+//! Deliberately absent: IO.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -154,7 +155,7 @@ impl Readiness {
             }
             self.wake(group);
             self.yield_now().await;
-            // They run before the next group, or, after the last, at once; from then on nobody waits for a turn.
+            // They run before the next group; after the last one nobody waits for a turn any more.
             self.0.senders.borrow_mut().drain(..).for_each(Waker::wake);
         }
         self.0.crowded.set(false);
