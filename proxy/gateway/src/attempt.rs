@@ -170,7 +170,7 @@ async fn ask(
     };
     let deadline = |now_ms: u64| context.limit_at_ms().min(now_ms + u64::from(patience_ms));
     upstream.stream.deadline().set(deadline(core.clock.tick_ms()));
-    upstream.stream.turn().await;
+    upstream.stream.turn(&work.parts).await;
     work.payment.sent();
     let begun_us = core.clock.now_us();
     let sent = match upstream.stream.send_now(&mut work.parts) {

@@ -32,6 +32,9 @@ use crate::tls::Tls;
 /// Reads of one stream in a row before the core's other tasks get their turn.
 const TURNS_MAX: u8 = 16;
 
+/// Largest message that waits for those of other tasks, in bytes.
+const TOGETHER_BYTES_MAX: usize = 8 * 1024;
+
 /// Most pieces of a message that one system call sends.
 const SEND_SLICES_MAX: usize = 32;
 
@@ -290,7 +293,7 @@ impl Stream {
     /// # Errors
     /// Those of send(2); `WriteZero` if the peer takes nothing any more.
     pub async fn send(&mut self, parts: &mut Parts) -> io::Result<()> {
-        self.turn().await;
+        self.turn(parts).await;
         match self.send_now(parts)? {
             Sent::All => Ok(()),
             Sent::Until(from) => self.send_from(parts, from).await,
@@ -298,9 +301,11 @@ impl Stream {
     }
 
     /// Waits, if the task runs in a group, until the others of it have come as far as sending too: what is sent then leaves
-    /// together, which is cheaper.
-    pub async fn turn(&self) {
-        self.ready.turn().await;
+    /// together, which is cheaper. A large message does not wait: the caches would lose it.
+    pub async fn turn(&self, message: &Parts) {
+        if message.len() <= TOGETHER_BYTES_MAX {
+            self.ready.turn().await;
+        }
     }
 
     /// Sends what there is room for at once: mostly all of it, and then nothing has to be kept for a wait. A message that is
