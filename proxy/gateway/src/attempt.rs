@@ -176,8 +176,8 @@ async fn ask(
     let sent = match upstream.stream.send_now(&mut work.parts) {
         Ok(Sent::All) => Ok(()),
         Ok(Sent::Until(from)) => {
-            let rest = upstream.stream.send_from(&mut work.parts, from);
-            down.while_present(rest).await?
+            down.while_present(upstream.stream.send_from(&mut work.parts, from))
+                .await?
         }
         Err(error) => Err(error),
     };
