@@ -152,6 +152,16 @@ async fn enter(
     Ok(entered)
 }
 
+/// How long the first byte of an answer may take, in milliseconds.
+fn patience_ms(context: &Context<'_>, target: &PlannedTarget<'_>) -> u32 {
+    if context.stream {
+        // Before the first token comes the head.
+        target.timeouts.first_byte_ms.min(target.timeouts.first_token_ms)
+    } else {
+        target.timeouts.first_byte_ms
+    }
+}
+
 /// Sends what is in `work.parts` and reads until the final head of the answer is complete.
 async fn ask(
     context: &Context<'_>,
@@ -162,13 +172,8 @@ async fn ask(
     upstream: &mut Upstream,
 ) -> Result<Result<Heard, Broken>, ClientGone> {
     let core = context.core;
-    let patience_ms = if context.stream {
-        // Before the first token comes the head.
-        target.timeouts.first_byte_ms.min(target.timeouts.first_token_ms)
-    } else {
-        target.timeouts.first_byte_ms
-    };
-    let deadline = |now_ms: u64| context.limit_at_ms().min(now_ms + u64::from(patience_ms));
+    let patience_ms = u64::from(patience_ms(context, target));
+    let deadline = |now_ms: u64| context.limit_at_ms().min(now_ms + patience_ms);
     upstream.stream.deadline().set(deadline(core.clock.tick_ms()));
     upstream.stream.turn(&work.parts).await;
     work.payment.sent();
