@@ -12,8 +12,8 @@
 //!
 //! What the tasks of a group have to send leaves together, once all of them have come so far ([`Ready::turn`]). A message that
 //! is sent by itself finds a peer on the same machine asleep, which has handled the one before it, and pays for waking it;
-//! messages that follow each other closely pay once. That is a fifth of the CPU time per request at 1,000 connections, and
-//! nothing at 64, measured in alternation; a message waits for it as long as the rest of its group needs.
+//! messages that follow each other closely pay once. That is a seventh to a fifth of the CPU time per request at 1,000
+//! connections, and nothing at 64, measured in alternation; a message waits for it as long as the rest of its group needs.
 //!
 //! Invariants: a flag is set by an event and cleared only by an operation that found the socket exhausted, so no event is
 //! lost; a socket that has ended stays readable; a slot is reused only after its descriptor has left the set, and an event of
